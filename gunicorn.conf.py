@@ -1,0 +1,72 @@
+"""gunicorn's settings, and the start and end of the service around them."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from service import cpus, settings
+from service.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+
+try:
+    _settings = settings.read()
+except ConfigurationError as error:
+    sys.exit(f"carryover: {error}")
+
+wsgi_app = "service.wsgi:app"
+bind = _settings.bind
+workers = _settings.workers or cpus.available()
+worker_class = "service.worker.Worker"
+# The models are loaded once, before the workers are forked: they share torch's and the weights' memory.
+preload_app = True
+# A worker's connections cost little while they are idle: what limits them is the number of open files.
+worker_connections = 10_000
+backlog = 2048
+# Longer than a reverse proxy keeps its connections, so that the proxy is the one that closes.
+keepalive = 75
+timeout = 60
+graceful_timeout = _settings.graceful_timeout
+control_socket_disable = True
+_memory = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file in it
+worker_tmp_dir = str(_memory) if _memory.is_dir() else None
+
+
+def on_starting(_: "Arbiter") -> None:
+    """Start the service's own Valkey, if it is to have one."""
+    from service.wsgi import own_valkey
+
+    if own_valkey is not None:
+        try:
+            own_valkey.start()
+        except ConfigurationError as error:
+            sys.exit(f"carryover: {error}")
+
+
+def when_ready(server: "Arbiter") -> None:
+    """Say where the service listens and what it serves."""
+    from service.banner import banner
+    from service.wsgi import configured, own_valkey, repository
+
+    addresses = ", ".join(str(listener) for listener in server.LISTENERS)
+    print(banner(addresses, workers, repository, configured.redis_url, own_valkey), flush=True)
+
+
+def post_fork(_: "Arbiter", __: Any) -> None:
+    """Share the CPUs between the workers."""
+    import torch
+
+    torch.set_num_threads(max(1, cpus.available() // workers))
+
+
+def on_exit(_: "Arbiter") -> None:
+    """End the service's own Valkey, after the last worker."""
+    from service.wsgi import own_valkey
+
+    if own_valkey is not None:
+        own_valkey.stop()

@@ -1,0 +1,17 @@
+"""The REST interface: bodies in, engine calls, JSON out. Knows neither torch nor Redis."""
+
+from flask import Flask
+
+from service.api import accumulators, health, models, problems, sessions, streams
+from service.engine import Engine
+
+
+def register(app: Flask, engine: Engine, max_body_bytes: int) -> None:
+    """Put every route and error handler on the application."""
+    app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
+    problems.register(app)
+    app.register_blueprint(health.routes(engine))
+    app.register_blueprint(models.routes(engine))
+    app.register_blueprint(sessions.routes(engine))
+    app.register_blueprint(streams.routes(engine, max_body_bytes))
+    app.register_blueprint(accumulators.routes(engine))

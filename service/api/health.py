@@ -1,0 +1,30 @@
+"""`/v2/health`: whether the process lives, and whether it can serve sessions."""
+
+from flask import Blueprint, Response
+
+from service.api import problems
+from service.api.json import reply
+from service.engine import Engine
+from service.errors import StoreUnavailableError
+
+
+def routes(engine: Engine) -> Blueprint:
+    """Return the routes."""
+    blueprint = Blueprint("health", __name__)
+
+    @blueprint.get("/v2/health/live")
+    def live() -> Response:
+        return reply({"live": True})
+
+    @blueprint.get("/v2/health/ready")
+    def ready() -> Response:
+        # Models are loaded before the first request is accepted: what can be missing is the store.
+        try:
+            engine.store.ping()
+        except StoreUnavailableError as error:
+            response = reply({"ready": False, **problems.problem(error)}, 503)
+            response.headers["Retry-After"] = str(error.retry_after)
+            return response
+        return reply({"ready": True})
+
+    return blueprint

@@ -1,0 +1,88 @@
+"""JSON in and out: one parse a request, one dump an answer."""
+
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+import orjson
+from flask import Response, request
+from pydantic import BaseModel, ValidationError
+
+from service.errors import InvalidInputError, MediaTypeError
+
+Body = TypeVar("Body", bound=BaseModel)
+
+_WORDS = {
+    "list_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "string_type": "a string",
+    "int_type": "a whole number",
+}
+
+
+def read(model: type[Body]) -> Body:
+    """Read the request's body.
+
+    Raises:
+        MediaTypeError: it is not called JSON.
+        InvalidInputError: it is not JSON, or not what `model` describes.
+
+    """
+    if request.environ.get("CONTENT_TYPE", "application/json") != "application/json":
+        require_media_type("application/json")
+    return parse(model, request.get_data(cache=False))
+
+
+def parse(model: type[Body], data: bytes) -> Body:
+    """Read JSON bytes as `model` describes them.
+
+    Raises:
+        InvalidInputError: with the place and what would be right.
+
+    """
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise InvalidInputError(_sentence(model, error)) from None
+
+
+def require_media_type(*wanted: str) -> None:
+    """Raise MediaTypeError unless the request's body has one of the media types, or says nothing of it."""
+    given = request.mimetype
+    if given and given not in wanted:
+        raise MediaTypeError(f"the body must be {wanted[0]}, not {given:.80}")
+
+
+def encode(value: Any) -> bytes:
+    """Dump a value that may hold arrays. JSON has no NaN and no infinity: they become null."""
+    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def reply(value: Any, status: int = 200, step: int | None = None) -> Response:
+    """Answer with JSON; `step` becomes the ETag."""
+    response = Response(encode(value), status, mimetype="application/json")
+    if step is not None:
+        response.headers["ETag"] = f'"{step}"'
+    return response
+
+
+def timestamp(milliseconds: int) -> str:
+    """Return a time as RFC 3339, in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _sentence(model: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"]).lstrip(".")
+    kind = first["type"]
+    if kind == "json_invalid":
+        reason = first["msg"].removeprefix("Invalid JSON: ")
+        return f"the body is not JSON: {reason}"
+    if kind == "extra_forbidden":
+        return f"unknown field {place!r:.80}; the fields are {', '.join(map(repr, model.model_fields))}"
+    if kind == "missing":
+        return f"the field {place!r} is missing"
+    if kind in _WORDS:
+        return f"{place or 'the body'} must be {_WORDS[kind]}"
+    return f"{place}: {first['msg'].removeprefix('Value error, ')}"

@@ -1,0 +1,64 @@
+"""`/v1/models`: what is served, and predictions without a session."""
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from service.api import bodies
+from service.api.json import read, reply
+from service.engine import Engine
+from service.model.manifest import TensorSpec
+from service.model.repository import Model
+from service.model.tensors import instances, predictions
+from service.model.version import TensorInfo
+
+
+def routes(engine: Engine) -> Blueprint:
+    """Return the routes."""
+    blueprint = Blueprint("models", __name__)
+    repository = engine.repository
+
+    @blueprint.get("/v1/models")
+    def index() -> Response:
+        return reply({"models": [_describe(model) for model in repository]})
+
+    @blueprint.get("/v1/models/<name>")
+    def show(name: str) -> Response:
+        return reply(_describe(repository.model(name)))
+
+    @blueprint.post("/v1/models/<name>:predict")
+    def predict(name: str) -> Response:
+        model = repository.model(name)
+        inputs = instances(model.inputs, read(bodies.Predict).instances)
+        outputs = engine.predict(model, inputs)
+        return reply({"predictions": predictions(model.outputs, outputs, model.labels)})
+
+    return blueprint
+
+
+def _describe(model: Model) -> dict[str, Any]:
+    version = model.default
+    digests = version.frozen_digests()
+    return {
+        "name": model.name,
+        "ready": True,
+        "version": version.version,
+        "versions": list(model.versions),
+        "fingerprint": version.fingerprint.hex(),
+        "stateful": version.stateful,
+        "inputs": [_spec(spec) for spec in model.inputs],
+        "outputs": [_spec(spec) for spec in model.outputs],
+        **({"labels": model.labels} if model.labels else {}),
+        "parameters": [info(tensor) for tensor in version.parameters()],
+        "frozen_buffers": [info(tensor) | {"sha256": digests[tensor.name]} for tensor in version.frozen_buffers()],
+        "state_buffers": [info(tensor) for tensor in version.state_buffers()],
+    }
+
+
+def info(tensor: TensorInfo) -> dict[str, Any]:
+    """Return a parameter or buffer as JSON."""
+    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype.name, "shape": spec.shape}

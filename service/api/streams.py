@@ -1,0 +1,92 @@
+"""`:stream`: newline-delimited JSON both ways over one request, each line answered as soon as its step is committed."""
+
+from collections.abc import Iterator
+
+from flask import Blueprint, Response, request
+
+from service.api import bodies
+from service.api.json import encode, parse, require_media_type
+from service.api.sessions import entry_of, step_of
+from service.engine import Engine, Step
+from service.errors import BodyTooLargeError, CarryoverError
+from service.model.repository import Model
+from service.wire import arrivals
+
+NDJSON = "application/x-ndjson"
+MAX_AHEAD = 64
+"""Lines that have arrived already and are stepped together, in one load and one commit."""
+
+
+def routes(engine: Engine, max_line_bytes: int) -> Blueprint:
+    """Return the routes."""
+    blueprint = Blueprint("streams", __name__)
+
+    @blueprint.post("/v1/models/<model>/sessions/<session>:stream")
+    def stream(model: str, session: str) -> Response:
+        require_media_type(NDJSON)
+        found = engine.repository.model(model)
+        engine.session(found, bodies.name(session))
+        lines = _Lines(arrivals(request.environ), max_line_bytes)
+        headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
+        return Response(_answers(engine, found, session, lines), mimetype=NDJSON, headers=headers)
+
+    return blueprint
+
+
+def _answers(engine: Engine, model: Model, session: str, lines: "_Lines") -> Iterator[bytes]:
+    yield b""  # the response's head goes out before the first line comes in
+    for batch in lines:
+        asked = [_step(model, session, line) for line in batch]
+        steps = [step for step in asked if isinstance(step, Step)]
+        error: CarryoverError | None = None
+        if steps:
+            try:
+                engine.run(steps)
+            except CarryoverError as refused:
+                error = refused
+        yield b"".join(encode(entry_of(error if error and isinstance(step, Step) else step)) + b"\n" for step in asked)
+
+
+def _step(model: Model, session: str, line: bytes | CarryoverError) -> Step | CarryoverError:
+    if isinstance(line, CarryoverError):
+        return line
+    try:
+        return step_of(model, session, parse(bodies.Predict, line).instances)
+    except CarryoverError as error:
+        return error
+
+
+class _Lines:
+    """Splits what arrives into lines; each turn gives all that are complete, waiting for at least one."""
+
+    def __init__(self, pieces: Iterator[bytes], limit: int) -> None:
+        self._pieces = pieces
+        self._limit = limit
+
+    def __iter__(self) -> Iterator[list[bytes | CarryoverError]]:
+        rest, skipping = bytearray(), False
+        for piece in self._pieces:
+            rest += piece
+            if b"\n" in piece:
+                *complete, tail = bytes(rest).split(b"\n")
+                rest = bytearray(tail)
+                batch: list[bytes | CarryoverError] = []
+                for line in complete:
+                    if skipping or len(line) > self._limit:
+                        batch.append(self._too_long())
+                    elif line.strip():
+                        batch.append(line)
+                    skipping = False
+                for start in range(0, len(batch), MAX_AHEAD):
+                    yield batch[start : start + MAX_AHEAD]
+            if len(rest) > self._limit:
+                rest, skipping = bytearray(), True
+        if skipping:
+            yield [self._too_long()]
+        elif rest.strip():
+            yield [bytes(rest)]
+
+    def _too_long(self) -> BodyTooLargeError:
+        return BodyTooLargeError(
+            f"the line is longer than the {self._limit} bytes that this service takes (MAX_BODY_BYTES)"
+        )

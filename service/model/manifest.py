@@ -1,0 +1,134 @@
+"""`model.toml`: what a model's folder says about it, checked before anything is loaded."""
+
+import math
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from service.errors import ConfigurationError
+from service.model.datatypes import Datatype
+
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_CLASS = r"^([A-Za-z_][\w.]*|[\w./-]+\.py):[A-Za-z_]\w*$"
+
+Size = Annotated[int, Field(ge=-1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Strict):
+    """One input or output.
+
+    `shape` holds sizes, or -1 for an axis that varies. The first -1 that is not `batch_dim` (or the first of all, where
+    that is the only one) is the axis that instances lie along. `batch_dim` is the axis along which requests are laid
+    side by side in one forward.
+    """
+
+    name: str = Field(min_length=1)
+    datatype: Datatype
+    shape: tuple[Size, ...]
+    batch_dim: int | None = Field(default=None, ge=0)
+
+    @field_validator("datatype", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value in Datatype.__members__:
+                return Datatype[value]
+            raise ValueError(f"{value!r} is not one of {', '.join(Datatype.__members__)}")
+        return value
+
+    @model_validator(mode="after")
+    def _axes(self) -> "TensorSpec":
+        if self.batch_dim is not None and self.batch_dim >= len(self.shape):
+            raise ValueError(f"batch_dim = {self.batch_dim} is not an axis of shape {list(self.shape)}")
+        return self
+
+    @property
+    def instance_axis(self) -> int | None:
+        """The axis that instances lie along; None where one call takes, or gives, exactly one."""
+        varying = [axis for axis, size in enumerate(self.shape) if size == -1]
+        return next((axis for axis in varying if axis != self.batch_dim), varying[0] if varying else None)
+
+    @property
+    def instance_shape(self) -> tuple[int, ...]:
+        """The shape of one instance: `shape` without the instance axis."""
+        axis = self.instance_axis
+        return self.shape if axis is None else self.shape[:axis] + self.shape[axis + 1 :]
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """`shape` with 1 for -1: what the dry run feeds."""
+        return tuple(1 if size == -1 else size for size in self.shape)
+
+    @property
+    def example_size(self) -> int:
+        """The number of elements of the example."""
+        return math.prod(self.example_shape)
+
+
+class StateSpec(_Strict):
+    """What a manifest may say about one state buffer."""
+
+    batch_dim: int | None = Field(default=None, ge=0)
+
+
+class Manifest(_Strict):
+    """A whole `model.toml`."""
+
+    target: str = Field(alias="class", pattern=_CLASS)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    state: dict[str, StateSpec] | None = None
+
+    @field_validator("inputs", "outputs")
+    @classmethod
+    def _names(cls, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        names = [spec.name for spec in specs]
+        if len(set(names)) != len(names):
+            raise ValueError(f"the names {names} are not distinct")
+        return specs
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Manifest":
+        dims = [spec.batch_dim is None for spec in (*self.inputs, *self.outputs)]
+        if any(dims) and not all(dims):
+            raise ValueError("batch_dim must be given for every input and output, or for none")
+        if self.labels is not None:
+            output = self.outputs[0]
+            if len(self.outputs) != 1 or not output.shape or output.shape[-1] != len(self.labels):
+                raise ValueError(
+                    f"labels: a classifier has one output whose last axis has the size of its {len(self.labels)} labels"
+                )
+        return self
+
+
+def read(path: Path) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        ConfigurationError: with the file, the key and what was expected.
+
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: there is no such file; every model's folder needs one") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return Manifest.model_validate(document)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
+        given = "" if first["type"] in ("missing", "value_error") else f" (it is {first['input']!r:.80})"
+        message = first["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"{path}: {key}: {message}{given}") from None

@@ -1,0 +1,56 @@
+"""The service's settings: environment variables, checked once at the start."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, PositiveInt, ValidationError, field_validator
+from pydantic_settings import BaseSettings
+
+from service.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """Every setting by the name of its environment variable, in lower case."""
+
+    redis_url: str | None = Field(
+        default=None, description="The Redis or Valkey server; without it the service starts its own"
+    )
+    redis_timeout: float = Field(default=2.0, gt=0, description="Seconds that Redis has for an answer")
+    data_dir: Path = Field(default=Path("data"), description="Where the service's own Valkey keeps its data")
+    model_repository: Path = Field(default=Path("checkpoints"), description="The folder of models")
+    bind: str = Field(default="127.0.0.1:8000", description="Address and port to listen on")
+    workers: PositiveInt | None = Field(default=None, description="Worker processes; without it one for each CPU")
+    session_ttl: PositiveInt = Field(
+        default=3600, le=315_360_000, description="Seconds that a session lives after its last use"
+    )
+    max_batch: PositiveInt = Field(default=128, description="The most requests that one forward takes")
+    max_queue: PositiveInt = Field(
+        default=4096, description="The most requests that may wait for one model in one worker"
+    )
+    max_body_bytes: PositiveInt = Field(
+        default=16 * 2**20, description="The largest body, and the longest line of a stream"
+    )
+    graceful_timeout: PositiveInt = Field(
+        default=30, description="Seconds that requests have to finish when a worker is stopped"
+    )
+    log_format: Literal["text", "json"] = Field(default="text", description="How log lines look")
+
+    @field_validator("redis_url", "workers", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: object) -> object:
+        return None if value == "" else value
+
+
+def read() -> Settings:
+    """Read the environment.
+
+    Raises:
+        ConfigurationError: with the variable, its value and what was expected.
+
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        variable = str(first["loc"][0]).upper()
+        raise ConfigurationError(f"{variable}={first['input']}: {first['msg']}") from None

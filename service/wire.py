@@ -1,0 +1,65 @@
+"""What WSGI has no words for: reading a request's body as it arrives, and ending what waits when the worker ends."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gevent
+from gevent.hub import get_hub
+from greenlet import greenlet
+from gunicorn.http.body import ChunkedReader
+from gunicorn.http.errors import NoMoreData
+
+_waiting: set[greenlet] = set()
+
+
+class _DrainedError(Exception):
+    """The worker ends: stop waiting for the client."""
+
+
+def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the pieces of a request's body as they arrive; ends with the body, the connection or the worker.
+
+    gunicorn's `read` and `readline` return only when all that was asked for is there, and ask for at least 1,024 bytes:
+    a client that waits for an answer before it sends more would wait for ever. Its readers, one level below, do not.
+    """
+    body = environ["wsgi.input"]
+    reader = body.reader
+    pieces = reader.parser if isinstance(reader, ChunkedReader) else _sized(reader)
+    while True:
+        waiter = gevent.getcurrent()
+        _waiting.add(waiter)
+        try:
+            piece = next(pieces, None)
+        except (_DrainedError, NoMoreData, OSError):
+            body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the answer
+            return
+        finally:
+            _waiting.discard(waiter)
+        if piece is None:
+            return
+        yield piece
+
+
+def drain() -> None:
+    """End every wait in `arrivals`, as if the client had sent all of its body."""
+    for waiter in list(_waiting):
+        get_hub().loop.run_callback(_end, waiter)
+
+
+def _end(waiter: greenlet) -> None:
+    # In the hub, where nothing can come between the look and the throw.
+    if waiter in _waiting:
+        waiter.throw(_DrainedError())
+
+
+def _sized(reader: Any) -> Iterator[bytes]:
+    """The pieces of a body whose length is known: what one receive brings, never more than the body's rest."""
+    unreader = reader.unreader
+    while reader.length > 0:
+        data = unreader.read()
+        if not data:
+            raise NoMoreData
+        unreader.unread(data[reader.length :])
+        data = data[: reader.length]
+        reader.length -= len(data)
+        yield data
