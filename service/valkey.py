@@ -11,12 +11,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
 
+import gevent
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from service.errors import ConfigurationError
 
 _SOCKET_PATH_LIMIT = 100  # of sockaddr_un's 108 bytes
 _START_SECONDS = 60.0
+_WATCH_SECONDS = 0.2
 
 
 class OwnValkey:
@@ -36,11 +40,13 @@ class OwnValkey:
             socket = Path(tempfile.mkdtemp(prefix="carryover-")) / "valkey.sock"
         self._socket = socket
         self.url = f"unix://{socket}"
+        self._log = self.folder / "valkey.log"
+        self._client = redis.Redis.from_url(self.url, socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
         self._lock: IO[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the server and wait until it has its data and answers.
+        """Start the server, wait until it has its data and answers, and start it again whenever it dies.
 
         Raises:
             ConfigurationError: there is no server program, another service uses the folder, or the server ends at once.
@@ -53,33 +59,58 @@ class OwnValkey:
             raise ConfigurationError(
                 f"{self.folder} is in use by another running service; stop that, or set DATA_DIR or REDIS_URL"
             ) from None
-        log = self.folder / "valkey.log"
-        command = [
-            _program(), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700",
-            "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
-            "--maxmemory-policy", "noeviction", "--logfile", str(log), "--daemonize", "no",
-        ]  # fmt: skip
-        # Its own session: Ctrl-C in the terminal must not end it before the workers have written their last steps.
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
-        client = redis.Redis.from_url(self.url, socket_timeout=1.0)
+        self._end_orphan()
+        self._process = self._spawn()
+        gevent.spawn(self._watch, os.getpid())
         deadline = time.monotonic() + _START_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            try:
-                client.ping()
-            except redis.RedisError:
-                time.sleep(0.02)
-            else:
-                return
-        self.stop()
-        raise ConfigurationError(f"the service's own Valkey does not start; {log} says why")
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                raise ConfigurationError(f"the service's own Valkey does not start; {self._log} says why")
+            time.sleep(0.02)
 
     def stop(self) -> None:
         """End the server; its data are on disk when this returns."""
-        if self._process is not None and self._process.poll() is None:
-            self._process.send_signal(signal.SIGTERM)
-            self._process.wait()
+        process, self._process = self._process, None
+        if process is not None and process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait()
         if self._lock is not None:
             self._lock.close()
+
+    def _spawn(self) -> "subprocess.Popen[bytes]":
+        command = [
+            _program(), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700",
+            "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
+            "--maxmemory-policy", "noeviction", "--logfile", str(self._log), "--daemonize", "no",
+        ]  # fmt: skip
+        # Its own session: Ctrl-C in the terminal must not end it before the workers have written their last steps.
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
+
+    def _watch(self, master: int) -> None:
+        """Start the server again whenever it has died; runs in the process that started it, not in forked ones."""
+        while os.getpid() == master and self._process is not None:
+            if self._process.poll() is not None:
+                self._process = self._spawn()
+            gevent.sleep(_WATCH_SECONDS)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._client.ping())
+        except redis.RedisError:
+            return False
+
+    def _end_orphan(self) -> None:
+        """End a server that outlived its service: two must never write one append-only file."""
+        deadline = time.monotonic() + _START_SECONDS
+        while self._socket.exists() and time.monotonic() < deadline:
+            try:
+                self._client.shutdown()
+            except redis.BusyLoadingError:
+                pass
+            except redis.RedisError:
+                return  # nobody listens: only the socket's name is left
+            time.sleep(0.02)
 
 
 def _program() -> str:

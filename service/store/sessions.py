@@ -59,8 +59,8 @@ class Store:
             url,
             socket_timeout=timeout,
             socket_connect_timeout=timeout,
-            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3),
-            retry_on_error=[redis.ConnectionError, redis.BusyLoadingError],
+            # A connection that broke is made again; an answer that did not come in time is not waited for twice.
+            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3, supported_errors=(redis.ConnectionError,)),
         )
         self._commit = self._script("commit")
         self._create = self._script("create")

@@ -1,0 +1,1 @@
+"""The models that are served here: plain modules that keep what they must remember in buffers."""
