@@ -51,17 +51,29 @@ def on_starting(_: "Arbiter") -> None:
 def when_ready(server: "Arbiter") -> None:
     """Say where the service listens and what it serves."""
     from service.banner import banner
-    from service.wsgi import configured, own_valkey, repository
+    from service.wsgi import configured, engine, own_valkey
 
     addresses = ", ".join(str(listener) for listener in server.LISTENERS)
-    print(banner(addresses, workers, repository, configured.redis_url, own_valkey), flush=True)
+    print(banner(addresses, workers, engine.repository, configured.redis_url, own_valkey), flush=True)
+
+
+def on_reload(_: "Arbiter") -> None:
+    """Read the model repository again, on SIGHUP; the workers forked from now on serve what is there."""
+    from service.wsgi import engine
+
+    engine.serve(engine.repository.reloaded())
 
 
 def post_fork(_: "Arbiter", __: Any) -> None:
-    """Share the CPUs between the workers."""
+    """Share the CPUs between the workers, and give each its devices."""
     import torch
 
+    from service.wsgi import engine
+
     torch.set_num_threads(max(1, cpus.available() // workers))
+    for model in engine.repository:
+        for version in model.versions.values():
+            version.move()
 
 
 def on_exit(_: "Arbiter") -> None:

@@ -14,7 +14,7 @@ def banner(addresses: str, workers: int, repository: Repository, redis_url: str 
         version = model.default
         lines.append(f"  {model.name} version {version.version}")
         for word, tensors in (("frozen", version.frozen_buffers()), ("state", version.state_buffers())):
-            shown = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape)}" for tensor in tensors)
+            shown = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape or ())}" for tensor in tensors)
             lines.append(f"    {word:<7}{shown or 'none'}")
     return "\n".join(lines)
 

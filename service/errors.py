@@ -60,6 +60,10 @@ class NonFiniteStateError(RequestError):
     """The step would have put NaN or an infinity into the session's state."""
 
 
+class StateTooLargeError(RequestError):
+    """The step would have made the session's state larger than `MAX_STATE_BYTES`."""
+
+
 class UnavailableError(CarryoverError):
     """The service cannot do this now; `retry_after` says in how many seconds to ask again."""
 

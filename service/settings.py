@@ -1,5 +1,6 @@
 """The service's settings: environment variables, checked once at the start."""
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,8 @@ class Settings(BaseSettings):
     )
     redis_timeout: float = Field(default=2.0, gt=0, description="Seconds that Redis has for an answer")
     data_dir: Path = Field(default=Path("data"), description="Where the service's own Valkey keeps its data")
-    model_repository: Path = Field(default=Path("checkpoints"), description="The folder of models")
+    model_repository: str = Field(default="checkpoints", description="The folder of models, or several with : between")
+    max_state_bytes: PositiveInt = Field(default=16 * 2**20, description="The largest state that a session may grow to")
     bind: str = Field(default="127.0.0.1:8000", description="Address and port to listen on")
     workers: PositiveInt | None = Field(default=None, description="Worker processes; without it one for each CPU")
     session_ttl: PositiveInt = Field(
@@ -34,6 +36,11 @@ class Settings(BaseSettings):
         default=30, description="Seconds that requests have to finish when a worker is stopped"
     )
     log_format: Literal["text", "json"] = Field(default="text", description="How log lines look")
+
+    @property
+    def model_folders(self) -> list[Path]:
+        """The folders that `model_repository` names."""
+        return [Path(folder) for folder in self.model_repository.split(os.pathsep) if folder]
 
     @field_validator("redis_url", "workers", mode="before")
     @classmethod

@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from service import create_app, settings
+from service import create_app, create_engine, settings
 from service.errors import ConfigurationError
 from service.model.repository import Repository
 from service.valkey import OwnValkey
@@ -14,9 +14,13 @@ torch.set_num_threads(1)
 
 try:
     configured = settings.read()
-    repository = Repository(configured.model_repository)
     own_valkey = None if configured.redis_url else OwnValkey(configured.data_dir)
+    engine = create_engine(
+        configured,
+        Repository.load(configured.model_folders),
+        own_valkey.url if own_valkey else str(configured.redis_url),
+    )
 except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 
-app = create_app(configured, repository, own_valkey.url if own_valkey else str(configured.redis_url))
+app = create_app(configured, engine)

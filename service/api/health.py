@@ -25,6 +25,7 @@ def routes(engine: Engine) -> Blueprint:
             response = reply({"ready": False, **problems.problem(error)}, 503)
             response.headers["Retry-After"] = str(error.retry_after)
             return response
-        return reply({"ready": True})
+        failures = engine.repository.failures
+        return reply({"ready": True, **({"not_loaded": failures} if failures else {})})
 
     return blueprint

@@ -21,17 +21,20 @@ _WORDS = {
 }
 
 
-def read(model: type[Body]) -> Body:
-    """Read the request's body.
+def read(model: type[Body], *, or_nothing: bool = False) -> Body:
+    """Read the request's body; `or_nothing` takes an empty one for an empty object, of whatever media type.
 
     Raises:
         MediaTypeError: it is not called JSON.
         InvalidInputError: it is not JSON, or not what `model` describes.
 
     """
+    data = request.get_data(cache=False)
+    if or_nothing and not data:
+        return parse(model, b"{}")
     if request.environ.get("CONTENT_TYPE", "application/json") != "application/json":
         require_media_type("application/json")
-    return parse(model, request.get_data(cache=False))
+    return parse(model, data)
 
 
 def parse(model: type[Body], data: bytes) -> Body:

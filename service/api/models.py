@@ -6,6 +6,7 @@ from flask import Blueprint, Response
 
 from service.api import bodies
 from service.api.json import read, reply
+from service.api.routing import model_route
 from service.engine import Engine
 from service.model.manifest import TensorSpec
 from service.model.repository import Model
@@ -16,22 +17,21 @@ from service.model.version import TensorInfo
 def routes(engine: Engine) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("models", __name__)
-    repository = engine.repository
 
     @blueprint.get("/v1/models")
     def index() -> Response:
-        return reply({"models": [_describe(model) for model in repository]})
+        return reply({"models": [_describe(model) for model in engine.repository]})
 
-    @blueprint.get("/v1/models/<name>")
-    def show(name: str) -> Response:
-        return reply(_describe(repository.model(name)))
+    @model_route(blueprint, "GET", "")
+    def show(model: str, version: str | None) -> Response:
+        return reply(_describe(engine.repository.model(model, version)))
 
-    @blueprint.post("/v1/models/<name>:predict")
-    def predict(name: str) -> Response:
-        model = repository.model(name)
-        inputs = instances(model.inputs, read(bodies.Predict).instances)
-        outputs = engine.predict(model, inputs)
-        return reply({"predictions": predictions(model.outputs, outputs, model.labels)})
+    @model_route(blueprint, "POST", ":predict")
+    def predict(model: str, version: str | None) -> Response:
+        found = engine.repository.model(model, version)
+        inputs = instances(found.inputs, read(bodies.Predict).instances)
+        outputs = engine.predict(found, inputs)
+        return reply({"predictions": predictions(found.outputs, outputs, found.labels)})
 
     return blueprint
 

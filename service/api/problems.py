@@ -20,6 +20,7 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.NonFiniteStateError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.StateTooLargeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ModelFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -6,8 +6,9 @@ from typing import Any, cast
 from flask import Blueprint, Response, request
 
 from service.api import bodies, problems
-from service.api.json import parse, read, reply, timestamp
+from service.api.json import read, reply, timestamp
 from service.api.models import info
+from service.api.routing import model_route
 from service.engine import Engine, Session, Step
 from service.errors import CarryoverError, InvalidInputError
 from service.model.repository import Model
@@ -17,41 +18,57 @@ from service.model.tensors import instances, predictions
 def routes(engine: Engine) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("sessions", __name__)
-    model_named = engine.repository.model
 
-    @blueprint.post("/v1/models/<model>/sessions")
-    def create(model: str) -> Response:
-        # An empty body asks for the defaults.
-        empty = not request.content_length and "chunked" not in request.headers.get("Transfer-Encoding", "")
-        body = parse(bodies.CreateSession, b"{}") if empty else read(bodies.CreateSession)
-        session = engine.create(model_named(model), body.session, body.ttl)
+    @model_route(blueprint, "POST", "/sessions")
+    def create(model: str, version: str | None) -> Response:
+        found = engine.repository.model(model, version)
+        body = read(bodies.CreateSession, or_nothing=True)
+        session = engine.create(found, body.session, body.ttl)
         response = reply(_describe(session), 201, session.step)
         response.headers["Location"] = f"/v1/models/{model}/sessions/{session.name}"
         return response
 
-    @blueprint.get("/v1/models/<model>/sessions/<session>")
-    def show(model: str, session: str) -> Response:
-        found = engine.session(model_named(model), bodies.name(session))
+    @model_route(blueprint, "GET", "/sessions/<session>")
+    def show(model: str, version: str | None, session: str) -> Response:
+        found = engine.session(engine.repository.model(model, version), bodies.name(session))
         return reply(_describe(found), step=found.step)
 
-    @blueprint.delete("/v1/models/<model>/sessions/<session>")
-    def delete(model: str, session: str) -> Response:
-        engine.delete(model_named(model), bodies.name(session))
+    @model_route(blueprint, "DELETE", "/sessions/<session>")
+    def delete(model: str, version: str | None, session: str) -> Response:
+        engine.delete(engine.repository.model(model, version), bodies.name(session))
         return Response(status=204)
 
-    @blueprint.post("/v1/models/<model>/sessions/<session>:predict")
-    def predict(model: str, session: str) -> Response:
-        step = step_of(model_named(model), bodies.name(session), read(bodies.Predict).instances)
+    @model_route(blueprint, "POST", "/sessions/<session>:predict")
+    def predict(model: str, version: str | None, session: str) -> Response:
+        found = engine.repository.model(model, version)
+        step = step_of(found, bodies.name(session), read(bodies.Predict).instances)
+        step.expected = if_match()
         engine.run([step])
         return reply(answer_of(step), step=step.number)
 
-    @blueprint.post("/v1/models/<model>/sessions:predict")
-    def predict_many(model: str) -> Response:
-        found = model_named(model)
+    @model_route(blueprint, "POST", "/sessions:predict")
+    def predict_many(model: str, version: str | None) -> Response:
+        found = engine.repository.model(model, version)
         outcomes = run_many(engine, found, read(bodies.PredictMany).sessions)
         return reply({"sessions": {session: entry_of(outcome) for session, outcome in outcomes.items()}})
 
     return blueprint
+
+
+def if_match() -> int | None:
+    """Return the step that `If-Match` names; None without one, or with `*`.
+
+    Raises:
+        InvalidInputError: it is not the ETag of a session.
+
+    """
+    given = request.headers.get("If-Match")
+    if given is None or given.strip() == "*":
+        return None
+    step = given.strip().removeprefix('"').removesuffix('"')
+    if not (step.isascii() and step.isdecimal()):
+        raise InvalidInputError(f'If-Match: {given:.80} is not the ETag of a session, such as "41"')
+    return int(step)
 
 
 def run_many(engine: Engine, model: Model, asked: Mapping[str, Any]) -> dict[str, Step | CarryoverError]:
@@ -103,5 +120,5 @@ def _describe(session: Session) -> dict[str, Any]:
         "last_used": timestamp(session.last_used),
         "expires": timestamp(session.expires),
         "ttl": session.ttl,
-        "state": [info(tensor) for tensor in session.version.state_buffers()],
+        "state": [info(tensor) for tensor in session.version.state_buffers(session.state)],
     }

@@ -6,6 +6,7 @@ from flask import Blueprint, Response, request
 
 from service.api import bodies
 from service.api.json import encode, parse, require_media_type
+from service.api.routing import model_route
 from service.api.sessions import entry_of, step_of
 from service.engine import Engine, Step
 from service.errors import BodyTooLargeError, CarryoverError
@@ -21,10 +22,10 @@ def routes(engine: Engine, max_line_bytes: int) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("streams", __name__)
 
-    @blueprint.post("/v1/models/<model>/sessions/<session>:stream")
-    def stream(model: str, session: str) -> Response:
+    @model_route(blueprint, "POST", "/sessions/<session>:stream")
+    def stream(model: str, version: str | None, session: str) -> Response:
         require_media_type(NDJSON)
-        found = engine.repository.model(model)
+        found = engine.repository.model(model, version)
         engine.session(found, bodies.name(session))
         lines = _Lines(arrivals(request.environ), max_line_bytes)
         headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}

@@ -27,6 +27,21 @@ class Session:
     last_used: int
     expires: int
     ttl: int
+    state: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one worker takes on.
+
+    `batch` is the most requests that one forward takes, `queue` the most that may wait for a model, `ttl` the life of a
+    session after its last use in seconds, `state_bytes` the largest state of a session.
+    """
+
+    batch: int
+    queue: int
+    ttl: int
+    state_bytes: int
 
 
 _UNANSWERED = CarryoverError("this call was not processed")
@@ -42,32 +57,32 @@ class _Prediction:
 
 
 class Engine:
-    """Predictions, sessions and accumulators over a repository and a store.
+    """Predictions, sessions and accumulators over a repository and a store."""
 
-    `limit` is the most requests that one forward takes, `capacity` the most that may wait for a model, `ttl` the life
-    of a session after its last use in seconds.
-    """
-
-    def __init__(self, repository: Repository, store: Store, limit: int, capacity: int, ttl: int) -> None:
-        self.repository = repository
+    def __init__(self, repository: Repository, store: Store, limits: Limits) -> None:
         self.store = store
-        self._ttl = ttl
+        self._limits = limits
         self._forwards = Forwards()
-        self._stepper = Stepper(store, self._forwards)
+        self._stepper = Stepper(store, self._forwards, limits.state_bytes)
+        self.serve(repository)
+
+    def serve(self, repository: Repository) -> None:
+        """Serve these models from now on."""
+        self.repository = repository
+        limit, capacity = self._limits.batch, self._limits.queue
         self._steps = {
-            model.name: Batcher[Step](self._stepper.process, limit, capacity)
-            for model in repository
-            if model.default.stateful
+            model.name: Batcher[Step](self._stepper.process, limit, capacity) for model in repository if model.stateful
         }
         self._predictions = {
-            model.name: Batcher[_Prediction](_Predictor(model.default, self._forwards), limit, capacity)
+            version: Batcher[_Prediction](_Predictor(version, self._forwards), limit, capacity)
             for model in repository
+            for version in model.versions.values()
         }
 
     def predict(self, model: Model, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run the model from its initial state and keep nothing."""
         item = _Prediction(Call(inputs, model.default.initial_state))
-        self._predictions[model.name].run([item])
+        self._predictions[model.default].run([item])
         return _outputs(item.answer)
 
     def create(self, model: Model, name: str | None, ttl: int | None) -> Session:
@@ -80,7 +95,7 @@ class Engine:
         self._require_state(model)
         name = name or secrets.token_urlsafe(12)
         version = model.default
-        record = Record.new(version.fingerprint, version.initial_state, ttl or self._ttl)
+        record = Record.new(version.fingerprint, version.initial_state, ttl or self._limits.ttl)
         if not self.store.create(key(model, name), record):
             raise NameTakenError(
                 f"model {model.name!r} has a session {name!r} already; delete it first, or choose another name"
@@ -110,7 +125,7 @@ class Engine:
 
     def accumulate(self, model: Model, name: str, inputs: Mapping[str, Array]) -> Step:
         """Step a session that the first step creates."""
-        step = Step(model, name, inputs, create=self._ttl)
+        step = Step(model, name, inputs, create=self._limits.ttl)
         self.run([step])
         return step.answer()
 
@@ -127,7 +142,7 @@ class Engine:
         return _outputs(result), record.step
 
     def _require_state(self, model: Model) -> None:
-        if not model.default.stateful:
+        if not model.stateful:
             raise InvalidInputError(
                 f"model {model.name!r} has no state buffers and so no sessions; use /v1/models/{model.name}:predict"
             )
@@ -169,4 +184,5 @@ def _session(model: Model, name: str, version: ModelVersion, record: Record, rem
         last_used=now + remaining - record.ttl * 1000,
         expires=now + remaining,
         ttl=record.ttl,
+        state=record.state,
     )

@@ -10,6 +10,7 @@ from service.errors import (
     GoneError,
     NonFiniteStateError,
     NotFoundError,
+    StateTooLargeError,
     StepMismatchError,
     StoreUnavailableError,
     UnavailableError,
@@ -76,19 +77,17 @@ def resolve(model: Model, session: str, stored: Stored | None) -> tuple[ModelVer
         raise _gone(model, session)
     version = model.of_fingerprint(record.fingerprint)
     if version is None:
-        raise ForeignStateError(
-            f"session {session!r} belongs to another version of model {model.name!r} (fingerprint "
-            f"{record.fingerprint.hex()}), which is not in the repository any more"
-        )
+        raise _foreign(model, session, record)
     return version, record
 
 
 class Stepper:
     """Takes batches of steps of one model through load, forward and commit."""
 
-    def __init__(self, store: Store, forwards: Forwards) -> None:
+    def __init__(self, store: Store, forwards: Forwards, max_state_bytes: int) -> None:
         self._store = store
         self._forwards = forwards
+        self._max_state_bytes = max_state_bytes
 
     def process(self, steps: list[Step]) -> None:
         """Finish the steps, in two round trips to the store; those that lost a race are left unfinished.
@@ -129,7 +128,7 @@ class Stepper:
             for members in groups.values():
                 results = self._forwards.run(members[0][0].version, [call for _, call in members])
                 for (chain, _), result in zip(members, results, strict=True):
-                    chain.accept(result)
+                    chain.accept(result, self._max_state_bytes)
 
 
 class _Chain:
@@ -170,14 +169,16 @@ class _Chain:
         while self.position < len(self.steps):
             step = self.steps[self.position]
             stands = self.record.step + self.advanced
-            if step.expected is None or step.expected == stands:
+            if step.model.of_fingerprint(self.record.fingerprint) is None:
+                self._fail(_foreign(step.model, step.session, self.record))
+            elif step.expected is not None and step.expected != stands:
+                sentence = f"session {step.session!r} stands at step {stands}, not at {step.expected}"
+                self._fail(StepMismatchError(sentence, stands))
+            else:
                 return Call(step.inputs, self.state)
-            self._fail(
-                StepMismatchError(f"session {step.session!r} stands at step {stands}, not at {step.expected}", stands)
-            )
         return None
 
-    def accept(self, result: Result | CarryoverError) -> None:
+    def accept(self, result: Result | CarryoverError, max_state_bytes: int) -> None:
         """Take what the forward of the current step gave."""
         step = self.steps[self.position]
         if isinstance(result, CarryoverError):
@@ -187,6 +188,13 @@ class _Chain:
                 NonFiniteStateError(
                     f"this step would make the state buffer {result.poisoned!r} NaN or infinite; the session stays at "
                     f"step {self.record.step + self.advanced}"
+                )
+            )
+        elif len(result.state) > max_state_bytes:
+            self._fail(
+                StateTooLargeError(
+                    f"this step would make the session's state {len(result.state)} bytes large, over the limit of "
+                    f"{max_state_bytes} (MAX_STATE_BYTES); the session stays at step {self.record.step + self.advanced}"
                 )
             )
         else:
@@ -222,6 +230,14 @@ class _Chain:
     def _fail(self, error: CarryoverError) -> None:
         self.steps[self.position].error = error
         self.position += 1
+
+
+def _foreign(model: Model, session: str, record: Record) -> ForeignStateError:
+    served = ", ".join(f"version {name}" for name in model.versions)
+    return ForeignStateError(
+        f"session {session!r} of model {model.name!r} belongs to a version with the fingerprint "
+        f"{record.fingerprint.hex()}, which is none of {served}"
+    )
 
 
 def _gone(model: Model, session: str) -> GoneError:

@@ -6,29 +6,44 @@ from torch import Tensor, nn
 
 
 class Slot:
-    """One place in a module tree where a buffer is registered, and the tensor that was there at first."""
+    """A buffer by its name: where it is registered, and what was there at first (None: a buffer yet to be filled).
 
-    __slots__ = ("_buffers", "_local", "name", "registered")
+    One tensor that is registered in several places is one buffer, under the first of its names.
+    """
 
-    def __init__(self, module: nn.Module, name: str, tensor: Tensor) -> None:
-        owner, _, local = name.rpartition(".")
+    __slots__ = ("_places", "name", "registered")
+
+    def __init__(self, name: str, registered: Tensor | None) -> None:
         self.name = name
-        self.registered = tensor
-        self._local = local
-        self._buffers = module.get_submodule(owner)._buffers  # noqa: SLF001 - setattr would check and dispatch each time
+        self.registered = registered
+        self._places: list[tuple[dict[str, Tensor | None], str]] = []
 
     def get(self) -> Tensor | None:
         """Return the buffer as it is now, rebound or not."""
-        return self._buffers[self._local]
+        buffers, local = self._places[0]
+        return buffers[local]
 
-    def put(self, tensor: Tensor) -> None:
+    def put(self, tensor: Tensor | None) -> None:
         """Put another tensor in the buffer's place."""
-        self._buffers[self._local] = tensor
+        for buffers, local in self._places:
+            buffers[local] = tensor
+
+    def add(self, buffers: dict[str, Tensor | None], local: str) -> None:
+        """Note one more place where the buffer is registered."""
+        self._places.append((buffers, local))
 
 
 def slots(module: nn.Module) -> list[Slot]:
     """Return the slots of all buffers, in the order of registration."""
-    return [Slot(module, name, tensor) for name, tensor in module.named_buffers(remove_duplicate=False)]
+    found: dict[object, Slot] = {}
+    for prefix, owner in module.named_modules():
+        # The dict itself: setattr would look through parameters and modules at every call.
+        buffers = owner._buffers  # noqa: SLF001
+        for local, tensor in buffers.items():
+            name = f"{prefix}.{local}" if prefix else local
+            key = name if tensor is None else id(tensor)
+            found.setdefault(key, Slot(name, tensor)).add(buffers, local)
+    return list(found.values())
 
 
 class Watched:
@@ -40,7 +55,7 @@ class Watched:
         self.slot = slot
         self.tensor = slot.registered
         self._version = _version(self.tensor)
-        self._pristine = self.tensor.clone()
+        self._pristine = _clone(self.tensor)
 
     def changed(self) -> bool:
         """Whether the buffer was rebound or written to."""
@@ -48,7 +63,7 @@ class Watched:
 
     def restore(self) -> None:
         """Put the first values back."""
-        self.tensor = self._pristine.clone()
+        self.tensor = _clone(self._pristine)
         self._version = _version(self.tensor)
         self.slot.put(self.tensor)
 
@@ -59,22 +74,25 @@ def discover(module: nn.Module, forward: Callable[[], object]) -> frozenset[str]
     "Changed" is rebound or written to, not another value: adding zeros leaves a sum as it was.
     """
     places = slots(module)
-    # One clone a tensor: a buffer that is registered under two names stays one.
-    clones = {id(place.registered): place.registered.clone() for place in places}
-    versions = {key: _version(clone) for key, clone in clones.items()}
+    clones = [_clone(place.registered) for place in places]
+    versions = [_version(clone) for clone in clones]
     try:
-        for place in places:
-            place.put(clones[id(place.registered)])
+        for place, clone in zip(places, clones, strict=True):
+            place.put(clone)
         forward()
         return frozenset(
             place.name
-            for place in places
-            if place.get() is not (clone := clones[key := id(place.registered)]) or _version(clone) != versions[key]
+            for place, clone, version in zip(places, clones, versions, strict=True)
+            if place.get() is not clone or _version(clone) != version
         )
     finally:
         for place in places:
             place.put(place.registered)
 
 
-def _version(tensor: Tensor) -> int:
-    return tensor._version  # noqa: SLF001 - torch has no public name for the version counter
+def _clone(tensor: Tensor | None) -> Tensor | None:
+    return None if tensor is None else tensor.clone()
+
+
+def _version(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor._version  # noqa: SLF001 - torch has no public name for the version counter

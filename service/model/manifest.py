@@ -1,7 +1,7 @@
 """`model.toml`: what a model's folder says about it, checked before anything is loaded."""
 
-import math
 import tomllib
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,7 +11,7 @@ from service.errors import ConfigurationError
 from service.model.datatypes import Datatype
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_CLASS = r"^([A-Za-z_][\w.]*|[\w./-]+\.py):[A-Za-z_]\w*$"
+_CLASS = r"^([A-Za-z_][\w.]*|[A-Za-z_]\w*\.py):[A-Za-z_]\w*$"
 
 Size = Annotated[int, Field(ge=-1)]
 
@@ -23,9 +23,8 @@ class _Strict(BaseModel):
 class TensorSpec(_Strict):
     """One input or output.
 
-    `shape` holds sizes, or -1 for an axis that varies. The first -1 that is not `batch_dim` (or the first of all, where
-    that is the only one) is the axis that instances lie along. `batch_dim` is the axis along which requests are laid
-    side by side in one forward.
+    `shape` holds sizes, or -1 for an axis that varies; the first of those is the axis that instances lie along.
+    `batch_dim` is the axis along which requests are laid side by side in one forward.
     """
 
     name: str = Field(min_length=1)
@@ -48,13 +47,19 @@ class TensorSpec(_Strict):
             raise ValueError(f"batch_dim = {self.batch_dim} is not an axis of shape {list(self.shape)}")
         return self
 
-    @property
+    def of_one_session(self) -> "TensorSpec":
+        """Return the spec of a stateful model's tensor, where a varying `batch_dim` is one session wide."""
+        if self.batch_dim is None or self.shape[self.batch_dim] != -1:
+            return self
+        shape = (*self.shape[: self.batch_dim], 1, *self.shape[self.batch_dim + 1 :])
+        return self.model_copy(update={"shape": shape})
+
+    @cached_property
     def instance_axis(self) -> int | None:
         """The axis that instances lie along; None where one call takes, or gives, exactly one."""
-        varying = [axis for axis, size in enumerate(self.shape) if size == -1]
-        return next((axis for axis in varying if axis != self.batch_dim), varying[0] if varying else None)
+        return self.shape.index(-1) if -1 in self.shape else None
 
-    @property
+    @cached_property
     def instance_shape(self) -> tuple[int, ...]:
         """The shape of one instance: `shape` without the instance axis."""
         axis = self.instance_axis
@@ -65,16 +70,18 @@ class TensorSpec(_Strict):
         """`shape` with 1 for -1: what the dry run feeds."""
         return tuple(1 if size == -1 else size for size in self.shape)
 
-    @property
-    def example_size(self) -> int:
-        """The number of elements of the example."""
-        return math.prod(self.example_shape)
-
 
 class StateSpec(_Strict):
     """What a manifest may say about one state buffer."""
 
     batch_dim: int | None = Field(default=None, ge=0)
+
+
+class WeightsSpec(_Strict):
+    """How a `.pt` checkpoint holds the state dict: under a key of the dict that was saved, its names with a prefix."""
+
+    key: str | None = None
+    prefix: str = ""
 
 
 class Manifest(_Strict):
@@ -85,7 +92,10 @@ class Manifest(_Strict):
     labels: tuple[str, ...] | None = None
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
-    state: dict[str, StateSpec] | None = None
+    state: dict[str, StateSpec] = Field(default_factory=dict)
+    weights: WeightsSpec = WeightsSpec()
+    version: str | None = Field(default=None, pattern=r"^[0-9]+$")
+    device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
 
     @field_validator("inputs", "outputs")
     @classmethod

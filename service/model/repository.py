@@ -1,78 +1,171 @@
-"""The model repository: a folder of models, each a folder of versions."""
+"""The model repository: folders of models, each a folder of versions."""
 
+import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from service.errors import ConfigurationError, NotFoundError
 from service.model import manifest
+from service.model.manifest import Manifest
+from service.model.proof import prove_batching
 from service.model.version import ModelVersion
+
+log = logging.getLogger(__name__)
 
 
 class Model:
-    """A model and its versions; the highest serves."""
+    """A model and its versions: `default` serves where none is asked for."""
 
-    def __init__(self, name: str, versions: Mapping[str, ModelVersion]) -> None:
+    def __init__(self, name: str, versions: Mapping[str, ModelVersion], default: str) -> None:
         self.name = name
         self.versions = dict(sorted(versions.items(), key=lambda item: int(item[0])))
-        self.default = list(self.versions.values())[-1]
-        # One manifest for all versions: what goes in and comes out is the model's, not the version's.
+        self.default = self.versions[default]
         self.inputs = self.default.inputs
         self.outputs = self.default.outputs
         self.labels = self.default.labels
+        self.stateful = self.default.stateful
         self._by_fingerprint = {version.fingerprint: version for version in self.versions.values()}
+        self._single: dict[str, Model] = {}
 
     def of_fingerprint(self, fingerprint: bytes) -> ModelVersion | None:
         """Return the version that a session's state is bound to; None where it is not in the repository."""
         return self._by_fingerprint.get(fingerprint)
 
+    def at(self, version: str) -> "Model":
+        """Return the same model with that one version only.
+
+        Raises:
+            NotFoundError: it has no such version.
+
+        """
+        if version not in self.versions:
+            raise NotFoundError(
+                f"model {self.name!r} has no version {version!r:.80}; it has {', '.join(self.versions)}"
+            )
+        if version not in self._single:
+            self._single[version] = Model(self.name, {version: self.versions[version]}, version)
+        return self._single[version]
+
 
 class Repository:
-    """All models of a folder, loaded.
+    """All models of some folders, loaded.
 
-    Raises:
-        ConfigurationError: on construction, with the file and what is wrong in it.
-
+    `failures` says what could not be loaded when the folders were last read again; at first there is none.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if not folder.is_dir():
-            raise ConfigurationError(f"{folder}: there is no such folder; MODEL_REPOSITORY names where the models are")
-        self._models = {path.name: _load(path) for path in _folders(folder)}
-        if not self._models:
+    def __init__(self, folders: Sequence[Path], models: Mapping[str, Model], failures: Sequence[str] = ()) -> None:
+        self.failures = tuple(failures)
+        self._folders = tuple(folders)
+        self._models = dict(models)
+
+    @classmethod
+    def load(cls, folders: Sequence[Path]) -> "Repository":
+        """Load every version of every model.
+
+        Raises:
+            ConfigurationError: with the file and what is wrong in it.
+
+        """
+        loader = _Loader({}, strict=True)
+        models = loader.load(folders)
+        if not models:
+            names = ", ".join(map(str, folders))
             raise ConfigurationError(
-                f"{folder}: holds no model: expected <model>/model.toml and <model>/<version>/weights.*"
+                f"{names}: no model there: expected <model>/model.toml and <model>/<version>/weights.*"
             )
+        return cls(folders, models)
+
+    def reloaded(self) -> "Repository":
+        """Return the repository as the folders are now; what does not load stays as it was, and is in `failures`."""
+        loader = _Loader(self._models, strict=False)
+        models = loader.load(self._folders)
+        return Repository(self._folders, models, loader.failures)
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
-    def model(self, name: str) -> Model:
-        """Return a model by name.
+    def model(self, name: str, version: str | None = None) -> Model:
+        """Return a model by name, or with one of its versions only.
 
         Raises:
             NotFoundError: there is none.
 
         """
         try:
-            return self._models[name]
+            model = self._models[name]
         except KeyError:
             served = ", ".join(repr(known) for known in self._models)
             raise NotFoundError(f"there is no model {name!r:.80}; the models are {served}") from None
+        return model if version is None else model.at(version)
 
 
-def _load(folder: Path) -> Model:
-    path = folder / "model.toml"
-    if not re.fullmatch(manifest.MODEL_NAME, folder.name):
-        raise ConfigurationError(f"{folder}: a model's name must match {manifest.MODEL_NAME}")
-    described = manifest.read(path)
-    versions = [version for version in _folders(folder) if version.name.isdecimal()]
-    if not versions:
-        raise ConfigurationError(f"{folder}: holds no version: expected a numbered folder, such as {folder}/1")
-    return Model(
-        folder.name,
-        {version.name: ModelVersion(folder.name, version.name, described, path, version) for version in versions},
-    )
+class _Loader:
+    """Loads folders; where not `strict`, what fails is taken from `before` and told in `failures`."""
+
+    def __init__(self, before: Mapping[str, Model], *, strict: bool) -> None:
+        self._before = before
+        self._strict = strict
+        self.failures: list[str] = []
+
+    def load(self, folders: Sequence[Path]) -> dict[str, Model]:
+        models: dict[str, Model] = {}
+        for folder in folders:
+            try:
+                if not folder.is_dir():
+                    raise ConfigurationError(
+                        f"{folder}: there is no such folder; MODEL_REPOSITORY names where models are"
+                    )
+                for path in _folders(folder):
+                    if path.name in models:
+                        raise ConfigurationError(f"{path}: another folder has a model of this name already")
+                    if (model := self._model(path)) is not None:
+                        models[path.name] = model
+            except ConfigurationError as error:
+                self._failed(error)
+        return models
+
+    def _model(self, folder: Path) -> Model | None:
+        before = self._before.get(folder.name)
+        try:
+            path = folder / "model.toml"
+            if not re.fullmatch(manifest.MODEL_NAME, folder.name):
+                raise ConfigurationError(f"{folder}: a model's name must match {manifest.MODEL_NAME}")
+            described = manifest.read(path)
+            versions = {
+                version.name: loaded
+                for version in _folders(folder)
+                if version.name.isdecimal() and (loaded := self._version(described, path, version, before)) is not None
+            }
+            if not versions:
+                raise ConfigurationError(
+                    f"{folder}: no version to serve: expected a numbered folder, such as {folder}/1"
+                )
+            default = described.version or max(versions, key=int)
+            if default not in versions:
+                raise ConfigurationError(
+                    f"{path}: version: there is no version {default}; there are {', '.join(versions)}"
+                )
+            return Model(folder.name, versions, default)
+        except ConfigurationError as error:
+            self._failed(error)
+            return before
+
+    def _version(self, described: Manifest, path: Path, folder: Path, before: Model | None) -> ModelVersion | None:
+        try:
+            version = ModelVersion(path.parent.name, folder.name, described, path, folder)
+            prove_batching(version, f"{path} (version {folder.name})")
+        except ConfigurationError as error:
+            self._failed(error)
+            return before.versions.get(folder.name) if before else None
+        return version
+
+    def _failed(self, error: ConfigurationError) -> None:
+        if self._strict:
+            raise error
+        if str(error) not in self.failures:
+            log.error("not loaded: %s", error)
+            self.failures.append(str(error))
 
 
 def _folders(folder: Path) -> list[Path]:

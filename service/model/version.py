@@ -1,9 +1,11 @@
 """One version of a model, ready to run: the module, its buffers told apart, and its forward pass on named arrays."""
 
 import hashlib
+import inspect
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from torch import Tensor
 
 from service.errors import ConfigurationError, ModelFailedError
 from service.model import buffers, classes, weights
-from service.model.datatypes import Datatype, of_tensor
+from service.model.datatypes import Datatype
 from service.model.manifest import Manifest, StateSpec, TensorSpec
-from service.model.state import Layout, StateBuffer
+from service.model.state import Contents, Layout, StateBuffer, describe
 from service.model.tensors import Array
 
 
@@ -41,11 +43,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """A parameter or buffer as the model listing shows it."""
+    """A parameter or buffer as the model listing shows it; no datatype and shape for a buffer that is None."""
 
     name: str
-    datatype: str
-    shape: tuple[int, ...]
+    datatype: str | None
+    shape: tuple[int, ...] | None
 
 
 class ModelVersion:
@@ -62,44 +64,35 @@ class ModelVersion:
         self.name = name
         self.version = version
         self.manifest = manifest
-        self.inputs = manifest.inputs
-        self.outputs = manifest.outputs
         self.labels = manifest.labels
         self._where = f"{manifest_path} (version {version})"
+        self._device = _device(manifest.device, self._where)
         self._module = classes.build(manifest.target, manifest.arguments, manifest_path)
-        weights.load(self._module, weights.find(folder))
+        weights.load(self._module, weights.find(folder), manifest.weights)
         self._module.eval().requires_grad_(False)
-        state = self._find_state()
+        self._by_name = _takes_names(self._module.forward, [spec.name for spec in manifest.inputs])
         places = buffers.slots(self._module)
+        state = self._find_state({place.name for place in places})
+        self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
+        self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
         self._slots = [place for place in places if place.name in state]
         self.layout = Layout([self._describe(slot) for slot in self._slots])
-        initial = [slot.registered for slot in self._slots]
-        self.initial_state = self.layout.split(initial, 1)[0][0] if state else b""
+        self.initial_state = self.layout.split([slot.registered for slot in self._slots], 1)[0][0] if state else b""
         self._frozen = [buffers.Watched(place) for place in places if place.name not in state]
         self.batched = self.inputs[0].batch_dim is not None and (self.layout.batched or not self.stateful)
-        self.fingerprint = self._digest(
-            [*self._module.named_parameters(), *((w.slot.name, w.tensor) for w in self._frozen)]
-        )
+        self.fingerprint = self._digest()
 
     @property
     def stateful(self) -> bool:
         """Whether any buffer is state."""
         return bool(self._slots)
 
-    def example(self) -> Call:
-        """The dry run's input: zeros of the manifest's shapes with 1 for -1, from the initial state."""
-        inputs = {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in self.inputs}
-        return Call(inputs, self.initial_state)
-
     def group(self, call: Call) -> Hashable:
         """Calls of the same group may share a forward; None shares with none."""
         if not self.batched:
             return None
-        return tuple(
-            (*shape[:dim], *shape[dim + 1 :])
-            for spec in self.inputs
-            if (dim := spec.batch_dim) is not None and (shape := call.inputs[spec.name].shape)
-        )
+        shapes = [(spec.batch_dim or 0, call.inputs[spec.name].shape) for spec in self.inputs]
+        return (*((*shape[:dim], *shape[dim + 1 :]) for dim, shape in shapes), self.layout.signature(call.state))
 
     def run(self, calls: Sequence[Call]) -> list[Result]:
         """Run one forward for all the calls, side by side along `batch_dim`.
@@ -116,13 +109,14 @@ class ModelVersion:
             try:
                 if self._slots:
                     for slot, tensor in zip(self._slots, self.layout.join([call.state for call in calls]), strict=True):
-                        slot.put(tensor)
-                outputs = self._named_outputs(self._module(*arguments))
+                        slot.put(tensor if tensor is None or self._device is None else tensor.to(self._device))
+                outputs = self._named_outputs(self._call(arguments))
+                states, finite = [b""] * len(calls), True
                 if self._slots:
                     after = [slot.get() for slot in self._slots]
+                    if self._device is not None:
+                        after = [tensor if tensor is None else tensor.cpu() for tensor in after]
                     states, finite = self.layout.split(after, len(calls))
-                else:
-                    states, finite = [b""] * len(calls), True
             except ModelFailedError:
                 raise
             except Exception as error:
@@ -143,6 +137,13 @@ class ModelVersion:
             for call, state, row in zip(calls, states, zip(*columns, strict=True), strict=True)
         ]
 
+    def move(self) -> None:
+        """Bring the module to its device. A worker does this for itself: CUDA does not survive a fork."""
+        if self._device is not None:
+            self._module.to(self._device)
+            frozen = {watched.slot.name for watched in self._frozen}
+            self._frozen = [buffers.Watched(slot) for slot in buffers.slots(self._module) if slot.name in frozen]
+
     def parameters(self) -> list[TensorInfo]:
         """Every parameter."""
         return [_info(name, tensor) for name, tensor in self._module.named_parameters()]
@@ -151,54 +152,69 @@ class ModelVersion:
         """Every buffer that inference only reads."""
         return [_info(watched.slot.name, watched.tensor) for watched in self._frozen]
 
-    def state_buffers(self) -> list[TensorInfo]:
-        """Every buffer that belongs to a session, with one session's shape."""
-        return [TensorInfo(buffer.name, buffer.datatype.name, buffer.shape) for buffer in self.layout.buffers]
+    def state_buffers(self, state: bytes | None = None) -> list[TensorInfo]:
+        """Every buffer that belongs to a session, as it is at step 0 or in a session's bytes."""
+        contents = self.layout.contents(self.initial_state if state is None else state)
+        return [_held(buffer.name, held) for buffer, held in zip(self.layout.buffers, contents, strict=True)]
 
     def frozen_digests(self) -> dict[str, str]:
         """SHA-256 of each frozen buffer's bytes: the same after any number of predictions."""
         return {watched.slot.name: hashlib.sha256(_bytes(watched.tensor)).hexdigest() for watched in self._frozen}
 
-    def _find_state(self) -> frozenset[str]:
+    def _find_state(self, known: set[str]) -> frozenset[str]:
         """The names of the state buffers: those that a dry run changes, and those that the manifest lists."""
-        arguments = [torch.zeros(spec.example_shape, dtype=spec.datatype.torch) for spec in self.inputs]
+        unknown = self.manifest.state.keys() - known
+        if unknown:
+            raise ConfigurationError(
+                f"{self._where}: state: the module has no buffer {min(unknown)!r}; it has {sorted(known)}"
+            )
+        specs = self.manifest.inputs
+        arguments = [torch.zeros(spec.example_shape, dtype=spec.datatype.torch) for spec in specs]
+
+        def forward() -> None:
+            for spec, output in zip(
+                self.manifest.outputs, self._named_outputs(self._call(arguments)).values(), strict=True
+            ):
+                shape = tuple(output.shape)
+                if any(size not in (-1, found) for size, found in zip(spec.shape, shape, strict=True)):
+                    raise ModelFailedError(
+                        f"{spec.name!r} has shape {list(shape)}; the manifest says {list(spec.shape)}"
+                    )
+
+        self.outputs = self.manifest.outputs
         with torch.no_grad():
             try:
-                found = buffers.discover(self._module, lambda: self._named_outputs(self._module(*arguments)))
+                return buffers.discover(self._module, forward) | self.manifest.state.keys()
             except ModelFailedError as error:
                 raise ConfigurationError(f"{self._where}: outputs: {error}") from error
             except Exception as error:
                 first = (str(error).strip() or type(error).__name__).splitlines()[0]
-                shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in self.inputs)
+                shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in specs)
                 raise ConfigurationError(f"{self._where}: forward failed on zeros of {shapes}: {first}") from error
-        listed = (self.manifest.state or {}).keys()
-        known = {slot.name for slot in buffers.slots(self._module)}
-        if listed - known:
-            raise ConfigurationError(
-                f"{self._where}: state: the module has no buffer {min(listed - known)!r}; it has {sorted(known)}"
-            )
-        return found | listed
 
     def _describe(self, slot: buffers.Slot) -> StateBuffer:
-        tensor = slot.registered
-        dim = (self.manifest.state or {}).get(slot.name, StateSpec()).batch_dim
-        if dim is not None and dim >= tensor.ndim:
-            raise ConfigurationError(
-                f"{self._where}: state.{slot.name}: batch_dim = {dim} is not an axis of shape {list(tensor.shape)}"
-            )
+        dim = self.manifest.state.get(slot.name, StateSpec()).batch_dim
         try:
-            datatype = of_tensor(tensor)
+            registered = describe(slot.registered)
         except KeyError:
-            raise ConfigurationError(f"{self._where}: state.{slot.name}: cannot store {tensor.dtype}") from None
-        return StateBuffer(slot.name, datatype, tuple(tensor.shape), dim, tensor.nbytes)
+            raise ConfigurationError(f"{self._where}: state.{slot.name}: its dtype cannot be stored") from None
+        if dim is not None and registered is not None and dim >= len(registered.shape):
+            raise ConfigurationError(
+                f"{self._where}: state.{slot.name}: batch_dim = {dim} is not an axis of shape {list(registered.shape)}"
+            )
+        return StateBuffer(slot.name, registered, dim)
 
-    def _digest(self, tensors: Sequence[tuple[str, Tensor]]) -> bytes:
+    def _digest(self) -> bytes:
         """16 bytes of SHA-256 over class, weights and state layout."""
-        layout = [(b.name, b.datatype.name, b.shape) for b in self.layout.buffers]
+        layout = [
+            (b.name, b.registered and (b.registered.datatype.name, b.registered.shape)) for b in self.layout.buffers
+        ]
         head = [self.name, self.manifest.target, self.manifest.arguments, layout]
         digest = hashlib.sha256(json.dumps(head, sort_keys=True, default=str).encode())
-        for name, tensor in tensors:
-            digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        frozen = ((watched.slot.name, watched.tensor) for watched in self._frozen)
+        for name, tensor in (*self._module.named_parameters(), *frozen):
+            digest.update(name.encode())
+            digest.update(b"None" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(_bytes(tensor))
         return digest.digest()[:16]
 
@@ -208,13 +224,22 @@ class ModelVersion:
         rows: int = call.inputs[spec.name].shape[spec.batch_dim or 0]
         return rows
 
+    def _call(self, arguments: Sequence[Tensor]) -> Any:
+        if self._by_name:
+            return self._module(
+                **{spec.name: given for spec, given in zip(self.manifest.inputs, arguments, strict=True)}
+            )
+        return self._module(*arguments)
+
     def _join(self, spec: TensorSpec, calls: Sequence[Call]) -> Tensor:
         arrays = [call.inputs[spec.name] for call in calls]
-        joined = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=spec.batch_dim or 0)
-        tensor = torch.from_numpy(joined)
-        return tensor if spec.datatype is not Datatype.BF16 else tensor.to(torch.bfloat16)
+        tensor = torch.from_numpy(arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=spec.batch_dim or 0))
+        if spec.datatype is Datatype.BF16:
+            tensor = tensor.to(torch.bfloat16)
+        return tensor if self._device is None else tensor.to(self._device)
 
     def _split(self, spec: TensorSpec, output: Tensor, counts: Sequence[int]) -> list[Array]:
+        output = output if self._device is None else output.cpu()
         array = (output.float() if output.dtype is torch.bfloat16 else output).numpy()
         if len(counts) == 1:
             return [array]
@@ -223,16 +248,18 @@ class ModelVersion:
             raise ModelFailedError(
                 f"the output {spec.name!r} has {array.shape[dim]} rows along batch_dim {dim}; {sum(counts)} came in"
             )
-        if spec.batch_dim == 0:
-            ends = np.cumsum(counts).tolist()
-            return [array[end - count : end] for end, count in zip(ends, counts, strict=True)]
-        return np.split(array, np.cumsum(counts)[:-1], axis=dim)
+        before = (slice(None),) * dim
+        return [
+            array[(*before, slice(end - count, end))] for end, count in zip(accumulate(counts), counts, strict=True)
+        ]
 
     def _named_outputs(self, returned: Any) -> dict[str, Tensor]:
-        """What `forward` returned, by the manifest's names: by key for a dict, else in order."""
+        """What `forward` returned, by the manifest's names: by key or field where they have them, else in order."""
         specs = self.outputs
         if isinstance(returned, Tensor):
             returned = (returned,)
+        elif isinstance(returned, tuple) and {spec.name for spec in specs} <= set(getattr(returned, "_fields", ())):
+            returned = dict(zip(returned._fields, returned, strict=True))  # type: ignore[attr-defined]
         if isinstance(returned, Mapping):
             values: dict[str, Any] = {spec.name: returned.get(spec.name) for spec in specs}
         elif isinstance(returned, (tuple, list)) and len(returned) >= len(specs):
@@ -250,7 +277,7 @@ class ModelVersion:
                 raise ModelFailedError(
                     f"the output {spec.name!r} is {value.dtype} where the manifest says {spec.datatype.name}"
                 )
-            if len(value.shape) != len(spec.shape):
+            if value.ndim != len(spec.shape):
                 raise ModelFailedError(
                     f"the output {spec.name!r} has shape {list(value.shape)} where the manifest says {list(spec.shape)}"
                 )
@@ -266,13 +293,38 @@ class ModelVersion:
                 )
 
 
-def _info(name: str, tensor: Tensor) -> TensorInfo:
+def _takes_names(forward: Any, names: Sequence[str]) -> bool:
+    """Whether every name is one of `forward`'s parameters; then inputs go by name, else in order."""
     try:
-        datatype = of_tensor(tensor).name
+        parameters = inspect.signature(forward).parameters
+    except (TypeError, ValueError):
+        return False
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return all(name in parameters and parameters[name].kind in by_name for name in names)
+
+
+def _device(wanted: str, where: str) -> torch.device | None:
+    """The device to run on; None for the CPU."""
+    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
+        return None
+    device = torch.device("cuda:0" if wanted == "auto" else wanted)
+    if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(f'{where}: device = "{wanted}": this machine has no such GPU, or torch cannot use it')
+    return device
+
+
+def _info(name: str, tensor: Tensor | None) -> TensorInfo:
+    try:
+        return _held(name, describe(tensor))
     except KeyError:
-        datatype = str(tensor.dtype)
-    return TensorInfo(name, datatype, tuple(tensor.shape))
+        return TensorInfo(name, str(tensor.dtype), tuple(tensor.shape)) if tensor is not None else _held(name, None)
 
 
-def _bytes(tensor: Tensor) -> bytes:
-    return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+def _held(name: str, contents: Contents | None) -> TensorInfo:
+    return TensorInfo(name, contents.datatype.name, contents.shape) if contents else TensorInfo(name, None, None)
+
+
+def _bytes(tensor: Tensor | None) -> bytes:
+    if tensor is None:
+        return b""
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -2,6 +2,7 @@
 
 import pickle
 from pathlib import Path
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import ConfigurationError
+from service.model.manifest import WeightsSpec
 
 FILES = ("weights.safetensors", "weights.pt")
 
@@ -26,40 +28,36 @@ def find(folder: Path) -> Path:
     raise ConfigurationError(f"{folder}: holds no weights: expected {' or '.join(FILES)}")
 
 
-def read(path: Path) -> dict[str, Tensor]:
+def read(path: Path, spec: WeightsSpec) -> dict[str, Tensor]:
     """Read a state dict from safetensors, or from `.pt` with `weights_only=True`.
 
     Raises:
-        ConfigurationError: the file is damaged, or holds more than tensors.
+        ConfigurationError: the file is damaged, holds no state dict where `spec` says, or holds more than tensors.
 
     """
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        safetensors.SafetensorError,
-        pickle.UnpicklingError,
-        RuntimeError,
-        EOFError,
-        ValueError,
-        OSError,
-    ) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigurationError(f"{path}: is not a readable checkpoint: {first}") from None
-    if not isinstance(loaded, dict) or not all(isinstance(value, Tensor) for value in loaded.values()):
-        raise ConfigurationError(f"{path}: is not a state dict (a dict of tensors by name)")
-    return loaded
+    found = _open(path)
+    if spec.key is not None:
+        if not isinstance(found, dict) or spec.key not in found:
+            raise ConfigurationError(f"{path}: holds nothing under weights.key = {spec.key!r}: {_kind(found)}")
+        found = found[spec.key]
+    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+        raise ConfigurationError(
+            f"{path}: is not a state dict, a dict of tensors by name: {_kind(found)}; "
+            "where the state dict lies in that, say so in the manifest: weights.key"
+        )
+    if odd := [name for name in found if not name.startswith(spec.prefix)]:
+        raise ConfigurationError(f"{path}: weights.prefix = {spec.prefix!r}, but there is a tensor {odd[0]!r}")
+    return {name.removeprefix(spec.prefix): value for name, value in found.items()}
 
 
-def load(module: nn.Module, path: Path) -> None:
+def load(module: nn.Module, path: Path, spec: WeightsSpec) -> None:
     """Load a checkpoint into a module, strictly: every parameter and persistent buffer, and nothing else.
 
     Raises:
         ConfigurationError: with the names that are missing, unexpected or of another shape.
 
     """
-    given = read(path)
+    given = read(path, spec)
     expected = module.state_dict()
     faults = [
         f"{word} {', '.join(sorted(names))}"
@@ -77,3 +75,21 @@ def load(module: nn.Module, path: Path) -> None:
     if faults:
         raise ConfigurationError(f"{path}: does not fit {type(module).__name__}: {'; '.join(faults)}")
     module.load_state_dict(given, strict=True)
+
+
+def _open(path: Path) -> Any:
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigurationError(f"{path}: is not a readable checkpoint: {first}") from None
+
+
+def _kind(found: Any) -> str:
+    return (
+        f"it holds {', '.join(map(repr, found))}"[:200]
+        if isinstance(found, dict)
+        else f"it is a {type(found).__name__}"
+    )
