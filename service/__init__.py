@@ -12,7 +12,7 @@ from service.store import Store
 def create_engine(settings: Settings, repository: Repository, redis_url: str) -> Engine:
     """Return the engine: the models of `repository`, with their sessions in the Redis at `redis_url`."""
     limits = Limits(settings.max_batch, settings.max_queue, settings.session_ttl, settings.max_state_bytes)
-    return Engine(repository, Store(redis_url, settings.redis_timeout), limits)
+    return Engine(repository, Store(redis_url, settings.redis_timeout, settings.idempotency_ttl), limits)
 
 
 def create_app(settings: Settings, engine: Engine) -> Flask:

@@ -36,11 +36,25 @@ class NameTakenError(ConflictError):
     """A live session already has this name."""
 
 
+class KeyInUseError(ConflictError):
+    """A request with the same idempotency key is still running."""
+
+    retry_after = 1
+
+
+class KeyReusedError(RequestError):
+    """The idempotency key stands for another request."""
+
+
 class ForeignStateError(ConflictError):
     """The session's state belongs to a fingerprint that is not served."""
 
 
-class StepMismatchError(RequestError):
+class PreconditionFailedError(RequestError):
+    """`If-Match` or `If-None-Match` asks for something else than there is."""
+
+
+class StepMismatchError(PreconditionFailedError):
     """`If-Match` names another step than the session stands at."""
 
     def __init__(self, message: str, step: int) -> None:
@@ -76,6 +90,16 @@ class OverloadedError(UnavailableError):
 
 class StoreUnavailableError(UnavailableError):
     """Redis does not answer, is read-only or is full."""
+
+
+class CommitUnknownError(StoreUnavailableError):
+    """Redis went away during a commit: it may have been made, or not."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}; it is not known whether this request was carried out: look at the session's step, or send the "
+            "request again with the same Idempotency-Key if it had one"
+        )
 
 
 class ModelFailedError(CarryoverError):

@@ -25,6 +25,7 @@ class Settings(BaseSettings):
     session_ttl: PositiveInt = Field(
         default=3600, le=315_360_000, description="Seconds that a session lives after its last use"
     )
+    idempotency_ttl: PositiveInt = Field(default=3600, description="Seconds that an answer is kept for repeats")
     max_batch: PositiveInt = Field(default=128, description="The most requests that one forward takes")
     max_queue: PositiveInt = Field(
         default=4096, description="The most requests that may wait for one model in one worker"

@@ -5,9 +5,10 @@ from typing import Any
 
 from flask import Blueprint, Response
 
-from service.api import bodies
+from service.api import bodies, once
 from service.api.json import read, reply
-from service.engine import Engine
+from service.api.sessions import if_match
+from service.engine import Engine, Request, Step
 from service.errors import InvalidInputError
 from service.model.repository import Model
 from service.model.tensors import Array, array
@@ -19,28 +20,32 @@ MODEL = "accumulator"
 def routes(engine: Engine) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("accumulators", __name__)
+    render = once.renderer(_answer_of)
 
     def model() -> Model:
         return engine.repository.model(MODEL)
 
     @blueprint.post("/v1/accumulators/<name>")
     def add(name: str) -> Response:
+        kept = once.from_header()
         bodies.name(name)
         values = list(_leaves(read(bodies.Accumulate).values))
         if not values:
             raise InvalidInputError("values is empty: it takes at least one number")
-        step = engine.accumulate(model(), name, _inputs(model(), values))
-        return _totals(name, step.outputs, step.number)
+        step = Step(model(), name, _inputs(model(), values), expected=if_match(), create=engine.ttl)
+        step.once, step.render = kept, render
+        engine.run([step])
+        return once.answer_step(step, _answer_of)
 
     @blueprint.get("/v1/accumulators/<name>")
     def show(name: str) -> Response:
         # Nothing added: the module answers with its totals as they are.
         outputs, step = engine.peek(model(), bodies.name(name), _inputs(model(), []))
-        return _totals(name, outputs, step)
+        return reply(_totals(name, outputs, step), step=step)
 
     @blueprint.delete("/v1/accumulators/<name>")
     def delete(name: str) -> Response:
-        engine.delete(model(), bodies.name(name))
+        engine.delete(model(), bodies.name(name), Request(if_match()))
         return Response(status=204)
 
     return blueprint
@@ -51,9 +56,13 @@ def _inputs(model: Model, values: list[Any]) -> dict[str, Array]:
     return {spec.name: array(spec.datatype, values, "values")}
 
 
-def _totals(name: str, outputs: Mapping[str, Array], step: int) -> Response:
+def _answer_of(step: Step) -> dict[str, Any]:
+    return _totals(step.session, step.outputs, step.number)
+
+
+def _totals(name: str, outputs: Mapping[str, Array], step: int) -> dict[str, Any]:
     totals = {output: value.item() for output, value in outputs.items()}
-    return reply({"accumulator": name, **totals, "step": step}, step=step)
+    return {"accumulator": name, **totals, "step": step}
 
 
 def _leaves(values: list[Any]) -> Iterator[Any]:

@@ -49,6 +49,16 @@ class CreateSession(_Body):
     ttl: Annotated[StrictInt, Field(ge=1, le=MAX_TTL)] | None = None
 
 
+class Line(Predict):
+    """One line of a stream."""
+
+    idempotency_key: str | None = None
+
+
+class Nothing(_Body):
+    """An empty object."""
+
+
 class PredictMany(_Body):
     """One step of each of many sessions: instances by session name."""
 

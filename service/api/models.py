@@ -20,11 +20,11 @@ def routes(engine: Engine) -> Blueprint:
 
     @blueprint.get("/v1/models")
     def index() -> Response:
-        return reply({"models": [_describe(model) for model in engine.repository]})
+        return reply({"models": [describe(model) for model in engine.repository]})
 
     @model_route(blueprint, "GET", "")
     def show(model: str, version: str | None) -> Response:
-        return reply(_describe(engine.repository.model(model, version)))
+        return reply(describe(engine.repository.model(model, version)))
 
     @model_route(blueprint, "POST", ":predict")
     def predict(model: str, version: str | None) -> Response:
@@ -36,7 +36,8 @@ def routes(engine: Engine) -> Blueprint:
     return blueprint
 
 
-def _describe(model: Model) -> dict[str, Any]:
+def describe(model: Model) -> dict[str, Any]:
+    """Return what a model is, as JSON."""
     version = model.default
     digests = version.frozen_digests()
     return {

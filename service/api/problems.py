@@ -16,10 +16,11 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.NotFoundError: HTTPStatus.NOT_FOUND,
     errors.ConflictError: HTTPStatus.CONFLICT,
     errors.GoneError: HTTPStatus.GONE,
-    errors.StepMismatchError: HTTPStatus.PRECONDITION_FAILED,
+    errors.PreconditionFailedError: HTTPStatus.PRECONDITION_FAILED,
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.NonFiniteStateError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.StateTooLargeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -49,7 +50,7 @@ def register(app: Flask) -> None:
 
 def _ours(error: errors.CarryoverError) -> Response:
     response = _response(problem(error))
-    if isinstance(error, errors.UnavailableError):
+    if isinstance(error, (errors.UnavailableError, errors.KeyInUseError)):
         response.headers["Retry-After"] = str(error.retry_after)
     if isinstance(error, errors.StepMismatchError):
         response.set_etag(str(error.step))

@@ -1,58 +1,126 @@
 """`/v1/models/{model}/sessions`: state that goes on from call to call."""
 
 from collections.abc import Mapping
-from typing import Any, cast
+from http import HTTPStatus
+from typing import Any
 
+import orjson
 from flask import Blueprint, Response, request
 
-from service.api import bodies, problems
-from service.api.json import read, reply, timestamp
+from service.api import bodies, once, problems
+from service.api.json import encode, read, reply, require_media_type, timestamp
 from service.api.models import info
 from service.api.routing import model_route
-from service.engine import Engine, Session, Step
-from service.errors import CarryoverError, InvalidInputError
+from service.engine import Engine, Request, Session, Step
+from service.errors import (
+    CarryoverError,
+    InvalidInputError,
+    KeyInUseError,
+    KeyReusedError,
+    NameTakenError,
+    PreconditionFailedError,
+)
 from service.model.repository import Model
+from service.model.snapshot import Snapshot
 from service.model.tensors import instances, predictions
+
+SNAPSHOT = "application/octet-stream"
 
 
 def routes(engine: Engine) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("sessions", __name__)
+    _resource(blueprint, engine)
+    _steps(blueprint, engine)
+    _state(blueprint, engine)
+    return blueprint
 
+
+def _resource(blueprint: Blueprint, engine: Engine) -> None:
     @model_route(blueprint, "POST", "/sessions")
     def create(model: str, version: str | None) -> Response:
-        found = engine.repository.model(model, version)
+        asked = _request(201)
         body = read(bodies.CreateSession, or_nothing=True)
-        session = engine.create(found, body.session, body.ttl)
-        response = reply(_describe(session), 201, session.step)
-        response.headers["Location"] = f"/v1/models/{model}/sessions/{session.name}"
-        return response
+        found = engine.repository.model(model, version)
+        return _made(lambda: engine.create(found, body.session, body.ttl, asked), asked, 201)
 
     @model_route(blueprint, "GET", "/sessions/<session>")
     def show(model: str, version: str | None, session: str) -> Response:
-        found = engine.session(engine.repository.model(model, version), bodies.name(session))
+        found = engine.session(engine.repository.model(model, version), bodies.name(session), if_match())
         return reply(_describe(found), step=found.step)
 
     @model_route(blueprint, "DELETE", "/sessions/<session>")
     def delete(model: str, version: str | None, session: str) -> Response:
-        engine.delete(engine.repository.model(model, version), bodies.name(session))
+        engine.delete(engine.repository.model(model, version), bodies.name(session), Request(if_match()))
         return Response(status=204)
+
+    @model_route(blueprint, "POST", "/sessions/<session>:reset")
+    def reset(model: str, version: str | None, session: str) -> Response:
+        asked = _request(200)
+        read(bodies.Nothing, or_nothing=True)
+        found = engine.repository.model(model, version)
+        return _made(lambda: engine.reset(found, bodies.name(session), asked), asked, 200)
+
+    @model_route(blueprint, "POST", "/sessions/<session>:fork")
+    def fork(model: str, version: str | None, session: str) -> Response:
+        asked = _request(201)
+        body = read(bodies.CreateSession, or_nothing=True)
+        found, name = engine.repository.model(model, version), bodies.name(session)
+        return _made(
+            lambda: engine.create(
+                found, body.session, body.ttl, asked, lambda: engine.session(found, name, asked.expected)
+            ),
+            asked,
+            201,
+        )
+
+
+def _steps(blueprint: Blueprint, engine: Engine) -> None:
+    render = once.renderer(answer_of)
 
     @model_route(blueprint, "POST", "/sessions/<session>:predict")
     def predict(model: str, version: str | None, session: str) -> Response:
-        found = engine.repository.model(model, version)
-        step = step_of(found, bodies.name(session), read(bodies.Predict).instances)
-        step.expected = if_match()
+        kept = once.from_header()
+        step = step_of(engine.repository.model(model, version), bodies.name(session), read(bodies.Predict).instances)
+        step.expected, step.migrate, step.once, step.render = if_match(), migrate(), kept, render
         engine.run([step])
-        return reply(answer_of(step), step=step.number)
+        return once.answer_step(step, answer_of)
 
     @model_route(blueprint, "POST", "/sessions:predict")
     def predict_many(model: str, version: str | None) -> Response:
+        kept = once.from_header()
         found = engine.repository.model(model, version)
-        outcomes = run_many(engine, found, read(bodies.PredictMany).sessions)
-        return reply({"sessions": {session: entry_of(outcome) for session, outcome in outcomes.items()}})
+        outcomes = steps_of(found, read(bodies.PredictMany).sessions)
+        steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
+        for step in steps:
+            step.migrate, step.once, step.render = migrate(), kept, render
+        if steps:
+            engine.run(steps)
+        _raise_common(steps)
+        entries = {session: orjson.Fragment(entry_of(outcome)) for session, outcome in outcomes.items()}
+        response = reply({"sessions": entries})
+        done = [step for step in steps if step.error is None]
+        if done and all(step.replay is not None for step in done):
+            response.headers["Idempotency-Replayed"] = "true"
+        return response
 
-    return blueprint
+
+def _state(blueprint: Blueprint, engine: Engine) -> None:
+    @model_route(blueprint, "GET", "/sessions/<session>/state")
+    def snapshot(model: str, version: str | None, session: str) -> Response:
+        found = engine.session(engine.repository.model(model, version), bodies.name(session), if_match())
+        response = Response(engine.snapshot(found), mimetype=SNAPSHOT)
+        response.headers["ETag"] = f'"{found.step}"'
+        response.headers["Content-Disposition"] = f'attachment; filename="{found.name}-{found.step}.safetensors"'
+        return response
+
+    @model_route(blueprint, "PUT", "/sessions/<session>/state")
+    def put(model: str, version: str | None, session: str) -> Response:
+        require_media_type(SNAPSHOT, "application/vnd.safetensors", "application/x-safetensors")
+        asked = _request(200)
+        found = engine.repository.model(model, version)
+        given = Snapshot.parse(request.get_data())
+        return _made(lambda: engine.put(found, bodies.name(session), given, asked, migrate=migrate()), asked, 200)
 
 
 def if_match() -> int | None:
@@ -71,8 +139,16 @@ def if_match() -> int | None:
     return int(step)
 
 
-def run_many(engine: Engine, model: Model, asked: Mapping[str, Any]) -> dict[str, Step | CarryoverError]:
-    """Run one step of each of many sessions; each succeeds or fails on its own."""
+def migrate() -> bool:
+    """Return whether the query asks to take a state over from a version that is gone."""
+    given = request.args.get("migrate", "false") if request.query_string else "false"
+    if given not in ("true", "false"):
+        raise InvalidInputError(f"migrate={given:.80} must be true or false")
+    return given == "true"
+
+
+def steps_of(model: Model, asked: Mapping[str, Any]) -> dict[str, Step | CarryoverError]:
+    """Return the step of each of many sessions, or what is wrong with it."""
     if not asked:
         raise InvalidInputError("sessions is empty: it takes at least one session's instances")
     outcomes: dict[str, Step | CarryoverError] = {}
@@ -83,9 +159,6 @@ def run_many(engine: Engine, model: Model, asked: Mapping[str, Any]) -> dict[str
             outcomes[session] = step_of(model, bodies.name(session), values)
         except CarryoverError as error:
             outcomes[session] = error
-    steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
-    if steps:
-        engine.run(steps)
     return outcomes
 
 
@@ -95,19 +168,58 @@ def step_of(model: Model, session: str, values: list[Any]) -> Step:
 
 
 def answer_of(step: Step) -> dict[str, Any]:
-    """Return a committed step's answer; raise its error where it failed."""
-    done = step.answer()
-    model = done.model
-    values = predictions(model.outputs, done.outputs, model.labels)
-    return {"predictions": values, "session": done.session, "step": done.number}
+    """Return a committed step's answer."""
+    model = step.model
+    values = predictions(model.outputs, step.outputs, model.labels)
+    return {"predictions": values, "session": step.session, "step": step.number}
 
 
-def entry_of(outcome: Step | CarryoverError) -> dict[str, Any]:
-    """Return what stands in an answer of several steps for one of them: its answer, or its problem."""
-    error = outcome.error if isinstance(outcome, Step) else outcome
-    if error is not None:
-        return problems.problem(error)
-    return answer_of(cast("Step", outcome))
+def entry_of(outcome: Step | CarryoverError) -> bytes:
+    """Return what stands in an answer of several steps for one of them, as JSON: its answer, or its problem."""
+    if isinstance(outcome, Step):
+        if outcome.error is None:
+            kept = outcome.replay or outcome.rendered
+            return encode(answer_of(outcome)) if kept is None else once.body_of(kept)
+        return encode(problems.problem(outcome.error))
+    return encode(problems.problem(outcome))
+
+
+def _request(status: int) -> Request:
+    """What the headers ask of a change of a session."""
+    none_match = request.headers.get("If-None-Match")
+    if none_match is not None and none_match.strip() != "*":
+        raise InvalidInputError(f"If-None-Match: {none_match:.80} must be *, where it is given")
+    return Request(
+        if_match(),
+        once.from_header(),
+        lambda session: once.keep(status, session.step, encode(_describe(session))),
+        new=none_match is not None,
+    )
+
+
+def _made(change: Any, asked: Request, status: int) -> Response:
+    """Answer for a session that was begun or changed, this time or the first."""
+    try:
+        made = change()
+    except NameTakenError as error:
+        if asked.new:
+            raise PreconditionFailedError(str(error)) from None
+        raise
+    if isinstance(made, bytes):
+        response = once.answer(made, replayed=True)
+    else:
+        response = reply(_describe(made), status, made.step)
+    if response.status_code == HTTPStatus.CREATED:
+        described = orjson.loads(response.get_data())
+        response.headers["Location"] = f"/v1/models/{described['model']}/sessions/{described['session']}"
+    return response
+
+
+def _raise_common(steps: list[Step]) -> None:
+    """Raise what is wrong with the idempotency key of all the steps: it is the request's, and so is the fault."""
+    for kind in (KeyReusedError, KeyInUseError):
+        if steps and all(isinstance(step.error, kind) for step in steps):
+            steps[0].answer()
 
 
 def _describe(session: Session) -> dict[str, Any]:

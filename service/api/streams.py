@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from flask import Blueprint, Response, request
 
-from service.api import bodies
-from service.api.json import encode, parse, require_media_type
+from service.api import bodies, once
+from service.api.json import parse, require_media_type
 from service.api.routing import model_route
-from service.api.sessions import entry_of, step_of
+from service.api.sessions import answer_of, entry_of, migrate, step_of
 from service.engine import Engine, Step
 from service.errors import BodyTooLargeError, CarryoverError
 from service.model.repository import Model
@@ -29,32 +29,43 @@ def routes(engine: Engine, max_line_bytes: int) -> Blueprint:
         engine.session(found, bodies.name(session))
         lines = _Lines(arrivals(request.environ), max_line_bytes)
         headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-        return Response(_answers(engine, found, session, lines), mimetype=NDJSON, headers=headers)
+        return Response(
+            _answers(engine, found, session, request.path, lines, take_over=migrate()), mimetype=NDJSON, headers=headers
+        )
 
     return blueprint
 
 
-def _answers(engine: Engine, model: Model, session: str, lines: "_Lines") -> Iterator[bytes]:
+def _answers(  # noqa: PLR0913
+    engine: Engine, model: Model, session: str, path: str, lines: "_Lines", *, take_over: bool
+) -> Iterator[bytes]:
     yield b""  # the response's head goes out before the first line comes in
+    render = once.renderer(answer_of)
     for batch in lines:
-        asked = [_step(model, session, line) for line in batch]
+        asked = [_step(model, session, path, line) for line in batch]
         steps = [step for step in asked if isinstance(step, Step)]
-        error: CarryoverError | None = None
-        if steps:
-            try:
+        for step in steps:
+            step.render, step.migrate = render, take_over
+        try:
+            if steps:
                 engine.run(steps)
-            except CarryoverError as refused:
-                error = refused
-        yield b"".join(encode(entry_of(error if error and isinstance(step, Step) else step)) + b"\n" for step in asked)
+        except CarryoverError as error:
+            for step in steps:
+                step.error = error
+        yield b"".join(entry_of(step) + b"\n" for step in asked)
 
 
-def _step(model: Model, session: str, line: bytes | CarryoverError) -> Step | CarryoverError:
+def _step(model: Model, session: str, path: str, line: bytes | CarryoverError) -> Step | CarryoverError:
     if isinstance(line, CarryoverError):
         return line
     try:
-        return step_of(model, session, parse(bodies.Predict, line).instances)
+        body = parse(bodies.Line, line)
+        step = step_of(model, session, body.instances)
+        if body.idempotency_key is not None:
+            step.once = once.of_key(body.idempotency_key, path, line)
     except CarryoverError as error:
         return error
+    return step
 
 
 class _Lines:

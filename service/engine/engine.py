@@ -2,17 +2,41 @@
 
 import secrets
 import time
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 from service.engine.batching import Batcher
 from service.engine.forwards import Forwards
-from service.engine.steps import Step, Stepper, key, resolve
-from service.errors import CarryoverError, GoneError, InvalidInputError, NameTakenError, NotFoundError
+from service.engine.steps import MAX_ATTEMPTS, Step, Stepper, key, resolve
+from service.errors import (
+    CarryoverError,
+    CommitUnknownError,
+    GoneError,
+    InvalidInputError,
+    NameTakenError,
+    NotFoundError,
+    StepMismatchError,
+    UnavailableError,
+)
+from service.model import snapshot as snapshots
 from service.model.repository import Model, Repository
 from service.model.tensors import Array
 from service.model.version import Call, ModelVersion, Result
-from service.store import Record, Store
+from service.store import Commit, Once, Outcome, Record, Store, Stored
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one worker takes on.
+
+    `batch` is the most requests that one forward takes, `queue` the most that may wait for a model, `ttl` the life of a
+    session after its last use in seconds, `state_bytes` the largest state of a session.
+    """
+
+    batch: int
+    queue: int
+    ttl: int
+    state_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +55,21 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What one worker takes on.
+class Request:
+    """What goes with a change of a session.
 
-    `batch` is the most requests that one forward takes, `queue` the most that may wait for a model, `ttl` the life of a
-    session after its last use in seconds, `state_bytes` the largest state of a session.
+    `expected` is the step that it must stand at, `new` that there must be none yet. With `once` the change is carried
+    out once, and `render` makes the answer that is kept.
     """
 
-    batch: int
-    queue: int
-    ttl: int
-    state_bytes: int
+    expected: int | None = None
+    once: Once | None = None
+    render: Callable[[Session], bytes] | None = None
+    new: bool = False
 
 
 _UNANSWERED = CarryoverError("this call was not processed")
+_PLAIN = Request()
 
 
 @dataclass(slots=True, eq=False)
@@ -79,55 +104,21 @@ class Engine:
             for version in model.versions.values()
         }
 
+    @property
+    def ttl(self) -> int:
+        """Seconds that a session lives after its last use, unless it says otherwise."""
+        return self._limits.ttl
+
     def predict(self, model: Model, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run the model from its initial state and keep nothing."""
         item = _Prediction(Call(inputs, model.default.initial_state))
         self._predictions[model.default].run([item])
         return _outputs(item.answer)
 
-    def create(self, model: Model, name: str | None, ttl: int | None) -> Session:
-        """Begin a session at step 0; without a name it gets one.
-
-        Raises:
-            NameTakenError: a live session has the name.
-
-        """
-        self._require_state(model)
-        name = name or secrets.token_urlsafe(12)
-        version = model.default
-        record = Record.new(version.fingerprint, version.initial_state, ttl or self._limits.ttl)
-        if not self.store.create(key(model, name), record):
-            raise NameTakenError(
-                f"model {model.name!r} has a session {name!r} already; delete it first, or choose another name"
-            )
-        return _session(model, name, version, record, record.ttl * 1000)
-
-    def session(self, model: Model, name: str) -> Session:
-        """Return a session as it stands; this does not count as a use."""
-        self._require_state(model)
-        stored = self.store.look(key(model, name))
-        version, record = resolve(model, name, stored)
-        return _session(model, name, version, record, stored.remaining if stored else 0)
-
-    def delete(self, model: Model, name: str) -> None:
-        """End a session."""
-        self._require_state(model)
-        deleted = self.store.delete(key(model, name))
-        if deleted is None:
-            raise NotFoundError(f"model {model.name!r} has no session {name!r}")
-        if not deleted:
-            raise GoneError(f"session {name!r} of model {model.name!r} was deleted before")
-
     def run(self, steps: list[Step]) -> None:
         """Run steps of one model and return when each is committed or has failed; see `Step.answer`."""
-        self._require_state(steps[0].model)
+        _require_state(steps[0].model)
         self._steps[steps[0].model.name].run(steps)
-
-    def accumulate(self, model: Model, name: str, inputs: Mapping[str, Array]) -> Step:
-        """Step a session that the first step creates."""
-        step = Step(model, name, inputs, create=self._limits.ttl)
-        self.run([step])
-        return step.answer()
 
     def peek(self, model: Model, name: str, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], int]:
         """Run a step without committing it.
@@ -136,16 +127,126 @@ class Engine:
             The outputs, and the step that the session stands at.
 
         """
-        self._require_state(model)
-        version, record = resolve(model, name, self.store.look(key(model, name)))
+        _require_state(model)
+        version, record = resolve(model, name, self.store.look(key(model, name))[0])
         result = self._forwards.run(version, [Call(inputs, record.state)])[0]
         return _outputs(result), record.step
 
-    def _require_state(self, model: Model) -> None:
-        if not model.stateful:
-            raise InvalidInputError(
-                f"model {model.name!r} has no state buffers and so no sessions; use /v1/models/{model.name}:predict"
-            )
+    def session(self, model: Model, name: str, expected: int | None = None) -> Session:
+        """Return a session as it stands; this does not count as a use."""
+        _require_state(model)
+        session = _session(model, name, self.store.look(key(model, name))[0])
+        _require_step(name, session.step, expected)
+        return session
+
+    def create(
+        self,
+        model: Model,
+        name: str | None,
+        ttl: int | None,
+        request: Request = _PLAIN,
+        origin: Callable[[], Session] | None = None,
+    ) -> Session | bytes:
+        """Begin a session at step 0, or where another stands; without a name it gets one.
+
+        Returns:
+            The session; or the answer of the first time, where the request is one repeated.
+
+        Raises:
+            NameTakenError: a live session has the name.
+
+        """
+        name = name or (request.once.session if request.once else secrets.token_urlsafe(12))
+
+        def begun(stored: Stored | None) -> Record:
+            if stored is not None and stored.live:
+                raise NameTakenError(
+                    f"model {model.name!r} has a session {name!r} already: delete it, or take another name"
+                )
+            if origin is None:
+                version = model.default
+                return _new_record(version, version.initial_state, ttl or self._limits.ttl, 0)
+            found = origin()
+            return _new_record(found.version, found.state, ttl or found.ttl, found.step)
+
+        return self._change(model, name, begun, Request(None, request.once, request.render))
+
+    def reset(self, model: Model, name: str, request: Request = _PLAIN) -> Session | bytes:
+        """Bring a session back to its version's initial state, at step 0."""
+
+        def initial(stored: Stored | None) -> Record:
+            version, record = resolve(model, name, stored)
+            return record.advanced(0, version.initial_state)
+
+        return self._change(model, name, initial, request)
+
+    def put(
+        self, model: Model, name: str, snapshot: snapshots.Snapshot, request: Request = _PLAIN, *, migrate: bool = False
+    ) -> Session | bytes:
+        """Give a session the step and state of a snapshot, or begin one with them.
+
+        A session that begins is of the snapshot's version; one that lives stays on its own.
+        """
+
+        def given(stored: Stored | None) -> Record:
+            if stored is not None and stored.live:
+                if request.new:
+                    raise NameTakenError(f"model {model.name!r} has a session {name!r} already")
+                version, record = resolve(model, name, stored, migrate=migrate)
+                state = snapshots.load(version, snapshot, migrate=migrate)
+                return record.bound(version.fingerprint).advanced(snapshot.step, state)
+            version = (snapshot.fingerprint and model.of_fingerprint(snapshot.fingerprint)) or model.default
+            state = snapshots.load(version, snapshot, migrate=migrate)
+            return _new_record(version, state, self._limits.ttl, snapshot.step)
+
+        return self._change(model, name, given, request)
+
+    def snapshot(self, session: Session) -> bytes:
+        """Return a session's state as a file."""
+        return snapshots.dump(session.version, session.state, session.step)
+
+    def delete(self, model: Model, name: str, request: Request = _PLAIN) -> None:
+        """End a session; one that has expired already, too."""
+
+        def ended(stored: Stored | None) -> None:
+            if stored is None:
+                raise NotFoundError(f"model {model.name!r} has no session {name!r}")
+            if stored.record is None:
+                raise GoneError(f"session {name!r} of model {model.name!r} was deleted before")
+
+        self._commit(model, name, ended, request)
+
+    def _change(
+        self, model: Model, name: str, change: Callable[[Stored | None], Record], request: Request
+    ) -> Session | bytes:
+        """Put what `change` makes of a session in its place."""
+        after = self._commit(model, name, change, request)
+        return after if isinstance(after, bytes) else _session(model, name, after)
+
+    def _commit(
+        self, model: Model, name: str, change: Callable[[Stored | None], Record | None], request: Request
+    ) -> Stored | bytes | None:
+        """Write what `change` makes of what is stored, by compare-and-set; again where another commit came between."""
+        _require_state(model)
+        place = key(model, name)
+        for _ in range(MAX_ATTEMPTS):
+            stored, answer = self.store.look(place, request.once)
+            if request.once is not None and (replay := request.once.redeem(answer)) is not None:
+                return replay
+            record = change(stored)
+            if stored is not None and stored.record is not None:
+                _require_step(name, stored.record.step, request.expected)
+            after = None if record is None else Stored(b"", record, record.ttl * 1000)
+            answers: tuple[tuple[Once, bytes], ...] = ()
+            if request.once is not None and request.render is not None and after is not None:
+                answers = ((request.once, request.render(_session(model, name, after))),)
+            live = stored is not None and stored.live
+            outcome = self.store.commit([Commit(place, stored, record, live, answers)])[0]
+            if outcome is Outcome.COMMITTED:
+                return after
+            if outcome is Outcome.UNKNOWN and request.once is None:
+                raise CommitUnknownError("the connection to Redis broke")
+        raise UnavailableError(f"session {name!r} is changed from too many places at once")
 
 
 class _Predictor:
@@ -167,13 +268,22 @@ class _Predictor:
                 member.finished = True
 
 
+def _require_state(model: Model) -> None:
+    if not model.stateful:
+        raise InvalidInputError(
+            f"model {model.name!r} has no state buffers and so no sessions; use /v1/models/{model.name}:predict"
+        )
+
+
 def _outputs(answer: Result | CarryoverError) -> Mapping[str, Array]:
     if isinstance(answer, CarryoverError):
         raise answer
     return answer.outputs
 
 
-def _session(model: Model, name: str, version: ModelVersion, record: Record, remaining: int) -> Session:
+def _session(model: Model, name: str, stored: Stored | None) -> Session:
+    version, record = resolve(model, name, stored)
+    remaining = stored.remaining if stored else 0
     now = time.time_ns() // 1_000_000
     return Session(
         name=name,
@@ -186,3 +296,12 @@ def _session(model: Model, name: str, version: ModelVersion, record: Record, rem
         ttl=record.ttl,
         state=record.state,
     )
+
+
+def _new_record(version: ModelVersion, state: bytes, ttl: int, step: int) -> Record:
+    return Record.new(version.fingerprint, version.layout_fingerprint, state, ttl, step)
+
+
+def _require_step(name: str, step: int, expected: int | None) -> None:
+    if expected is not None and expected != step:
+        raise StepMismatchError(f"session {name!r} stands at step {step}, not at {expected}", step)

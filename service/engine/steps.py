@@ -1,11 +1,12 @@
 """Steps of sessions: load, run side by side, commit by compare-and-set, run again where the race was lost."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 from service.engine.forwards import Forwards
 from service.errors import (
     CarryoverError,
+    CommitUnknownError,
     ForeignStateError,
     GoneError,
     NonFiniteStateError,
@@ -18,7 +19,7 @@ from service.errors import (
 from service.model.repository import Model
 from service.model.tensors import Array
 from service.model.version import Call, ModelVersion, Result
-from service.store import Commit, Outcome, Record, Store, Stored
+from service.store import Commit, Once, Outcome, Record, Store, Stored
 
 MAX_ATTEMPTS = 200
 """How often a step is run again after losing the race for its session."""
@@ -28,10 +29,17 @@ MAX_ATTEMPTS = 200
 class Step:
     """One step asked for, and its answer.
 
-    `inputs` are the named arrays of the call. `expected` is the step that the session must stand at (`If-Match`).
-    `create` begins the session, with that time to live in seconds, where there is none.
+    `inputs` are the named arrays of the call. The rest says how the session is to be found:
 
-    When `finished`, either `error` is set, or `outputs`, `version` and the new `number` are, and the step is committed.
+    - `expected`: it must stand at this step (`If-Match`);
+    - `create`: it begins with this time to live, in seconds, where there is none;
+    - `start`: it begins anew, with this time to live, whatever there is;
+    - `end`: it ends with this step;
+    - `migrate`: it may pass from a version that is gone to the default one, where their states are alike;
+    - `once`: this is carried out once, and `render` makes the answer that is kept.
+
+    When `finished`, either `error` is set; or `replay` is, the answer as it was given the first time; or `outputs`,
+    `version`, the new `number` and, with `once`, `rendered` are, and the step is committed.
     """
 
     model: Model
@@ -39,9 +47,16 @@ class Step:
     inputs: Mapping[str, Array]
     expected: int | None = None
     create: int | None = None
+    start: int | None = None
+    end: bool = False
+    migrate: bool = False
+    once: Once | None = None
+    render: Callable[["Step"], bytes] | None = None
     finished: bool = False
     attempts: int = 0
     error: CarryoverError | None = None
+    replay: bytes | None = None
+    rendered: bytes | None = None
     outputs: Mapping[str, Array] = field(default_factory=dict)
     version: ModelVersion | None = None
     number: int = 0
@@ -63,7 +78,7 @@ def key(model: Model, session: str) -> str:
     return f"{model.name}/{session}"
 
 
-def resolve(model: Model, session: str, stored: Stored | None) -> tuple[ModelVersion, Record]:
+def resolve(model: Model, session: str, stored: Stored | None, *, migrate: bool = False) -> tuple[ModelVersion, Record]:
     """Return the version and the record of what was read from the store.
 
     Raises:
@@ -73,12 +88,34 @@ def resolve(model: Model, session: str, stored: Stored | None) -> tuple[ModelVer
     if stored is None:
         raise NotFoundError(f"model {model.name!r} has no session {session!r}")
     record = stored.record
-    if record is None or stored.remaining <= 0:
-        raise _gone(model, session)
+    if record is None or not stored.live:
+        raise gone(model, session)
     version = model.of_fingerprint(record.fingerprint)
-    if version is None:
-        raise _foreign(model, session, record)
-    return version, record
+    if version is not None:
+        return version, record
+    if migrate and record.layout == model.default.layout_fingerprint:
+        return model.default, record
+    raise foreign(model, session, record)
+
+
+def foreign(model: Model, session: str, record: Record) -> ForeignStateError:
+    """Return the error that a session's version is not served, and whether its state can be taken over."""
+    version = model.default
+    alike = record.layout == version.layout_fingerprint
+    return ForeignStateError(
+        f"session {session!r} of model {model.name!r} belongs to a version with the fingerprint "
+        f"{record.fingerprint.hex()}, which is not version {' or '.join(model.versions)}; its state "
+        + (
+            f"has the names, shapes and datatypes of version {version.version}: ?migrate=true takes it over"
+            if alike
+            else f"has other names, shapes or datatypes than version {version.version} has, and cannot be taken over"
+        )
+    )
+
+
+def gone(model: Model, session: str) -> GoneError:
+    """Return the error that says so."""
+    return GoneError(f"session {session!r} of model {model.name!r} has expired or was deleted")
 
 
 class Stepper:
@@ -96,149 +133,215 @@ class Stepper:
         """
         chains: dict[str, _Chain] = {}
         for step in steps:
-            chains.setdefault(step.key, _Chain()).steps.append(step)
+            name = step.key
+            chain = chains.get(name)
+            if chain is None:
+                chain = chains[name] = _Chain(name, self._max_state_bytes)
+            chain.steps.append(step)
         try:
-            for chain, stored in zip(chains.values(), self._store.load(list(chains)), strict=True):
-                chain.begin(stored)
+            self._load(chains)
             self._run(list(chains.values()))
-            changed = {name: chain for name, chain in chains.items() if chain.advanced}
-            if changed:
-                commits = [Commit(name, chain.stored, chain.result()) for name, chain in changed.items()]
-                for chain, outcome in zip(changed.values(), self._store.commit(commits), strict=True):
-                    chain.settle(outcome)
+            self._commit(list(chains.values()))
         except StoreUnavailableError as error:
             for step in steps:
-                step.error = step.error or error
+                if step.replay is None:
+                    step.error = step.error or error
         for chain in chains.values():
             chain.finish()
+
+    def _load(self, chains: Mapping[str, "_Chain"]) -> None:
+        claims = [
+            (chain, step, step.once) for chain in chains.values() for step in chain.steps if step.once is not None
+        ]
+        loaded, found = self._store.load(list(chains), [(chain.name, once) for chain, _, once in claims])
+        for chain, stored in zip(chains.values(), loaded, strict=True):
+            chain.begin(stored)
+        for (chain, step, once), answer in zip(claims, found, strict=True):
+            chain.claim(step, once, answer)
 
     def _run(self, chains: list["_Chain"]) -> None:
         """Run the chains' steps, in rounds of at most one step a session."""
         while True:
-            groups: dict[Hashable, list[tuple[_Chain, Call]]] = {}
+            groups: dict[Hashable, list[tuple[ModelVersion, _Chain, Call]]] = {}
             for chain in chains:
-                call = chain.next()
-                if call is not None:
-                    group = chain.version.group(call)
-                    groups.setdefault((id(chain.version), id(chain) if group is None else group), []).append(
-                        (chain, call)
-                    )
+                following = chain.next()
+                if following is not None:
+                    version, call = following
+                    group = version.group(call)
+                    lane = (id(version), id(chain) if group is None else group)
+                    groups.setdefault(lane, []).append((version, chain, call))
             if not groups:
                 return
             for members in groups.values():
-                results = self._forwards.run(members[0][0].version, [call for _, call in members])
-                for (chain, _), result in zip(members, results, strict=True):
-                    chain.accept(result, self._max_state_bytes)
+                results = self._forwards.run(members[0][0], [call for _, _, call in members])
+                for (_, chain, _), result in zip(members, results, strict=True):
+                    chain.accept(result)
+
+    def _commit(self, chains: list["_Chain"]) -> None:
+        changed = [chain for chain in chains if chain.advanced]
+        releases = [(chain.name, once) for chain in chains for once in chain.releases()]
+        if not changed and not releases:
+            return
+        outcomes = self._store.commit([chain.commit() for chain in changed], releases)
+        for chain, outcome in zip(changed, outcomes, strict=True):
+            chain.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a session stands between two steps. `live`: it must not have expired by the time of the commit."""
+
+    version: ModelVersion
+    record: Record
+    state: bytes
+    number: int
+    live: bool
+    ended: bool = False
+
+
+def _anew(step: Step, ttl: int) -> _Place:
+    version = step.model.default
+    record = Record.new(version.fingerprint, version.layout_fingerprint, version.initial_state, ttl)
+    return _Place(version, record, version.initial_state, 0, live=False)
 
 
 class _Chain:
     """The steps of one session in one batch, and where the session stands in between."""
 
-    __slots__ = ("advanced", "current", "lost", "position", "record", "state", "steps", "stored", "version")
+    __slots__ = (
+        "_claimed", "_max_state_bytes", "_next", "_place", "_position", "_stored",
+        "advanced", "name", "outcome", "steps",
+    )  # fmt: skip
 
-    version: ModelVersion
-    record: Record
+    _next: _Place
 
-    def __init__(self) -> None:
+    def __init__(self, name: str, max_state_bytes: int) -> None:
+        self.name = name
         self.steps: list[Step] = []
-        self.stored: Stored | None = None
-        self.state = b""
-        self.position = 0
-        self.advanced = 0
-        self.lost = False
+        self.advanced = False
+        self.outcome: Outcome | None = None
+        self._max_state_bytes = max_state_bytes
+        self._claimed: dict[str, Step] = {}
+        self._position = 0
+        self._stored: Stored | None = None
+        self._place: _Place | None = None
 
     def begin(self, stored: Stored | None) -> None:
-        """Start from what was read, or from nothing where the first step may create the session."""
-        first = self.steps[0]
-        self.stored = stored
-        try:
-            if first.create is not None and (stored is None or stored.record is None):
-                self.version = first.model.default
-                self.record = Record.new(self.version.fingerprint, self.version.initial_state, first.create)
-            else:
-                self.version, self.record = resolve(first.model, first.session, stored)
-        except CarryoverError as error:
-            for step in self.steps:
-                step.error = error
-            self.position = len(self.steps)
-        else:
-            self.state = self.record.state
+        """Start from what was read."""
+        self._stored = stored
 
-    def next(self) -> Call | None:
-        """Return the next step's call; None where all have run."""
-        while self.position < len(self.steps):
-            step = self.steps[self.position]
-            stands = self.record.step + self.advanced
-            if step.model.of_fingerprint(self.record.fingerprint) is None:
-                self._fail(_foreign(step.model, step.session, self.record))
-            elif step.expected is not None and step.expected != stands:
-                sentence = f"session {step.session!r} stands at step {stands}, not at {step.expected}"
-                self._fail(StepMismatchError(sentence, stands))
-            else:
-                return Call(step.inputs, self.state)
+    def claim(self, step: Step, once: Once, found: bytes | None) -> None:
+        """Take what was found under a step's idempotency key, which is claimed for this step if that is nothing."""
+        first = self._claimed.get(once.name)
+        if step.attempts and found is not None and found[0] == 0:
+            found = None  # the claim is this step's own, of the attempt before
+        elif first is not None:
+            found = first.once.claim() if first.once else None
+        try:
+            step.replay = once.redeem(found)
+        except CarryoverError as error:
+            step.error = error
+        else:
+            if step.replay is None:
+                self._claimed[once.name] = step
+
+    def next(self) -> tuple[ModelVersion, Call] | None:
+        """Return the next step's version and call; None where all have run."""
+        while self._position < len(self.steps):
+            step = self.steps[self._position]
+            if step.error is None and step.replay is None:
+                try:
+                    place = self._from(step)
+                except CarryoverError as error:
+                    step.error = error
+                else:
+                    self._next = place
+                    return place.version, Call(step.inputs, place.state)
+            self._position += 1
         return None
 
-    def accept(self, result: Result | CarryoverError, max_state_bytes: int) -> None:
-        """Take what the forward of the current step gave."""
-        step = self.steps[self.position]
+    def accept(self, result: Result | CarryoverError) -> None:
+        """Take what the forward of the current step gave; where it failed, the session stays where it was."""
+        step, place = self.steps[self._position], self._next
+        self._position += 1
         if isinstance(result, CarryoverError):
-            self._fail(result)
+            step.error = result
         elif result.poisoned is not None:
-            self._fail(
-                NonFiniteStateError(
-                    f"this step would make the state buffer {result.poisoned!r} NaN or infinite; the session stays at "
-                    f"step {self.record.step + self.advanced}"
-                )
+            step.error = NonFiniteStateError(
+                f"this step would make the state buffer {result.poisoned!r} NaN or infinite; "
+                f"the session stays at step {place.number}"
             )
-        elif len(result.state) > max_state_bytes:
-            self._fail(
-                StateTooLargeError(
-                    f"this step would make the session's state {len(result.state)} bytes large, over the limit of "
-                    f"{max_state_bytes} (MAX_STATE_BYTES); the session stays at step {self.record.step + self.advanced}"
-                )
+        elif len(result.state) > self._max_state_bytes:
+            step.error = StateTooLargeError(
+                f"this step would make the session's state {len(result.state)} bytes large, over the limit of "
+                f"{self._max_state_bytes} (MAX_STATE_BYTES); the session stays at step {place.number}"
             )
         else:
-            self.state = result.state
-            self.advanced += 1
-            self.position += 1
             step.outputs = result.outputs
-            step.version = self.version
-            step.number = self.record.step + self.advanced
+            step.version = place.version
+            step.number = place.number + 1
+            if step.render is not None and step.once is not None:
+                step.rendered = step.render(step)
+            self._place = _Place(place.version, place.record, result.state, step.number, place.live, ended=step.end)
+            self.advanced = True
 
-    def result(self) -> Record:
-        """The record to commit."""
-        return self.record.advanced(self.advanced, self.state)
+    def commit(self) -> Commit:
+        """Return the session's write."""
+        answers = tuple(
+            (step.once, step.rendered)
+            for step in self._claimed.values()
+            if step.once is not None and step.rendered is not None
+        )
+        place = self._place
+        after = None if place is None or place.ended else place.record.advanced(place.number, place.state)
+        return Commit(self.name, self._stored, after, place is not None and place.live, answers)
 
-    def settle(self, outcome: Outcome) -> None:
-        """Take what became of the commit."""
-        if outcome is Outcome.GONE:
-            for step in self.steps:
-                step.error = step.error or _gone(step.model, step.session)
-        self.lost = outcome is Outcome.CONFLICT
+    def releases(self) -> list[Once]:
+        """The claims of steps that have failed."""
+        return [step.once for step in self._claimed.values() if step.error is not None and step.once is not None]
 
     def finish(self) -> None:
         """Mark the steps finished, or make them ready to be run again."""
         for step in self.steps:
             step.finished = True
-            if self.lost:
-                step.attempts += 1
-                step.finished = step.attempts >= MAX_ATTEMPTS
-                step.error = None
-                if step.finished:
-                    step.error = UnavailableError(f"session {step.session!r} is stepped from too many places at once")
+            if step.replay is not None or self.outcome in (None, Outcome.COMMITTED):
+                continue
+            if self.outcome is Outcome.GONE:
+                step.error = step.error or gone(step.model, step.session)
+            elif self.outcome is Outcome.UNKNOWN and step.once is None:
+                step.error = step.error or CommitUnknownError("the connection to Redis broke")
+            else:
+                self._again(step)
 
-    def _fail(self, error: CarryoverError) -> None:
-        self.steps[self.position].error = error
-        self.position += 1
+    def _from(self, step: Step) -> "_Place":
+        """Return where the step starts from.
 
+        Raises:
+            CarryoverError: the session does not stand where the step wants it.
 
-def _foreign(model: Model, session: str, record: Record) -> ForeignStateError:
-    served = ", ".join(f"version {name}" for name in model.versions)
-    return ForeignStateError(
-        f"session {session!r} of model {model.name!r} belongs to a version with the fingerprint "
-        f"{record.fingerprint.hex()}, which is none of {served}"
-    )
+        """
+        place = self._place
+        if step.start is not None:
+            return _anew(step, step.start)
+        ended = place.ended if place is not None else self._stored is None or self._stored.record is None
+        if ended and step.create is not None:
+            return _anew(step, step.create)
+        if place is None:
+            version, record = resolve(step.model, step.session, self._stored, migrate=step.migrate)
+            place = _Place(version, record.bound(version.fingerprint), record.state, record.step, live=True)
+        elif ended:
+            raise gone(step.model, step.session)
+        elif step.model.of_fingerprint(place.version.fingerprint) is None:
+            raise foreign(step.model, step.session, place.record)
+        if step.expected is not None and step.expected != place.number:
+            sentence = f"session {step.session!r} stands at step {place.number}, not at {step.expected}"
+            raise StepMismatchError(sentence, place.number)
+        return place
 
-
-def _gone(model: Model, session: str) -> GoneError:
-    return GoneError(f"session {session!r} of model {model.name!r} has expired or was deleted")
+    def _again(self, step: Step) -> None:
+        step.attempts += 1
+        step.finished = step.attempts >= MAX_ATTEMPTS
+        step.error = None
+        step.rendered = None
+        if step.finished:
+            step.error = UnavailableError(f"session {step.session!r} is stepped from too many places at once")

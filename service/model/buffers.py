@@ -1,6 +1,7 @@
 """Reaching a module's buffers by name, and finding out which of them `forward` changes."""
 
 from collections.abc import Callable
+from enum import Enum
 
 from torch import Tensor, nn
 
@@ -68,8 +69,15 @@ class Watched:
         self.slot.put(self.tensor)
 
 
-def discover(module: nn.Module, forward: Callable[[], object]) -> frozenset[str]:
-    """Run `forward` once on clones of all buffers and return the names of those it changed; the module stays as it was.
+class Change(Enum):
+    """What `forward` did to a buffer."""
+
+    REBOUND = "rebound by forward"
+    WRITTEN = "written in place by forward"
+
+
+def discover(module: nn.Module, forward: Callable[[], object]) -> dict[str, Change]:
+    """Run `forward` once on clones of all buffers and return those it changed, by name; the module stays as it was.
 
     "Changed" is rebound or written to, not another value: adding zeros leaves a sum as it was.
     """
@@ -80,11 +88,11 @@ def discover(module: nn.Module, forward: Callable[[], object]) -> frozenset[str]
         for place, clone in zip(places, clones, strict=True):
             place.put(clone)
         forward()
-        return frozenset(
-            place.name
+        return {
+            place.name: Change.WRITTEN if place.get() is clone else Change.REBOUND
             for place, clone, version in zip(places, clones, versions, strict=True)
             if place.get() is not clone or _version(clone) != version
-        )
+        }
     finally:
         for place in places:
             place.put(place.registered)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from service.errors import ConfigurationError
 from service.model.datatypes import Datatype
@@ -126,6 +127,19 @@ def read(path: Path) -> Manifest:
         ConfigurationError: with the file, the key and what was expected.
 
     """
+    described, faults = check(path)
+    if described is None:
+        raise ConfigurationError(faults[0])
+    return described
+
+
+def check(path: Path) -> tuple[Manifest | None, list[str]]:
+    """Return a manifest, or None and every fault there is in it.
+
+    Raises:
+        ConfigurationError: the file cannot be read as TOML.
+
+    """
     try:
         document = tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -135,10 +149,12 @@ def read(path: Path) -> Manifest:
     except OSError as error:
         raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
     try:
-        return Manifest.model_validate(document)
+        return Manifest.model_validate(document), []
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file as a whole"
-        given = "" if first["type"] in ("missing", "value_error") else f" (it is {first['input']!r:.80})"
-        message = first["msg"].removeprefix("Value error, ")
-        raise ConfigurationError(f"{path}: {key}: {message}{given}") from None
+        return None, [f"{path}: {_sentence(fault)}" for fault in error.errors()]
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "the file as a whole"
+    given = "" if fault["type"] in ("missing", "value_error") else f" (it is {fault['input']!r:.80})"
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{given}"

@@ -48,6 +48,19 @@ class Model:
         return self._single[version]
 
 
+def load_model(folder: Path) -> Model:
+    """Load one model's folder, as a repository would.
+
+    Raises:
+        ConfigurationError: with the file and what is wrong in it.
+
+    """
+    model = _Loader({}, strict=True).model(folder)
+    if model is None:
+        raise ConfigurationError(f"{folder}: holds no model")
+    return model
+
+
 class Repository:
     """All models of some folders, loaded.
 
@@ -119,13 +132,14 @@ class _Loader:
                 for path in _folders(folder):
                     if path.name in models:
                         raise ConfigurationError(f"{path}: another folder has a model of this name already")
-                    if (model := self._model(path)) is not None:
+                    if (model := self.model(path)) is not None:
                         models[path.name] = model
             except ConfigurationError as error:
                 self._failed(error)
         return models
 
-    def _model(self, folder: Path) -> Model | None:
+    def model(self, folder: Path) -> Model | None:
+        """Load one model's folder; None where that failed and there was none before."""
         before = self._before.get(folder.name)
         try:
             path = folder / "model.toml"

@@ -70,7 +70,7 @@ class ModelVersion:
         self._module = classes.build(manifest.target, manifest.arguments, manifest_path)
         weights.load(self._module, weights.find(folder), manifest.weights)
         self._module.eval().requires_grad_(False)
-        self._by_name = _takes_names(self._module.forward, [spec.name for spec in manifest.inputs])
+        self._by_name = takes_names(self._module.forward, [spec.name for spec in manifest.inputs])
         places = buffers.slots(self._module)
         state = self._find_state({place.name for place in places})
         self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
@@ -80,6 +80,7 @@ class ModelVersion:
         self.initial_state = self.layout.split([slot.registered for slot in self._slots], 1)[0][0] if state else b""
         self._frozen = [buffers.Watched(place) for place in places if place.name not in state]
         self.batched = self.inputs[0].batch_dim is not None and (self.layout.batched or not self.stateful)
+        self.layout_fingerprint = self._layout_digest()
         self.fingerprint = self._digest()
 
     @property
@@ -184,7 +185,7 @@ class ModelVersion:
         self.outputs = self.manifest.outputs
         with torch.no_grad():
             try:
-                return buffers.discover(self._module, forward) | self.manifest.state.keys()
+                return frozenset(buffers.discover(self._module, forward)) | self.manifest.state.keys()
             except ModelFailedError as error:
                 raise ConfigurationError(f"{self._where}: outputs: {error}") from error
             except Exception as error:
@@ -204,19 +205,23 @@ class ModelVersion:
             )
         return StateBuffer(slot.name, registered, dim)
 
-    def _digest(self) -> bytes:
-        """16 bytes of SHA-256 over class, weights and state layout."""
+    def _layout_digest(self) -> bytes:
+        """8 bytes of SHA-256 over the names, datatypes and shapes of the state buffers."""
         layout = [
             (b.name, b.registered and (b.registered.datatype.name, b.registered.shape)) for b in self.layout.buffers
         ]
-        head = [self.name, self.manifest.target, self.manifest.arguments, layout]
-        digest = hashlib.sha256(json.dumps(head, sort_keys=True, default=str).encode())
+        return hashlib.sha256(json.dumps(layout).encode()).digest()[:8]
+
+    def _digest(self) -> bytes:
+        """8 bytes of SHA-256 over class, weights and state layout."""
+        head = [self.name, self.manifest.target, self.manifest.arguments]
+        digest = hashlib.sha256(self.layout_fingerprint + json.dumps(head, sort_keys=True, default=str).encode())
         frozen = ((watched.slot.name, watched.tensor) for watched in self._frozen)
         for name, tensor in (*self._module.named_parameters(), *frozen):
             digest.update(name.encode())
             digest.update(b"None" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(_bytes(tensor))
-        return digest.digest()[:16]
+        return digest.digest()[:8]
 
     def _rows(self, call: Call) -> int:
         """How much of the output's batch axis belongs to the call."""
@@ -293,7 +298,7 @@ class ModelVersion:
                 )
 
 
-def _takes_names(forward: Any, names: Sequence[str]) -> bool:
+def takes_names(forward: Any, names: Sequence[str]) -> bool:
     """Whether every name is one of `forward`'s parameters; then inputs go by name, else in order."""
     try:
         parameters = inspect.signature(forward).parameters

@@ -1,6 +1,7 @@
 """Checkpoints: a state dict, read without running anything that is in the file."""
 
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def read(path: Path, spec: WeightsSpec) -> dict[str, Tensor]:
         ConfigurationError: the file is damaged, holds no state dict where `spec` says, or holds more than tensors.
 
     """
-    found = _open(path)
+    found = contents(path)
     if spec.key is not None:
         if not isinstance(found, dict) or spec.key not in found:
             raise ConfigurationError(f"{path}: holds nothing under weights.key = {spec.key!r}: {_kind(found)}")
@@ -58,26 +59,34 @@ def load(module: nn.Module, path: Path, spec: WeightsSpec) -> None:
 
     """
     given = read(path, spec)
-    expected = module.state_dict()
-    faults = [
+    if found := faults(module.state_dict(), given):
+        raise ConfigurationError(f"{path}: does not fit {type(module).__name__}: {'; '.join(found)}")
+    module.load_state_dict(given, strict=True)
+
+
+def faults(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Say what keeps a state dict from being loaded where another is expected: names and shapes."""
+    return [
         f"{word} {', '.join(sorted(names))}"
         for word, names in (
             ("missing", expected.keys() - given.keys()),
             ("unexpected", given.keys() - expected.keys()),
         )
         if names
-    ]
-    faults += [
+    ] + [
         f"{name} has shape {list(given[name].shape)} where the class has {list(expected[name].shape)}"
         for name in sorted(expected.keys() & given.keys())
         if given[name].shape != expected[name].shape
     ]
-    if faults:
-        raise ConfigurationError(f"{path}: does not fit {type(module).__name__}: {'; '.join(faults)}")
-    module.load_state_dict(given, strict=True)
 
 
-def _open(path: Path) -> Any:
+def contents(path: Path) -> Any:
+    """Return what a checkpoint file holds, a state dict or not.
+
+    Raises:
+        ConfigurationError: it is damaged, or holds what only running it would restore.
+
+    """
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)

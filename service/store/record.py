@@ -2,13 +2,14 @@
 
 | offset | bytes | what |
 |--------|-------|------|
-| 0      | 1     | format: 1 a session; 0 a tombstone, which ends here |
+| 0      | 1     | format: 1 a session; 0 a tombstone, which ends after the nonce |
 | 1      | 8     | nonce of the commit that wrote this record, random |
 | 9      | 8     | step |
 | 17     | 8     | created, milliseconds since 1970 |
 | 25     | 4     | ttl, seconds |
-| 29     | 16    | fingerprint |
-| 45     |       | state: the raw bytes of the state buffers |
+| 29     | 8     | fingerprint of the model version |
+| 37     | 8     | fingerprint of the state's layout |
+| 45     |       | state: the bytes of the state buffers |
 
 Numbers are little-endian. The header is what a commit compares: the nonce makes it differ after every write, so a
 session that was deleted and made again cannot be taken for the one that was read.
@@ -24,51 +25,73 @@ from dataclasses import dataclass
 
 from service.errors import StoreUnavailableError
 
-_HEADER = struct.Struct("<B8sQQI16s")
+_HEADER = struct.Struct("<B8sQQI8s8s")
 HEADER_BYTES = _HEADER.size
 SESSION = 1
-TOMBSTONE = b"\x00"
+TOMBSTONE = 0
 GRACE = 24 * 3600 * 1000
 """How long a session that has ended is remembered, in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A session's record.
+    """A session's record: `created` in milliseconds since 1970, `ttl` in seconds, fingerprints of 8 bytes."""
 
-    `header` is its first `HEADER_BYTES` as they lie in Redis, `created` in milliseconds since 1970, `ttl` in seconds.
-    """
-
-    header: bytes
     step: int
     created: int
     ttl: int
     fingerprint: bytes
+    layout: bytes
     state: bytes
 
     @classmethod
-    def new(cls, fingerprint: bytes, state: bytes, ttl: int) -> "Record":
-        """Return the record of a session that begins now, at step 0."""
-        return _record(0, time.time_ns() // 1_000_000, ttl, fingerprint, state)
+    def new(cls, fingerprint: bytes, layout: bytes, state: bytes, ttl: int, step: int = 0) -> "Record":
+        """Return the record of a session that begins now."""
+        return cls(step, time.time_ns() // 1_000_000, ttl, fingerprint, layout, state)
 
-    @classmethod
-    def parse(cls, data: bytes) -> "Record":
-        """Read a record's bytes."""
-        if data[0] != SESSION or len(data) < HEADER_BYTES:
-            raise StoreUnavailableError("a record in Redis is of a format that this version of the service cannot read")
-        _, _, step, created, ttl, fingerprint = _HEADER.unpack_from(data)
-        return cls(data[:HEADER_BYTES], step, created, ttl, fingerprint, data[HEADER_BYTES:])
+    def advanced(self, step: int, state: bytes) -> "Record":
+        """Return the record of the same session at another step."""
+        return Record(step, self.created, self.ttl, self.fingerprint, self.layout, state)
 
-    def advanced(self, steps: int, state: bytes) -> "Record":
-        """Return the record that follows after `steps` steps, with another nonce."""
-        return _record(self.step + steps, self.created, self.ttl, self.fingerprint, state)
+    def bound(self, fingerprint: bytes) -> "Record":
+        """Return the record of the same session, bound to a version."""
+        return Record(self.step, self.created, self.ttl, fingerprint, self.layout, self.state)
+
+    def data(self) -> bytes:
+        """Return the bytes to write, with a nonce of their own."""
+        nonce = secrets.token_bytes(8)
+        head = _HEADER.pack(SESSION, nonce, self.step, self.created, self.ttl, self.fingerprint, self.layout)
+        return head + self.state
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What a key holds: `header` as it lies in Redis, and the record; None of a session that was deleted.
+
+    `remaining` is the time until the session expires in milliseconds, 0 or less where it has, where that was asked for.
+    """
+
+    header: bytes
+    record: Record | None
+    remaining: int = 1
 
     @property
-    def data(self) -> bytes:
-        """The bytes of the whole record."""
-        return self.header + self.state
+    def live(self) -> bool:
+        """Whether the session can go on."""
+        return self.record is not None and self.remaining > 0
 
 
-def _record(step: int, created: int, ttl: int, fingerprint: bytes, state: bytes) -> Record:
-    header = _HEADER.pack(SESSION, secrets.token_bytes(8), step, created, ttl, fingerprint)
-    return Record(header, step, created, ttl, fingerprint, state)
+def tombstone() -> bytes:
+    """Return the bytes that take the place of a deleted session, with a nonce of their own."""
+    return bytes((TOMBSTONE,)) + secrets.token_bytes(8)
+
+
+def parse(data: bytes, remaining: int = 1) -> Stored:
+    """Read what a key holds."""
+    if data[0] == TOMBSTONE:
+        return Stored(data, None, 0)
+    if data[0] != SESSION or len(data) < HEADER_BYTES:
+        raise StoreUnavailableError("a record in Redis is of a format that this version of the service cannot read")
+    _, _, step, created, ttl, fingerprint, layout = _HEADER.unpack_from(data)
+    record = Record(step, created, ttl, fingerprint, layout, data[HEADER_BYTES:])
+    return Stored(data[:HEADER_BYTES], record, remaining)

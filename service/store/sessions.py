@@ -1,133 +1,181 @@
 """The store: sessions by key, read together and committed together."""
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any, TypeVar
 
 import redis
 from redis import exceptions
-from redis.backoff import ExponentialBackoff
-from redis.retry import Retry
 
-from service.errors import StoreUnavailableError
-from service.store.record import GRACE, TOMBSTONE, Record
+from service.errors import CommitUnknownError, StoreUnavailableError
+from service.store.once import CLAIM_MILLISECONDS, Once
+from service.store.record import GRACE, Record, Stored, parse, tombstone
+from service.store.topologies import connect
 
 T = TypeVar("T")
+Command = tuple[Any, ...]
+
+_PAUSES = (0.02, 0.05, 0.2)
+"""Seconds before each new try after a broken connection."""
+_ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
 
 
 class Outcome(IntEnum):
-    """What became of a commit; the numbers are the script's."""
+    """What became of a commit; the numbers are the script's.
 
+    UNKNOWN is not the script's: the connection broke, and another commit has come since, before or after this one.
+    """
+
+    UNKNOWN = -2
     GONE = -1
     CONFLICT = 0
     COMMITTED = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
-    """What a key holds: a record, or None after a deletion.
-
-    `remaining` is the time until the session expires in milliseconds, 0 or less where it has; `load` does not ask.
-    """
-
-    record: Record | None
-    remaining: int = 1
-
-
-@dataclass(frozen=True, slots=True)
 class Commit:
-    """One session's write: `before` is what was read (None: nothing), `after` the new record."""
+    """One session's write.
+
+    `before` is what was read (None: nothing), `after` the new record (None: the session ends). `live` says that the
+    session must not have expired. `answers` are stored with it.
+    """
 
     key: str
     before: Stored | None
-    after: Record
+    after: Record | None
+    live: bool = True
+    answers: tuple[tuple[Once, bytes], ...] = ()
 
 
 class Store:
-    """Sessions in one Redis server.
+    """Sessions in Redis.
 
-    Every call is safe to repeat, so the client repeats it by itself where a connection breaks or Redis is starting;
-    after that each raises StoreUnavailableError. Keys are `<model>/<name>`.
+    Where a connection breaks, every call is tried again for a fraction of a second; then it raises
+    StoreUnavailableError. Keys are `<model>/<name>`.
     """
 
-    def __init__(self, url: str, timeout: float, prefix: str = "carryover") -> None:
-        """`timeout` is that of one attempt to connect, and of one answer, in seconds."""
+    def __init__(self, url: str, timeout: float, keep_answers: int, prefix: str = "carryover") -> None:
+        """`timeout` is that of one attempt to connect, and of one answer; it and `keep_answers` are in seconds."""
         self._prefix = prefix
-        self._redis: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=timeout,
-            socket_connect_timeout=timeout,
-            # A connection that broke is made again; an answer that did not come in time is not waited for twice.
-            retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 3, supported_errors=(redis.ConnectionError,)),
-        )
-        self._commit = self._script("commit")
-        self._create = self._script("create")
-        self._delete = self._script("delete")
+        self._keep = keep_answers * 1000
+        self._topology = connect(url, timeout)
+        self._script = files(__package__).joinpath("scripts", "commit.lua").read_bytes()
+        self._sha = sha1(self._script, usedforsecurity=False).hexdigest()
 
-    def load(self, keys: Sequence[str]) -> list[Stored | None]:
-        """Read sessions, in one round trip; None where there is no such key."""
-        values = self._do(lambda: self._redis.mget([self._key(key) for key in keys]))
-        return [None if value is None else _parse(value) for value in values]
+    def load(
+        self, keys: Sequence[str], claims: Sequence[tuple[str, Once]] = ()
+    ) -> tuple[list[Stored | None], list[bytes | None]]:
+        """Read sessions, and claim requests that are to be carried out once, in one round trip.
 
-    def look(self, key: str) -> Stored | None:
-        """Read one session and how long it has left."""
+        Returns:
+            For each key what it holds, None where there is no such key; for each claim what was there before it.
 
-        def read() -> list[Any]:
-            with self._redis.pipeline(transaction=True) as pipeline:
-                answers: list[Any] = pipeline.get(self._key(key)).pttl(self._key(key)).execute()
-                return answers
+        """
+        places = [self._key(key) for key in keys]
+        groups = self._topology.groups(places)
+        commands: list[Command] = [("MGET", *(places[i] for i in group)) for group in groups]
+        for key, once in claims:
+            commands.append(
+                ("SET", self._answer_key(key, once), once.claim(), "NX", "GET", "PX", CLAIM_MILLISECONDS),
+            )
+        replies = self._read(lambda: self._topology.run(commands))
+        found: list[Stored | None] = [None] * len(keys)
+        for group, values in zip(groups, replies, strict=False):
+            for i, value in zip(group, values, strict=True):
+                found[i] = None if value is None else parse(value)
+        return found, replies[len(groups) :]
 
-        value, left = self._do(read)
-        return None if value is None else Stored(_parse(value).record, left - GRACE)
+    def look(self, key: str, once: Once | None = None) -> tuple[Stored | None, bytes | None]:
+        """Read one session with how long it has left, and what lies under a request that is to be carried out once."""
+        place = self._key(key)
+        commands: list[Command] = [("GET", place), ("PTTL", place)]
+        if once is not None:
+            commands.append(("GET", self._answer_key(key, once)))
+        value, left, *answer = self._read(lambda: self._topology.run(commands))
+        return None if value is None else parse(value, left - GRACE), answer[0] if answer else None
 
-    def commit(self, commits: Sequence[Commit]) -> list[Outcome]:
-        """Write the new records of distinct sessions, each by compare-and-set, in one round trip."""
-        arguments: list[bytes | int] = [GRACE]
-        for commit in commits:
-            after = commit.after
-            arguments += [_expected(commit.before), after.data, after.ttl * 1000 + GRACE]
-        keys = [self._key(commit.key) for commit in commits]
-        return [Outcome(answer) for answer in self._do(lambda: self._commit(keys, arguments))]
+    def commit(self, commits: Sequence[Commit], releases: Sequence[tuple[str, Once]] = ()) -> list[Outcome]:
+        """Write the new records of distinct sessions, each by compare-and-set, in one round trip.
 
-    def create(self, key: str, record: Record) -> bool:
-        """Begin a session; False where a live one has the name."""
-        arguments = [GRACE, record.data, record.ttl * 1000 + GRACE]
-        return bool(self._do(lambda: self._create([self._key(key)], arguments)))
-
-    def delete(self, key: str) -> bool | None:
-        """End a session; False where it was deleted before, None where there never was one."""
-        answer = self._do(lambda: self._delete([self._key(key)], [GRACE, TOMBSTONE]))
-        return None if answer < 0 else bool(answer)
+        `releases` are claims to give up, of requests that failed.
+        """
+        places = [self._key(commit.key) for commit in commits]
+        groups = self._topology.groups(places)
+        commands = [self._commit([(places[i], commits[i]) for i in group]) for group in groups]
+        commands += [("DEL", self._answer_key(key, once)) for key, once in releases]
+        replies, again = self._write(commands)
+        outcomes = [Outcome.CONFLICT] * len(commits)
+        for group, values in zip(groups, replies, strict=False):
+            for i, value in zip(group, values, strict=True):
+                outcomes[i] = Outcome.UNKNOWN if again and value < 1 else Outcome(value)
+        return outcomes
 
     def ping(self) -> None:
         """Ask whether Redis answers and takes writes."""
-        if self._do(lambda: self._redis.info("replication")).get("role") != "master":
-            raise StoreUnavailableError("Redis is a read-only replica")
+        self._read(self._topology.check)
+
+    def _commit(self, commits: Sequence[tuple[str, Commit]]) -> Command:
+        keys: list[str] = []
+        arguments: list[bytes | int] = [GRACE, self._keep]
+        for place, commit in commits:
+            keys.append(place)
+            if commit.after is None:
+                record, expiry = tombstone(), GRACE
+            else:
+                record, expiry = commit.after.data(), commit.after.ttl * 1000 + GRACE
+            expected = b"" if commit.before is None else commit.before.header
+            arguments += [int(commit.live), expected, record, expiry, len(commit.answers)]
+            for once, answer in commit.answers:
+                keys.append(self._answer_key(commit.key, once))
+                arguments.append(once.answer(answer))
+        return ("EVALSHA", self._sha, len(keys), *keys, *arguments)
 
     def _key(self, key: str) -> str:
         # The braces are Redis Cluster's hash tag: whatever belongs to one session lies in one slot.
         return f"{self._prefix}:{{{key}}}"
 
-    def _script(self, name: str) -> Any:
-        return self._redis.register_script(files(__package__).joinpath("scripts", f"{name}.lua").read_bytes())
+    def _answer_key(self, key: str, once: Once) -> str:
+        return f"{self._prefix}:{{{key}}}:{once.name}"
 
-    def _do(self, call: Callable[[], T]) -> T:
+    def _read(self, call: Callable[[], T]) -> T:
+        """Do what may be done again, where the connection breaks; a reply that is late is not waited for twice."""
+        for pause in _PAUSES:
+            try:
+                return call()
+            except redis.ConnectionError:
+                time.sleep(pause)
+            except _ERRORS as error:
+                raise StoreUnavailableError(_reason(error)) from error
         try:
             return call()
-        except (redis.RedisError, OSError) as error:
+        except _ERRORS as error:
             raise StoreUnavailableError(_reason(error)) from error
 
+    def _write(self, commands: list[Command]) -> tuple[list[Any], bool]:
+        """Run commits; where the connection broke, again, which the script allows.
 
-def _parse(value: bytes) -> Stored:
-    return Stored(None if value == TOMBSTONE else Record.parse(value))
+        Returns:
+            The replies, and whether it was done again: then a conflict may be with the commit's own first try.
 
-
-def _expected(before: Stored | None) -> bytes:
-    if before is None:
-        return b""
-    return TOMBSTONE if before.record is None else before.record.header
+        """
+        again = False
+        for pause in (*_PAUSES, 0.0):
+            try:
+                return self._topology.run(commands), again
+            except exceptions.NoScriptError:
+                self._read(lambda: self._topology.load_script(self._script))
+            except redis.ConnectionError:
+                again = True
+                time.sleep(pause)
+            except redis.TimeoutError as error:
+                raise CommitUnknownError(_reason(error)) from error
+            except _ERRORS as error:
+                raise StoreUnavailableError(_reason(error)) from error
+        raise CommitUnknownError(_reason(redis.ConnectionError()))
 
 
 _REASONS: dict[type[Exception], str] = {
