@@ -76,6 +76,16 @@ def post_fork(_: "Arbiter", __: Any) -> None:
             version.move()
 
 
+def post_worker_init(_: Any) -> None:
+    """Sweep expired sessions, now and then, in whichever worker is elected."""
+    import gevent
+
+    from service.store.sweeper import sweep_forever
+    from service.wsgi import engine
+
+    gevent.spawn(sweep_forever, engine.store)
+
+
 def on_exit(_: "Arbiter") -> None:
     """End the service's own Valkey, after the last worker."""
     from service.wsgi import own_valkey

@@ -2,7 +2,7 @@
 
 | offset | bytes | what |
 |--------|-------|------|
-| 0      | 1     | format: 1 a session; 0 a tombstone, which ends after the nonce |
+| 0      | 1     | format: 1 a session; 2 one that has expired and lost its state; 0 a tombstone: only a nonce follows |
 | 1      | 8     | nonce of the commit that wrote this record, random |
 | 9      | 8     | step |
 | 17     | 8     | created, milliseconds since 1970 |
@@ -28,6 +28,7 @@ from service.errors import StoreUnavailableError
 _HEADER = struct.Struct("<B8sQQI8s8s")
 HEADER_BYTES = _HEADER.size
 SESSION = 1
+EXPIRED = 2
 TOMBSTONE = 0
 GRACE = 24 * 3600 * 1000
 """How long a session that has ended is remembered, in milliseconds."""
@@ -90,8 +91,8 @@ def parse(data: bytes, remaining: int = 1) -> Stored:
     """Read what a key holds."""
     if data[0] == TOMBSTONE:
         return Stored(data, None, 0)
-    if data[0] != SESSION or len(data) < HEADER_BYTES:
+    if data[0] not in (SESSION, EXPIRED) or len(data) < HEADER_BYTES:
         raise StoreUnavailableError("a record in Redis is of a format that this version of the service cannot read")
     _, _, step, created, ttl, fingerprint, layout = _HEADER.unpack_from(data)
     record = Record(step, created, ttl, fingerprint, layout, data[HEADER_BYTES:])
-    return Stored(data[:HEADER_BYTES], record, remaining)
+    return Stored(data[:HEADER_BYTES], record, remaining if data[0] == SESSION else 0)

@@ -1,7 +1,7 @@
 """The store: sessions by key, read together and committed together."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha1
@@ -51,6 +51,14 @@ class Commit:
     answers: tuple[tuple[Once, bytes], ...] = ()
 
 
+class _Script:
+    """A script beside this file."""
+
+    def __init__(self, name: str) -> None:
+        self.source = files(__package__).joinpath("scripts", f"{name}.lua").read_bytes()
+        self.sha = sha1(self.source, usedforsecurity=False).hexdigest()
+
+
 class Store:
     """Sessions in Redis.
 
@@ -63,8 +71,7 @@ class Store:
         self._prefix = prefix
         self._keep = keep_answers * 1000
         self._topology = connect(url, timeout)
-        self._script = files(__package__).joinpath("scripts", "commit.lua").read_bytes()
-        self._sha = sha1(self._script, usedforsecurity=False).hexdigest()
+        self._scripts = {name: _Script(name) for name in ("commit", "sweep")}
 
     def load(
         self, keys: Sequence[str], claims: Sequence[tuple[str, Once]] = ()
@@ -118,6 +125,31 @@ class Store:
         """Ask whether Redis answers and takes writes."""
         self._read(self._topology.check)
 
+    def elect(self, office: str, seconds: float) -> bool:
+        """Return whether this process is the one among all that holds an office for the next seconds."""
+        command = ("SET", f"{self._prefix}:{office}", b"1", "NX", "PX", int(seconds * 1000))
+        return bool(self._read(lambda: self._topology.run([command]))[0])
+
+    def pages(self, size: int) -> Iterator[list[bytes]]:
+        """Yield the keys of sessions and answers, about `size` at a time."""
+        page: list[bytes] = []
+        keys = self._topology.scan(f"{self._prefix}:{{*", size)
+        while (key := self._read(lambda: next(keys, None))) is not None:
+            page.append(key)
+            if len(page) >= size:
+                yield page
+                page = []
+        if page:
+            yield page
+
+    def drop_expired(self, keys: Sequence[bytes]) -> int:
+        """Drop the states of those sessions among the keys that have expired; return how many there were."""
+        sha = self._scripts["sweep"].sha
+        commands = [
+            ("EVALSHA", sha, len(group), *(keys[i] for i in group), GRACE) for group in self._topology.groups(keys)
+        ]
+        return sum(self._write(commands)[0]) if commands else 0
+
     def _commit(self, commits: Sequence[tuple[str, Commit]]) -> Command:
         keys: list[str] = []
         arguments: list[bytes | int] = [GRACE, self._keep]
@@ -132,7 +164,11 @@ class Store:
             for once, answer in commit.answers:
                 keys.append(self._answer_key(commit.key, once))
                 arguments.append(once.answer(answer))
-        return ("EVALSHA", self._sha, len(keys), *keys, *arguments)
+        return ("EVALSHA", self._scripts["commit"].sha, len(keys), *keys, *arguments)
+
+    def _load_scripts(self) -> None:
+        for script in self._scripts.values():
+            self._topology.load_script(script.source)
 
     def _key(self, key: str) -> str:
         # The braces are Redis Cluster's hash tag: whatever belongs to one session lies in one slot.
@@ -167,7 +203,7 @@ class Store:
             try:
                 return self._topology.run(commands), again
             except exceptions.NoScriptError:
-                self._read(lambda: self._topology.load_script(self._script))
+                self._read(self._load_scripts)
             except redis.ConnectionError:
                 again = True
                 time.sleep(pause)

@@ -10,7 +10,7 @@
 `rediss+sentinel` and `rediss+cluster` are the same over TLS. What stands behind `?` are options of redis-py.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -36,11 +36,14 @@ _parse_url: Any = parse_url
 class Topology(Protocol):
     """What the store asks of the servers it talks to."""
 
-    def groups(self, keys: Sequence[str]) -> list[list[int]]:
+    def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
         """Part keys, by their positions, into groups that one command may name together."""
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands in one round trip to each server; return their replies, or raise the first error among them."""
+
+    def scan(self, pattern: str, count: int) -> Iterator[bytes]:
+        """Yield the keys that match, asking for about `count` at a time."""
 
     def load_script(self, script: bytes) -> None:
         """Make a script known."""
@@ -55,7 +58,7 @@ class OneServer:
     def __init__(self, client: Any) -> None:
         self._client = client
 
-    def groups(self, keys: Sequence[str]) -> list[list[int]]:
+    def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
         """Put all keys in one group."""
         return [list(range(len(keys)))] if keys else []
 
@@ -64,6 +67,11 @@ class OneServer:
         if len(commands) == 1:
             return [self._client.execute_command(*commands[0])]
         return _pipelined(self._client.pipeline(transaction=False), commands)
+
+    def scan(self, pattern: str, count: int) -> Iterator[bytes]:
+        """Yield the keys that match."""
+        keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
+        return keys
 
     def load_script(self, script: bytes) -> None:
         """Make a script known to the server."""
@@ -86,16 +94,21 @@ class Cluster:
     def _client(self) -> Any:
         return self._connect()
 
-    def groups(self, keys: Sequence[str]) -> list[list[int]]:
+    def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
         """Put keys of one slot in one group."""
         groups: dict[int, list[int]] = {}
         for position, key in enumerate(keys):
-            groups.setdefault(key_slot(key.encode()), []).append(position)
+            groups.setdefault(key_slot(key if isinstance(key, bytes) else key.encode()), []).append(position)
         return list(groups.values())
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands, those for one node in one round trip."""
         return _pipelined(self._client.pipeline(), commands)
+
+    def scan(self, pattern: str, count: int) -> Iterator[bytes]:
+        """Yield the keys that match."""
+        keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
+        return keys
 
     def load_script(self, script: bytes) -> None:
         """Make a script known to every master."""
