@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service import cpus, settings
+from service import cpus, logs, settings
 from service.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ keepalive = 75
 timeout = 60
 graceful_timeout = _settings.graceful_timeout
 control_socket_disable = True
+logconfig_dict = logs.config(_settings.log_format)
 _memory = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file in it
 worker_tmp_dir = str(_memory) if _memory.is_dir() else None
 
