@@ -4,7 +4,9 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import itertools
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,12 +67,21 @@ def on_reload(_: "Arbiter") -> None:
     engine.serve(engine.repository.reloaded())
 
 
-def post_fork(_: "Arbiter", __: Any) -> None:
+def pre_fork(server: "Arbiter", worker: Any) -> None:
+    """Give each worker a slot for its statistics that no other has."""
+    taken = {other.slot for other in server.WORKERS.values()}
+    worker.slot = next(slot for slot in itertools.count() if slot not in taken)
+
+
+def post_fork(_: "Arbiter", worker: Any) -> None:
     """Share the CPUs between the workers, and give each its devices."""
     import torch
 
+    from service.worker import reload_all
     from service.wsgi import engine
 
+    engine.statistics.claim(worker.slot)
+    engine.reload = partial(reload_all, worker)
     torch.set_num_threads(max(1, cpus.available() // workers))
     for model in engine.repository:
         for version in model.versions.values():

@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from service import api
+from service import api, cli
 from service.engine import Engine, Limits
 from service.model.repository import Repository
 from service.settings import Settings
@@ -15,8 +15,10 @@ def create_engine(settings: Settings, repository: Repository, redis_url: str) ->
     return Engine(repository, Store(redis_url, settings.redis_timeout, settings.idempotency_ttl), limits)
 
 
-def create_app(settings: Settings, engine: Engine) -> Flask:
-    """Return the application: the engine behind the REST interface."""
+def create_app(settings: Settings | None = None, engine: Engine | None = None) -> Flask:
+    """Return the application: the commands and, with an engine, the REST interface in front of it."""
     app = Flask(__name__, static_folder=None)
-    api.register(app, engine, settings.max_body_bytes)
+    cli.register(app)
+    if settings is not None and engine is not None:
+        api.register(app, engine, settings.max_body_bytes)
     return app

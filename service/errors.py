@@ -70,6 +70,10 @@ class MediaTypeError(RequestError):
     """The body is of a media type that the route does not read."""
 
 
+class UnsupportedError(RequestError):
+    """The interface has a word for this, and the service does not do it."""
+
+
 class NonFiniteStateError(RequestError):
     """The step would have put NaN or an infinity into the session's state."""
 

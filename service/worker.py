@@ -1,14 +1,20 @@
 """gunicorn's gevent worker, taught to end soon: it closes connections on which nothing is going on."""
 
+import os
+import signal
 from types import FrameType, TracebackType
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import gevent
 from gevent.hub import get_hub
 from gunicorn.workers.ggevent import GeventWorker
 
 from service import wire
+from service.errors import UnavailableError
 
+_NOTICE = 1.0
+"""Seconds that may pass until a worker sees that it is to end, and stops accepting connections."""
+_RELOAD_SECONDS = 120.0
 _LAST_CALL = 0.5
 """Seconds between the signal and the closing of idle connections: a request on its way still arrives."""
 
@@ -42,14 +48,44 @@ class _Pause(gevent.Timeout):
 class Worker(GeventWorker):  # type: ignore[misc]
     """Serves until told to stop; then answers what it has accepted, and no more."""
 
+    wsgi: Any
+
     def timeout_ctx(self) -> _Pause:
         """Bound the wait for a connection's next request."""
         return _Pause(self.cfg.keepalive)
+
+    def load_wsgi(self) -> None:
+        """Take the application; what it answers while the worker ends is the last on its connection."""
+        super().load_wsgi()
+        application = self.wsgi
+
+        def last(environ: dict[str, Any], start_response: Any) -> Any:
+            answer = application(environ, start_response)
+            if not self.alive:
+                start_response.__self__.force_close()
+            return answer
+
+        self.wsgi = last
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gracefully, on SIGTERM."""
         super().handle_exit(sig, frame)
         gevent.spawn_later(_LAST_CALL, _drain)
+
+
+def reload_all(worker: Worker) -> None:
+    """Have the arbiter read the model repository again; return when new workers have taken this one's place.
+
+    Raises:
+        UnavailableError: that takes too long.
+
+    """
+    os.kill(worker.ppid, signal.SIGHUP)
+    with gevent.Timeout(_RELOAD_SECONDS, UnavailableError("the model repository is still being read; ask again")):
+        while worker.alive:
+            gevent.sleep(_LAST_CALL / 10)
+    # The other old workers end at the same time: let them see that too.
+    gevent.sleep(_NOTICE + _LAST_CALL)
 
 
 def _drain() -> None:

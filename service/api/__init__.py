@@ -2,7 +2,7 @@
 
 from flask import Flask
 
-from service.api import accumulators, health, models, problems, sessions, streams
+from service.api import accumulators, models, problems, sessions, streams, v2
 from service.engine import Engine
 
 
@@ -10,7 +10,8 @@ def register(app: Flask, engine: Engine, max_body_bytes: int) -> None:
     """Put every route and error handler on the application."""
     app.config["MAX_CONTENT_LENGTH"] = max_body_bytes
     problems.register(app)
-    app.register_blueprint(health.routes(engine))
+    for blueprint in v2.routes(engine, max_body_bytes):
+        app.register_blueprint(blueprint)
     app.register_blueprint(models.routes(engine))
     app.register_blueprint(sessions.routes(engine))
     app.register_blueprint(streams.routes(engine, max_body_bytes))

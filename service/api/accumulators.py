@@ -3,11 +3,11 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from service.api import bodies, once
 from service.api.json import read, reply
-from service.api.sessions import if_match
+from service.api.sessions import if_match, migrate
 from service.engine import Engine, Request, Step
 from service.errors import InvalidInputError
 from service.model.repository import Model
@@ -33,7 +33,7 @@ def routes(engine: Engine) -> Blueprint:
         if not values:
             raise InvalidInputError("values is empty: it takes at least one number")
         step = Step(model(), name, _inputs(model(), values), expected=if_match(), create=engine.ttl)
-        step.once, step.render = kept, render
+        step.once, step.render, step.migrate, step.exists = kept, render, migrate(), "If-Match" in request.headers
         engine.run([step])
         return once.answer_step(step, _answer_of)
 

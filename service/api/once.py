@@ -16,8 +16,10 @@ MAX_KEY_LENGTH = 255
 _HEAD = struct.Struct("<HQ")
 
 
-def from_header() -> Once | None:
+def from_header(body: bytes | None = None) -> Once | None:
     """Return the request as one to be carried out once, if it has the header.
+
+    `body` is what the request holds, where that is not the bytes that came: the same, compressed twice, may differ.
 
     Raises:
         InvalidInputError: the key is empty, too long, or not printable.
@@ -26,7 +28,9 @@ def from_header() -> Once | None:
     given = request.headers.get("Idempotency-Key")
     if given is None:
         return None
-    return of_key(given.strip().removeprefix('"').removesuffix('"'), request.path, request.get_data())
+    return of_key(
+        given.strip().removeprefix('"').removesuffix('"'), request.path, request.get_data() if body is None else body
+    )
 
 
 def of_key(key: str, address: str, body: bytes) -> Once:
@@ -39,6 +43,12 @@ def of_key(key: str, address: str, body: bytes) -> Once:
 def keep(status: int, step: int, body: bytes) -> bytes:
     """Return an answer as it is kept."""
     return _HEAD.pack(status, step) + body
+
+
+def step_of(kept: bytes) -> int:
+    """Return the step to which an answer that was kept belongs."""
+    step: int = _HEAD.unpack_from(kept)[1]
+    return step
 
 
 def body_of(kept: bytes) -> bytes:

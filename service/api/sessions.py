@@ -25,6 +25,7 @@ from service.model.snapshot import Snapshot
 from service.model.tensors import instances, predictions
 
 SNAPSHOT = "application/octet-stream"
+_STEP_DIGITS = 30
 
 
 def routes(engine: Engine) -> Blueprint:
@@ -136,7 +137,8 @@ def if_match() -> int | None:
     step = given.strip().removeprefix('"').removesuffix('"')
     if not (step.isascii() and step.isdecimal()):
         raise InvalidInputError(f'If-Match: {given:.80} is not the ETag of a session, such as "41"')
-    return int(step)
+    # A longer number is no step that a session could stand at, and more than Python reads.
+    return int(step[:_STEP_DIGITS])
 
 
 def migrate() -> bool:
@@ -194,6 +196,7 @@ def _request(status: int) -> Request:
         once.from_header(),
         lambda session: once.keep(status, session.step, encode(_describe(session))),
         new=none_match is not None,
+        exists="If-Match" in request.headers,
     )
 
 

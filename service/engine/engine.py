@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from service.engine.batching import Batcher
 from service.engine.forwards import Forwards
+from service.engine.statistics import Counters, Statistics
 from service.engine.steps import MAX_ATTEMPTS, Step, Stepper, key, resolve
 from service.errors import (
     CarryoverError,
@@ -15,8 +16,11 @@ from service.errors import (
     InvalidInputError,
     NameTakenError,
     NotFoundError,
+    PreconditionFailedError,
+    StateTooLargeError,
     StepMismatchError,
     UnavailableError,
+    UnsupportedError,
 )
 from service.model import snapshot as snapshots
 from service.model.repository import Model, Repository
@@ -58,14 +62,15 @@ class Session:
 class Request:
     """What goes with a change of a session.
 
-    `expected` is the step that it must stand at, `new` that there must be none yet. With `once` the change is carried
-    out once, and `render` makes the answer that is kept.
+    `expected` is the step that it must stand at, `exists` that there must be one, `new` that there must be none yet.
+    With `once` the change is carried out once, and `render` makes the answer that is kept.
     """
 
     expected: int | None = None
     once: Once | None = None
     render: Callable[[Session], bytes] | None = None
     new: bool = False
+    exists: bool = False
 
 
 _UNANSWERED = CarryoverError("this call was not processed")
@@ -77,18 +82,25 @@ class _Prediction:
     """A stateless call and its answer."""
 
     call: Call
+    queued: int
     finished: bool = False
     answer: Result | CarryoverError = _UNANSWERED
 
 
 class Engine:
-    """Predictions, sessions and accumulators over a repository and a store."""
+    """Predictions, sessions and accumulators over a repository and a store.
+
+    `reload` has the repository read again, in all workers, and returns when those that serve it have taken over; who
+    runs the service puts in its place what does so.
+    """
 
     def __init__(self, repository: Repository, store: Store, limits: Limits) -> None:
         self.store = store
         self._limits = limits
-        self._forwards = Forwards()
-        self._stepper = Stepper(store, self._forwards, limits.state_bytes)
+        self.statistics = Statistics(limits.batch)
+        self.reload: Callable[[], None] = _no_reload
+        self._forwards = Forwards(self.statistics)
+        self._stepper = Stepper(store, self._forwards, self.statistics, limits.state_bytes)
         self.serve(repository)
 
     def serve(self, repository: Repository) -> None:
@@ -99,7 +111,9 @@ class Engine:
             model.name: Batcher[Step](self._stepper.process, limit, capacity) for model in repository if model.stateful
         }
         self._predictions = {
-            version: Batcher[_Prediction](_Predictor(version, self._forwards), limit, capacity)
+            version: Batcher[_Prediction](
+                _Predictor(version, self._forwards, self.statistics.of(version.name, version.version)), limit, capacity
+            )
             for model in repository
             for version in model.versions.values()
         }
@@ -111,13 +125,16 @@ class Engine:
 
     def predict(self, model: Model, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         """Run the model from its initial state and keep nothing."""
-        item = _Prediction(Call(inputs, model.default.initial_state))
+        item = _Prediction(Call(inputs, model.default.initial_state), time.perf_counter_ns())
         self._predictions[model.default].run([item])
         return _outputs(item.answer)
 
     def run(self, steps: list[Step]) -> None:
         """Run steps of one model and return when each is committed or has failed; see `Step.answer`."""
         _require_state(steps[0].model)
+        now = time.perf_counter_ns()
+        for step in steps:
+            step.queued = now
         self._steps[steps[0].model.name].run(steps)
 
     def peek(self, model: Model, name: str, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], int]:
@@ -220,12 +237,14 @@ class Engine:
         self, model: Model, name: str, change: Callable[[Stored | None], Record], request: Request
     ) -> Session | bytes:
         """Put what `change` makes of a session in its place."""
-        after = self._commit(model, name, change, request)
-        return after if isinstance(after, bytes) else _session(model, name, after)
+        made = self._commit(model, name, change, request)
+        if made is None:
+            raise GoneError(f"session {name!r} of model {model.name!r} has ended")
+        return made
 
     def _commit(
         self, model: Model, name: str, change: Callable[[Stored | None], Record | None], request: Request
-    ) -> Stored | bytes | None:
+    ) -> Session | bytes | None:
         """Write what `change` makes of what is stored, by compare-and-set; again where another commit came between."""
         _require_state(model)
         place = key(model, name)
@@ -234,16 +253,24 @@ class Engine:
             if request.once is not None and (replay := request.once.redeem(answer)) is not None:
                 return replay
             record = change(stored)
+            if record is not None and len(record.state) > self._limits.state_bytes:
+                raise StateTooLargeError(
+                    f"the state is {len(record.state)} bytes large, over the limit of {self._limits.state_bytes} "
+                    "(MAX_STATE_BYTES)"
+                )
+            if request.exists and (stored is None or not stored.live):
+                raise PreconditionFailedError(f"If-Match: model {model.name!r} has no session {name!r}")
             if stored is not None and stored.record is not None:
                 _require_step(name, stored.record.step, request.expected)
-            after = None if record is None else Stored(b"", record, record.ttl * 1000)
+            # Looked at once: its times are the same in the answer that is given and in the one that is kept.
+            made = None if record is None else _session(model, name, Stored(b"", record, record.ttl * 1000))
             answers: tuple[tuple[Once, bytes], ...] = ()
-            if request.once is not None and request.render is not None and after is not None:
-                answers = ((request.once, request.render(_session(model, name, after))),)
+            if request.once is not None and request.render is not None and made is not None:
+                answers = ((request.once, request.render(made)),)
             live = stored is not None and stored.live
             outcome = self.store.commit([Commit(place, stored, record, live, answers)])[0]
             if outcome is Outcome.COMMITTED:
-                return after
+                return made
             if outcome is Outcome.UNKNOWN and request.once is None:
                 raise CommitUnknownError("the connection to Redis broke")
         raise UnavailableError(f"session {name!r} is changed from too many places at once")
@@ -252,11 +279,13 @@ class Engine:
 class _Predictor:
     """Processes batches of stateless calls of one version."""
 
-    def __init__(self, version: ModelVersion, forwards: Forwards) -> None:
+    def __init__(self, version: ModelVersion, forwards: Forwards, counters: Counters) -> None:
         self._version = version
         self._forwards = forwards
+        self._counters = counters
 
     def __call__(self, items: list[_Prediction]) -> None:
+        started = time.perf_counter_ns()
         groups: dict[Hashable, list[_Prediction]] = {}
         for item in items:
             group = self._version.group(item.call)
@@ -266,6 +295,23 @@ class _Predictor:
             for member, result in zip(members, results, strict=True):
                 member.answer = result
                 member.finished = True
+        now = time.perf_counter_ns()
+        failed = [now - item.queued for item in items if isinstance(item.answer, CarryoverError)]
+        success = len(items) - len(failed)
+        total = sum(now - item.queued for item in items) - sum(failed)
+        self._counters.answered(
+            success=success,
+            success_ns=total,
+            fail=len(failed),
+            fail_ns=sum(failed),
+            queue_ns=total - success * (now - started),
+            input_ns=0,
+            output_ns=0,
+        )
+
+
+def _no_reload() -> None:
+    raise UnsupportedError("this service cannot read its model repository again; start it anew")
 
 
 def _require_state(model: Model) -> None:

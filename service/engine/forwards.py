@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 from gevent.hub import get_hub
 from gevent.lock import Semaphore
 
+from service.engine.statistics import Counters, Statistics
 from service.errors import CarryoverError, ModelFailedError
 from service.model.version import Call, ModelVersion, Result
 
@@ -20,14 +21,15 @@ log = logging.getLogger(__name__)
 class Forwards:
     """Runs the forwards of all models, one at a time for each version."""
 
-    def __init__(self) -> None:
+    def __init__(self, statistics: Statistics) -> None:
+        self._statistics = statistics
         self._lanes: WeakKeyDictionary[ModelVersion, _Lane] = WeakKeyDictionary()
 
     def run(self, version: ModelVersion, calls: Sequence[Call]) -> list[Result | CarryoverError]:
         """Run calls of one group together; where that fails, each alone, so that only the guilty one gets the error."""
         lane = self._lanes.get(version)
         if lane is None:
-            lane = self._lanes[version] = _Lane(version)
+            lane = self._lanes[version] = _Lane(version, self._statistics.of(version.name, version.version))
         try:
             return list(lane.run(calls))
         except ModelFailedError as error:
@@ -40,8 +42,9 @@ class Forwards:
 class _Lane:
     """One version's turn-taking, and what its forwards have cost so far."""
 
-    def __init__(self, version: ModelVersion) -> None:
+    def __init__(self, version: ModelVersion, counters: Counters) -> None:
         self._version = version
+        self._counters = counters
         self._turn = Semaphore(1)
         # Seconds by the magnitude of the input: the bit length of its number of elements.
         self._seconds: dict[int, float] = {}
@@ -56,11 +59,14 @@ class _Lane:
             return results
 
     def _timed(self, size: int, calls: Sequence[Call]) -> list[Result]:
-        start = time.perf_counter()
+        start = time.perf_counter_ns()
         try:
-            return self._version.run(calls)
+            results = self._version.run(calls)
         finally:
-            self._seconds[size] = (self._seconds.get(size, 0.0) + time.perf_counter() - start) / 2
+            elapsed = time.perf_counter_ns() - start
+            self._seconds[size] = (self._seconds.get(size, 0.0) + elapsed / 1e9) / 2
+        self._counters.ran(len(calls), elapsed)
+        return results
 
     def _expected(self, size: int) -> float:
         seconds = self._seconds.get(size)

@@ -1,9 +1,11 @@
 """Steps of sessions: load, run side by side, commit by compare-and-set, run again where the race was lost."""
 
+import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
 from service.engine.forwards import Forwards
+from service.engine.statistics import Statistics
 from service.errors import (
     CarryoverError,
     CommitUnknownError,
@@ -11,6 +13,7 @@ from service.errors import (
     GoneError,
     NonFiniteStateError,
     NotFoundError,
+    PreconditionFailedError,
     StateTooLargeError,
     StepMismatchError,
     StoreUnavailableError,
@@ -32,11 +35,14 @@ class Step:
     `inputs` are the named arrays of the call. The rest says how the session is to be found:
 
     - `expected`: it must stand at this step (`If-Match`);
+    - `exists`: there must be one (`If-Match`, whatever it names);
     - `create`: it begins with this time to live, in seconds, where there is none;
     - `start`: it begins anew, with this time to live, whatever there is;
     - `end`: it ends with this step;
     - `migrate`: it may pass from a version that is gone to the default one, where their states are alike;
     - `once`: this is carried out once, and `render` makes the answer that is kept.
+
+    `queued` is when it was queued, in nanoseconds of `time.perf_counter_ns`.
 
     When `finished`, either `error` is set; or `replay` is, the answer as it was given the first time; or `outputs`,
     `version`, the new `number` and, with `once`, `rendered` are, and the step is committed.
@@ -46,12 +52,14 @@ class Step:
     session: str
     inputs: Mapping[str, Array]
     expected: int | None = None
+    exists: bool = False
     create: int | None = None
     start: int | None = None
     end: bool = False
     migrate: bool = False
     once: Once | None = None
     render: Callable[["Step"], bytes] | None = None
+    queued: int = 0
     finished: bool = False
     attempts: int = 0
     error: CarryoverError | None = None
@@ -121,9 +129,10 @@ def gone(model: Model, session: str) -> GoneError:
 class Stepper:
     """Takes batches of steps of one model through load, forward and commit."""
 
-    def __init__(self, store: Store, forwards: Forwards, max_state_bytes: int) -> None:
+    def __init__(self, store: Store, forwards: Forwards, statistics: Statistics, max_state_bytes: int) -> None:
         self._store = store
         self._forwards = forwards
+        self._statistics = statistics
         self._max_state_bytes = max_state_bytes
 
     def process(self, steps: list[Step]) -> None:
@@ -131,6 +140,8 @@ class Stepper:
 
         Steps of one session run one after another, in their order; those of different sessions side by side.
         """
+        started = time.perf_counter_ns()
+        loaded = ran = started
         chains: dict[str, _Chain] = {}
         for step in steps:
             name = step.key
@@ -140,7 +151,9 @@ class Stepper:
             chain.steps.append(step)
         try:
             self._load(chains)
+            loaded = time.perf_counter_ns()
             self._run(list(chains.values()))
+            ran = time.perf_counter_ns()
             self._commit(list(chains.values()))
         except StoreUnavailableError as error:
             for step in steps:
@@ -148,6 +161,28 @@ class Stepper:
                     step.error = step.error or error
         for chain in chains.values():
             chain.finish()
+        self._count(steps, started, loaded - started, ran)
+
+    def _count(self, steps: list[Step], started: int, input_ns: int, ran: int) -> None:
+        """Put the steps that have their answers into the statistics; answers given again are none of them."""
+        now = time.perf_counter_ns()
+        groups: dict[ModelVersion, list[Step]] = {}
+        for step in steps:
+            if step.finished and step.replay is None:
+                groups.setdefault(step.version or step.model.default, []).append(step)
+        for version, members in groups.items():
+            failed = [now - step.queued for step in members if step.error is not None]
+            success = len(members) - len(failed)
+            total = sum(now - step.queued for step in members) - sum(failed)
+            self._statistics.of(version.name, version.version).answered(
+                success=success,
+                success_ns=total,
+                fail=len(failed),
+                fail_ns=sum(failed),
+                queue_ns=total - success * (now - started),
+                input_ns=success * input_ns,
+                output_ns=success * (now - ran),
+            )
 
     def _load(self, chains: Mapping[str, "_Chain"]) -> None:
         claims = [
@@ -185,6 +220,10 @@ class Stepper:
         outcomes = self._store.commit([chain.commit() for chain in changed], releases)
         for chain, outcome in zip(changed, outcomes, strict=True):
             chain.outcome = outcome
+        if ended := [
+            (chain.name, once) for chain in changed if chain.outcome is Outcome.GONE for once in chain.claims()
+        ]:
+            self._store.commit([], ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,10 +272,10 @@ class _Chain:
     def claim(self, step: Step, once: Once, found: bytes | None) -> None:
         """Take what was found under a step's idempotency key, which is claimed for this step if that is nothing."""
         first = self._claimed.get(once.name)
-        if step.attempts and found is not None and found[0] == 0:
-            found = None  # the claim is this step's own, of the attempt before
-        elif first is not None:
+        if first is not None:
             found = first.once.claim() if first.once else None
+        elif step.attempts and found is not None and found[0] == 0:
+            found = None  # the claim is this step's own, of the attempt before
         try:
             step.replay = once.redeem(found)
         except CarryoverError as error:
@@ -300,6 +339,10 @@ class _Chain:
         """The claims of steps that have failed."""
         return [step.once for step in self._claimed.values() if step.error is not None and step.once is not None]
 
+    def claims(self) -> list[Once]:
+        """The claims of all steps."""
+        return [step.once for step in self._claimed.values() if step.once is not None]
+
     def finish(self) -> None:
         """Mark the steps finished, or make them ready to be run again."""
         for step in self.steps:
@@ -325,6 +368,8 @@ class _Chain:
             return _anew(step, step.start)
         ended = place.ended if place is not None else self._stored is None or self._stored.record is None
         if ended and step.create is not None:
+            if step.exists:
+                raise PreconditionFailedError(f"If-Match: model {step.model.name!r} has no session {step.session!r}")
             return _anew(step, step.create)
         if place is None:
             version, record = resolve(step.model, step.session, self._stored, migrate=step.migrate)

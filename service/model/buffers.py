@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from enum import Enum
 
+import torch
 from torch import Tensor, nn
 
 
@@ -12,20 +13,24 @@ class Slot:
     One tensor that is registered in several places is one buffer, under the first of its names.
     """
 
-    __slots__ = ("_places", "name", "registered")
+    __slots__ = ("_current", "_places", "name", "registered")
 
     def __init__(self, name: str, registered: Tensor | None) -> None:
         self.name = name
         self.registered = registered
+        self._current = registered
         self._places: list[tuple[dict[str, Tensor | None], str]] = []
 
     def get(self) -> Tensor | None:
-        """Return the buffer as it is now, rebound or not."""
-        buffers, local = self._places[0]
-        return buffers[local]
+        """Return the buffer as it is now, rebound or not, in whichever of its places."""
+        for buffers, local in self._places:
+            if buffers[local] is not self._current:
+                return buffers[local]
+        return self._current
 
     def put(self, tensor: Tensor | None) -> None:
         """Put another tensor in the buffer's place."""
+        self._current = tensor
         for buffers, local in self._places:
             buffers[local] = tensor
 
@@ -64,7 +69,8 @@ class Watched:
 
     def restore(self) -> None:
         """Put the first values back."""
-        self.tensor = _clone(self._pristine)
+        with torch.inference_mode(mode=False):  # in it, tensors are made without a version counter
+            self.tensor = _clone(self._pristine)
         self._version = _version(self.tensor)
         self.slot.put(self.tensor)
 

@@ -24,7 +24,7 @@ def build(target: str, arguments: Mapping[str, Any], manifest: Path) -> nn.Modul
     cls = find(target, manifest)
     try:
         return cls(**arguments)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{manifest}: arguments: {cls.__name__} refused them: {_first_line(error)}") from error
 
 
@@ -38,7 +38,7 @@ def find(target: str, manifest: Path) -> type[nn.Module]:
     source, _, name = target.partition(":")
     try:
         container = _beside(manifest, source) if source.endswith(".py") else importlib.import_module(source)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{manifest}: class: {source} cannot be imported: {_first_line(error)}") from error
     cls = getattr(container, name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
@@ -65,5 +65,5 @@ def _beside(manifest: Path, file: str) -> ModuleType:
     return importlib.import_module(f"{package}.{file.removesuffix('.py')}")
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

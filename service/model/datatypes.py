@@ -18,6 +18,9 @@ from torch import (
     int32,
     int64,
     uint8,
+    uint16,
+    uint32,
+    uint64,
 )
 from torch import (
     bool as torch_bool,
@@ -28,7 +31,9 @@ class Datatype(Enum):
     """A datatype by its protocol name, with `.torch` and `.numpy`.
 
     `.numpy` is the type of the arrays that carry values to and from the model. numpy has no bfloat16: BF16 travels
-    as float32, which holds every one of its values.
+    as float32, which holds every one of its values; to the model it may also go as bit patterns in uint16.
+
+    States are stored with a datatype's place in this list: a new one goes to the end.
     """
 
     FP64 = (float64, np.dtype("<f8"))
@@ -41,6 +46,9 @@ class Datatype(Enum):
     INT8 = (int8, np.dtype("i1"))
     UINT8 = (uint8, np.dtype("u1"))
     BOOL = (torch_bool, np.dtype("?"))
+    UINT16 = (uint16, np.dtype("<u2"))
+    UINT32 = (uint32, np.dtype("<u4"))
+    UINT64 = (uint64, np.dtype("<u8"))
 
     torch: dtype
     numpy: np.dtype[np.generic]

@@ -1,19 +1,46 @@
-"""Proving at load what a manifest claims with `batch_dim`: that sessions side by side get what each gets alone."""
+"""Proving at load that a model can be served: that it takes its own state back, and what it claims with `batch_dim`."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import Tensor
 
 from service.errors import ConfigurationError, ModelFailedError
 from service.model.datatypes import Datatype
+from service.model.manifest import TensorSpec
 from service.model.tensors import Array
 from service.model.version import Call, ModelVersion, Result
 
-_SESSIONS = 3
-_STEPS = 2
+_STEPS = (2, 3, 1)
+_SESSIONS = len(_STEPS)
+_LENGTH = 3
 _TOLERANCE = {Datatype.FP16: 3e-2, Datatype.BF16: 1e-1}
 """Relative and absolute; matrix kernels round differently for other batch sizes. 1e-4 for all other datatypes."""
+
+
+Numbers = Callable[[np.random.Generator, str, tuple[int, ...]], Array]
+# What a model may take: any numbers; none that are negative; zeros, as in the dry run. Integers may be indices.
+_NUMBERS: tuple[Numbers, ...] = (
+    lambda random, kind, shape: random.standard_normal(shape) if kind == "float" else random.integers(0, 2, shape),
+    lambda random, kind, shape: random.random(shape) if kind == "float" else random.integers(0, 2, shape),
+    lambda _, __, shape: np.zeros(shape),
+)
+
+
+def prove_steps(version: ModelVersion, where: str) -> None:
+    """Run two steps on the dry run's input, each from the state that the one before left.
+
+    Raises:
+        ConfigurationError: with what the forward did.
+
+    """
+    state = version.initial_state
+    for _ in range(2):
+        inputs = {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in version.inputs}
+        try:
+            state = version.run([Call(inputs, state)])[0].state
+        except ModelFailedError as error:
+            raise ConfigurationError(f"{where}: a step on zeros fails: {_reason(error)}") from error
 
 
 def prove_batching(version: ModelVersion, where: str) -> None:
@@ -25,17 +52,13 @@ def prove_batching(version: ModelVersion, where: str) -> None:
     """
     if not version.batched:
         return
-    try:
-        calls, alone = _alone(version, high=2)
-    except ModelFailedError:
-        # Integers may be indices of a table with one row.
-        calls, alone = _alone(version, high=1)
+    calls, alone = _calls(version, where)
     try:
         together = version.run(calls)
     except ModelFailedError as error:
-        reason = f"{error}: {error.__cause__}" if error.__cause__ else str(error)
         raise ConfigurationError(
-            f"{where}: batch_dim: a forward of one session works, one of {_SESSIONS} side by side does not: {reason}"
+            f"{where}: batch_dim: a forward of one session works, one of {_SESSIONS} side by side does not: "
+            f"{_reason(error)}"
         ) from error
     for one, other in zip(alone, together, strict=True):
         if (name := _difference(version, one, other)) is not None:
@@ -45,25 +68,50 @@ def prove_batching(version: ModelVersion, where: str) -> None:
             )
 
 
-def _alone(version: ModelVersion, high: int) -> tuple[list[Call], list[Result]]:
-    """Calls of sessions that have come different ways, and what each gives alone."""
+def _calls(version: ModelVersion, where: str) -> tuple[list[Call], list[Result]]:
+    """Calls of sessions that have come different ways, and what each gives alone.
+
+    At best the sessions have taken different numbers of steps, and the calls hold several instances; a model whose
+    state grows, or that takes one instance, gets less.
+    """
+    failure: ModelFailedError | None = None
+    for length in (_LENGTH, 1):
+        for numbers in _NUMBERS:
+            try:
+                for steps in (_STEPS, _STEPS[:1] * _SESSIONS):
+                    calls = _sessions(version, steps, length, numbers)
+                    if len({version.group(call) for call in calls}) == 1:
+                        return calls, [version.run([call])[0] for call in calls]
+            except ModelFailedError as error:
+                failure = error
+    reason = _reason(failure) if failure else "their states have different shapes after equal steps"
+    raise ConfigurationError(f"{where}: batch_dim: cannot be tried on examples: {reason}")
+
+
+def _sessions(version: ModelVersion, steps: Sequence[int], length: int, numbers: Numbers) -> list[Call]:
     random = np.random.default_rng(0)
 
-    def inputs() -> dict[str, Array]:
+    def inputs(length: int) -> dict[str, Array]:
         return {
-            spec.name: random.standard_normal(spec.example_shape).astype(spec.datatype.numpy)
-            if spec.datatype.kind == "float"
-            else random.integers(0, high, spec.example_shape).astype(spec.datatype.numpy)
+            spec.name: numbers(random, spec.datatype.kind, _shape(spec, length)).astype(spec.datatype.numpy)
             for spec in version.inputs
         }
 
     calls = []
-    for _ in range(_SESSIONS):
+    for count in steps:
         state = version.initial_state
-        for _ in range(_STEPS):
-            state = version.run([Call(inputs(), state)])[0].state
-        calls.append(Call(inputs(), state))
-    return calls, [version.run([call])[0] for call in calls]
+        for _ in range(count):
+            state = version.run([Call(inputs(1), state)])[0].state
+        calls.append(Call(inputs(length), state))
+    return calls
+
+
+def _shape(spec: TensorSpec, length: int) -> tuple[int, ...]:
+    return tuple(length if size == -1 else size for size in spec.shape)
+
+
+def _reason(error: ModelFailedError) -> str:
+    return f"{error}: {error.__cause__}" if error.__cause__ else str(error)
 
 
 def _difference(version: ModelVersion, one: Result, other: Result) -> str | None:

@@ -8,17 +8,20 @@ from pathlib import Path
 from service.errors import ConfigurationError, NotFoundError
 from service.model import manifest
 from service.model.manifest import Manifest
-from service.model.proof import prove_batching
+from service.model.proof import prove_batching, prove_steps
 from service.model.version import ModelVersion
 
 log = logging.getLogger(__name__)
 
 
 class Model:
-    """A model and its versions: `default` serves where none is asked for."""
+    """A model and its versions, from a folder of models: `default` serves where none is asked for."""
 
-    def __init__(self, name: str, versions: Mapping[str, ModelVersion], default: str) -> None:
+    def __init__(
+        self, name: str, versions: Mapping[str, ModelVersion], default: str, folder: Path | None = None
+    ) -> None:
         self.name = name
+        self.folder = folder
         self.versions = dict(sorted(versions.items(), key=lambda item: int(item[0])))
         self.default = self.versions[default]
         self.inputs = self.default.inputs
@@ -95,6 +98,39 @@ class Repository:
         models = loader.load(self._folders)
         return Repository(self._folders, models, loader.failures)
 
+    def folders(self) -> list[str]:
+        """Return the names of the folders that are there now, of models that are served or not."""
+        return [path.name for path in self._paths()]
+
+    def probe(self, name: str) -> None:
+        """Load a model from its folder as it is now, and let go of it again.
+
+        Raises:
+            NotFoundError: there is no such folder.
+            ConfigurationError: with what is wrong in it; its paths are within the folders.
+
+        """
+        found = next((path for path in self._paths() if path.name == name), None)
+        if found is None:
+            raise NotFoundError(f"the model repository has no folder {name!r:.80}")
+        try:
+            load_model(found)
+        except ConfigurationError as error:
+            raise ConfigurationError(str(error).replace(f"{found.parent}/", "")) from error
+
+    def reasons(self) -> dict[str, str]:
+        """Return `failures` by model; their paths are within the folders."""
+        reasons: dict[str, str] = {}
+        for failure in self.failures:
+            for folder in self._folders:
+                inside = failure.removeprefix(f"{folder}/")
+                if inside != failure:
+                    reasons.setdefault(inside.partition("/")[0].partition(":")[0], inside)
+        return reasons
+
+    def _paths(self) -> Iterator[Path]:
+        return (path for folder in self._folders if folder.is_dir() for path in _folders(folder))
+
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
 
@@ -126,6 +162,7 @@ class _Loader:
         for folder in folders:
             try:
                 if not folder.is_dir():
+                    models |= {name: model for name, model in self._before.items() if model.folder == folder}
                     raise ConfigurationError(
                         f"{folder}: there is no such folder; MODEL_REPOSITORY names where models are"
                     )
@@ -160,19 +197,17 @@ class _Loader:
                 raise ConfigurationError(
                     f"{path}: version: there is no version {default}; there are {', '.join(versions)}"
                 )
-            return Model(folder.name, versions, default)
+            return Model(folder.name, versions, default, folder.parent)
         except ConfigurationError as error:
             self._failed(error)
             return before
 
     def _version(self, described: Manifest, path: Path, folder: Path, before: Model | None) -> ModelVersion | None:
         try:
-            version = ModelVersion(path.parent.name, folder.name, described, path, folder)
-            prove_batching(version, f"{path} (version {folder.name})")
+            return _load_version(described, path, folder)
         except ConfigurationError as error:
             self._failed(error)
             return before.versions.get(folder.name) if before else None
-        return version
 
     def _failed(self, error: ConfigurationError) -> None:
         if self._strict:
@@ -180,6 +215,21 @@ class _Loader:
         if str(error) not in self.failures:
             log.error("not loaded: %s", error)
             self.failures.append(str(error))
+
+
+def _load_version(described: Manifest, path: Path, folder: Path) -> ModelVersion:
+    where = f"{path} (version {folder.name})"
+    try:
+        version = ModelVersion(path.parent.name, folder.name, described, path, folder)
+        prove_steps(version, where)
+        prove_batching(version, where)
+    except ConfigurationError:
+        raise
+    except Exception as error:
+        # The model's own code, or torch on what is unusual in it: one model must not keep the others from being served.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigurationError(f"{where}: cannot be loaded: {first}") from error
+    return version
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -6,6 +6,7 @@ Source of the format: https://github.com/huggingface/safetensors#format
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -18,6 +19,8 @@ from service.model.state import Contents, describe
 from service.model.version import Call, ModelVersion
 
 _LENGTH_BYTES = 8
+_STEP_DIGITS = 18
+_LARGEST = 2**31
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +39,33 @@ class Snapshot:
             InvalidInputError: it is not a safetensors file, or says a step or fingerprint that cannot be.
 
         """
+        header = _header(data)
         try:
             tensors = safetensors.torch.load(data)
-        except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
+        except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise InvalidInputError(f"the body is not a safetensors file: {first:.200}") from None
-        header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + int.from_bytes(data[:_LENGTH_BYTES], "little")])
         said = header.get("__metadata__") or {}
         step, fingerprint = said.get("step", "0"), said.get("fingerprint")
-        if not (step.isascii() and step.isdecimal() and int(step) < 2**63):
+        if not (step.isascii() and step.isdecimal() and len(step) <= _STEP_DIGITS):
             raise InvalidInputError(f"the file's metadata say step {step!r:.80}, which is no step")
         try:
             return cls(tensors, int(step), None if fingerprint is None else bytes.fromhex(fingerprint))
         except ValueError:
             raise InvalidInputError(f"the file's metadata say fingerprint {fingerprint!r:.80}, which is none") from None
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """The file's header; its shapes are looked at before torch sees them, which not every number does good."""
+    length = int.from_bytes(data[:_LENGTH_BYTES], "little")
+    try:
+        header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
+        shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
+        if all(type(size) is int and 0 <= size < _LARGEST for shape in shapes for size in shape):
+            return dict(header)
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        pass
+    raise InvalidInputError("the body is not a safetensors file: its header is not one")
 
 
 def dump(version: ModelVersion, state: bytes, step: int) -> bytes:

@@ -114,13 +114,17 @@ class Layout:
                 continue
             held, rows = _part(buffer, tensor, count)
             contents.append(held)
-            if held.datatype.kind == "float":
-                finite = finite and bool(rows.isfinite().all())
             if held.datatype is Datatype.BF16:
+                finite = finite and bool(rows.isfinite().all())
                 rows = rows.view(torch.int16)
-            columns.append(np.ascontiguousarray(rows.numpy()).reshape(count, math.prod(held.shape)).view(np.uint8))
+            array = np.ascontiguousarray(rows.numpy()).reshape(count, math.prod(held.shape))
+            if array.dtype.kind == "f":
+                finite = finite and bool(np.isfinite(array).all())
+            columns.append(array.view(np.uint8))
         if tuple(contents) != self._registered:
             columns.insert(0, self._header(contents, count))
+        if not columns:
+            return [b""] * count, finite
         data = (columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)).tobytes()
         width = len(data) // count
         states = [data[i * width : (i + 1) * width] for i in range(count)]

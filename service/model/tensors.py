@@ -1,5 +1,6 @@
 """JSON values to arrays and back, by the shapes and datatypes of a manifest."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any
@@ -12,6 +13,12 @@ from service.model.datatypes import Datatype
 from service.model.manifest import TensorSpec
 
 Array = NDArray[Any]
+
+# A number that is too large for its datatype becomes infinite, which is looked for: numpy need not warn of it.
+warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
+
+# What rounds to infinity in bfloat16: half a unit in the last place above its largest number.
+_BF16_LIMIT = np.float32(float.fromhex("0x1.ffp127"))
 
 _ALLOWED: dict[str, set[type]] = {"float": {float, int}, "int": {int, float}, "bool": {bool}}
 _WANTED = {"float": "a number", "int": "a whole number", "bool": "true or false"}
@@ -43,18 +50,21 @@ def predictions(specs: Sequence[TensorSpec], outputs: Mapping[str, Array], label
     """Turn output arrays into the `predictions` of an answer, one entry an instance.
 
     A classifier gives labels and probabilities; a model with one output its values; one with several an object by
-    output name. An output without an instance axis gives one entry for the call as a whole.
+    output name. An output without an instance axis is of the call as a whole: one entry, or the same in every entry.
     """
     columns = [_unstack(spec, outputs[spec.name]) for spec in specs]
     if labels is not None:
         # The manifest says that the last axis is that of the labels.
         best = columns[0].argmax(-1).tolist()
-        rows = columns[0]
-        return [{"label": _label(labels, index), "probabilities": row} for index, row in zip(best, rows, strict=True)]
+        return [
+            {"label": _label(labels, index), "probabilities": row} for index, row in zip(best, columns[0], strict=True)
+        ]
     if len(specs) == 1:
         return columns[0]
     names = [spec.name for spec in specs]
-    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=False)]
+    count = max(len(column) for column in columns)
+    rows = [column if len(column) == count else np.repeat(column, count, 0) for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*rows, strict=True)]
 
 
 def array(datatype: Datatype, values: list[Any], where: str, suffix: str = "") -> Array:
@@ -94,9 +104,8 @@ def flat(datatype: Datatype, leaves: list[Any], shape: Sequence[int], where: str
             )
         leaves = list(map(int, leaves))
     try:
-        with np.errstate(over="ignore"):
-            result = np.array(leaves, datatype.numpy)
-        if datatype.kind != "float" or np.isfinite(result).all():
+        result = np.array(leaves, datatype.numpy)
+        if datatype.kind != "float" or _finite(datatype, result):
             return result
     except OverflowError:
         pass
@@ -159,13 +168,10 @@ def _least(wanted: Sequence[int]) -> int:
 def _unstack(spec: TensorSpec, output: Array) -> Array:
     """The instance axis first, contiguous, without the axis that only the batching needs."""
     axis, batch = spec.instance_axis, spec.batch_dim
-    if axis is None:
-        return output[np.newaxis]
-    if axis != 0:
-        output = np.moveaxis(output, axis, 0)
+    output = output[np.newaxis] if axis is None else np.moveaxis(output, axis, 0)
     if batch is not None and batch != axis:
-        # After the move, the axes before the instance axis stand one further.
-        batch += batch < axis
+        # The axes before the one that has gone to the front stand one further.
+        batch += axis is None or batch < axis
         if output.shape[batch] == 1:
             output = output.squeeze(batch)
     return np.ascontiguousarray(output)
@@ -175,10 +181,15 @@ def _label(labels: Sequence[str], index: Any) -> Any:
     return [_label(labels, i) for i in index] if isinstance(index, list) else labels[index]
 
 
+def _finite(datatype: Datatype, array: Array) -> bool:
+    if datatype is Datatype.BF16:
+        return bool((np.abs(array) < _BF16_LIMIT).all())
+    return bool(np.isfinite(array).all())
+
+
 def _fits(datatype: Datatype, leaf: float) -> bool:
     try:
-        with np.errstate(over="ignore"):
-            return bool(np.isfinite(np.array(leaf, datatype.numpy)))
+        return _finite(datatype, np.array(leaf, datatype.numpy))
     except OverflowError:
         return False
 

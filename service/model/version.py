@@ -70,7 +70,7 @@ class ModelVersion:
         self._module = classes.build(manifest.target, manifest.arguments, manifest_path)
         weights.load(self._module, weights.find(folder), manifest.weights)
         self._module.eval().requires_grad_(False)
-        self._by_name = takes_names(self._module.forward, [spec.name for spec in manifest.inputs])
+        self._keywords = keywords(self._module.forward, [spec.name for spec in manifest.inputs])
         places = buffers.slots(self._module)
         state = self._find_state({place.name for place in places})
         self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
@@ -230,17 +230,21 @@ class ModelVersion:
         return rows
 
     def _call(self, arguments: Sequence[Tensor]) -> Any:
-        if self._by_name:
-            return self._module(
-                **{spec.name: given for spec, given in zip(self.manifest.inputs, arguments, strict=True)}
-            )
-        return self._module(*arguments)
+        if not self._keywords:
+            return self._module(*arguments)
+        given = {spec.name: argument for spec, argument in zip(self.manifest.inputs, arguments, strict=True)}
+        in_order = [argument for name, argument in given.items() if name not in self._keywords]
+        return self._module(*in_order, **{name: given[name] for name in self._keywords})
 
     def _join(self, spec: TensorSpec, calls: Sequence[Call]) -> Tensor:
         arrays = [call.inputs[spec.name] for call in calls]
-        tensor = torch.from_numpy(arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis=spec.batch_dim or 0))
         if spec.datatype is Datatype.BF16:
-            tensor = tensor.to(torch.bfloat16)
+            tensors = [_bfloat16(array) for array in arrays]
+            tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=spec.batch_dim or 0)
+        else:
+            # Always a copy: forward may write to its input, and the caller may need it again, or not own it.
+            joined = arrays[0].copy() if len(arrays) == 1 else np.concatenate(arrays, axis=spec.batch_dim or 0)
+            tensor = torch.from_numpy(np.ascontiguousarray(joined).reshape(joined.shape))
         return tensor if self._device is None else tensor.to(self._device)
 
     def _split(self, spec: TensorSpec, output: Tensor, counts: Sequence[int]) -> list[Array]:
@@ -298,14 +302,25 @@ class ModelVersion:
                 )
 
 
-def takes_names(forward: Any, names: Sequence[str]) -> bool:
-    """Whether every name is one of `forward`'s parameters; then inputs go by name, else in order."""
+def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
+    """Return which inputs go to `forward` by name: all, where each is one of its parameters; else those that must."""
     try:
         parameters = inspect.signature(forward).parameters
     except (TypeError, ValueError):
-        return False
+        return frozenset()
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return all(name in parameters and parameters[name].kind in by_name for name in names)
+    if all(name in parameters and parameters[name].kind in by_name for name in names):
+        return frozenset(names)
+    return frozenset(
+        name for name in names if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    )
+
+
+def _bfloat16(array: Array) -> Tensor:
+    """A tensor of values in float32, or of bit patterns in uint16."""
+    if array.dtype == np.uint16:
+        return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(array).to(torch.bfloat16)
 
 
 def _device(wanted: str, where: str) -> torch.device | None:
@@ -332,4 +347,5 @@ def _held(name: str, contents: Contents | None) -> TensorInfo:
 def _bytes(tensor: Tensor | None) -> bytes:
     if tensor is None:
         return b""
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    return dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -41,7 +41,7 @@ def read(path: Path, spec: WeightsSpec) -> dict[str, Tensor]:
         if not isinstance(found, dict) or spec.key not in found:
             raise ConfigurationError(f"{path}: holds nothing under weights.key = {spec.key!r}: {_kind(found)}")
         found = found[spec.key]
-    if not isinstance(found, dict) or not all(isinstance(value, Tensor) for value in found.values()):
+    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
         raise ConfigurationError(
             f"{path}: is not a state dict, a dict of tensors by name: {_kind(found)}; "
             "where the state dict lies in that, say so in the manifest: weights.key"
@@ -91,7 +91,11 @@ def contents(path: Path) -> Any:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, EOFError, ValueError, OSError) as error:
+    except pickle.UnpicklingError:
+        raise ConfigurationError(
+            f"{path}: holds more than tensors, which only running it would restore, or is damaged; save a state_dict()"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - a damaged file makes torch raise anything
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigurationError(f"{path}: is not a readable checkpoint: {first}") from None
 

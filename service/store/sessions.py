@@ -71,7 +71,7 @@ class Store:
         self._prefix = prefix
         self._keep = keep_answers * 1000
         self._topology = connect(url, timeout)
-        self._scripts = {name: _Script(name) for name in ("commit", "sweep")}
+        self._scripts = {name: _Script(name) for name in ("commit", "release", "sweep")}
 
     def load(
         self, keys: Sequence[str], claims: Sequence[tuple[str, Once]] = ()
@@ -113,7 +113,8 @@ class Store:
         places = [self._key(commit.key) for commit in commits]
         groups = self._topology.groups(places)
         commands = [self._commit([(places[i], commits[i]) for i in group]) for group in groups]
-        commands += [("DEL", self._answer_key(key, once)) for key, once in releases]
+        release = self._scripts["release"].sha
+        commands += [("EVALSHA", release, 1, self._answer_key(key, once)) for key, once in releases]
         replies, again = self._write(commands)
         outcomes = [Outcome.CONFLICT] * len(commits)
         for group, values in zip(groups, replies, strict=False):
@@ -203,6 +204,8 @@ class Store:
             try:
                 return self._topology.run(commands), again
             except exceptions.NoScriptError:
+                # Of several commands, another one may have been carried out.
+                again = again or len(commands) > 1
                 self._read(self._load_scripts)
             except redis.ConnectionError:
                 again = True

@@ -1,0 +1,71 @@
+"""What each model has done since the service started, in all of its workers.
+
+Source: Triton's statistics extension. Of its durations, `queue` is waiting for a batch, `compute_input` reading
+sessions' states, `compute_infer` the forward, and `compute_output` committing the states.
+"""
+
+from typing import Any
+
+from flask import Blueprint, Response
+
+from service.api.json import reply
+from service.api.routing import model_route
+from service.api.v2.models import ROOT, find
+from service.engine import Engine
+from service.model.repository import Model
+
+
+def routes(engine: Engine) -> Blueprint:
+    """Return the routes."""
+    blueprint = Blueprint("statistics", __name__)
+
+    @blueprint.get("/v2/models/stats")
+    def of_all() -> Response:
+        return reply({"model_stats": [entry for model in engine.repository for entry in _entries(engine, model)]})
+
+    @model_route(blueprint, "GET", "/stats", ROOT)
+    def of_one(model: str, version: str | None) -> Response:
+        return reply({"model_stats": _entries(engine, find(engine, model, version))})
+
+    return blueprint
+
+
+def _entries(engine: Engine, model: Model) -> list[dict[str, Any]]:
+    return [_entry(engine, model.name, version) for version in model.versions]
+
+
+def _entry(engine: Engine, model: str, version: str) -> dict[str, Any]:
+    totals = engine.statistics.of(model, version).totals()
+    none = _duration(0, 0)
+    return {
+        "name": model,
+        "version": version,
+        "last_inference": totals.last,
+        "inference_count": totals.success,
+        "execution_count": sum(count for count, _ in totals.batches.values()),
+        "inference_stats": {
+            "success": _duration(totals.success, totals.success_ns),
+            "fail": _duration(totals.fail, totals.fail_ns),
+            "queue": _duration(totals.success, totals.queue_ns),
+            "compute_input": _duration(totals.success, totals.input_ns),
+            "compute_infer": _duration(totals.calls, totals.infer_ns),
+            "compute_output": _duration(totals.success, totals.output_ns),
+            "cache_hit": none,
+            "cache_miss": none,
+        },
+        "response_stats": {},
+        "batch_stats": [
+            {
+                "batch_size": size,
+                "compute_input": none,
+                "compute_infer": _duration(count, nanoseconds),
+                "compute_output": none,
+            }
+            for size, (count, nanoseconds) in totals.batches.items()
+        ],
+        "memory_usage": [],
+    }
+
+
+def _duration(count: int, nanoseconds: int) -> dict[str, int]:
+    return {"count": count, "ns": nanoseconds}
