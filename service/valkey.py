@@ -31,10 +31,6 @@ class OwnValkey:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigurationError(f"DATA_DIR={folder}: cannot be made: {error.strerror}") from None
         socket = self.folder / "valkey.sock"
         if len(os.fsencode(socket)) > _SOCKET_PATH_LIMIT:
             socket = Path(tempfile.mkdtemp(prefix="carryover-")) / "valkey.sock"
@@ -52,7 +48,11 @@ class OwnValkey:
             ConfigurationError: there is no server program, another service uses the folder, or the server ends at once.
 
         """
-        self._lock = (self.folder / "lock").open("w")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise ConfigurationError(f"DATA_DIR={self.folder}: cannot be written to: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -7,8 +7,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 
 from service.errors import InvalidInputError
 
-_NAME = re.compile(r"[A-Za-z0-9._~-]{1,128}")
-_NAME_RULE = "a name is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ -"
+# "." and ".." are taken out of addresses by those who send them (RFC 3986, section 5.2.4).
+_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~-]{1,128}")
+_NAME_RULE = "a name is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ - and neither . nor .."
 
 MAX_TTL = 10 * 365 * 24 * 3600
 """The longest time to live of a session, in seconds."""

@@ -29,12 +29,23 @@ def read(model: type[Body], *, or_nothing: bool = False) -> Body:
         InvalidInputError: it is not JSON, or not what `model` describes.
 
     """
-    data = request.get_data(cache=False)
+    data = _data()
     if or_nothing and not data:
         return parse(model, b"{}")
     if request.environ.get("CONTENT_TYPE", "application/json") != "application/json":
         require_media_type("application/json")
     return parse(model, data)
+
+
+def _data() -> bytes:
+    """The body's bytes, straight from the server where its length is known, allowed, and nobody has read it before."""
+    environ = request.environ
+    length = environ.get("CONTENT_LENGTH", "")
+    limit = request.max_content_length
+    if length.isdecimal() and "HTTP_IDEMPOTENCY_KEY" not in environ and (limit is None or int(length) <= limit):
+        data: bytes = environ["wsgi.input"].read(int(length))
+        return data
+    return request.get_data(cache=False)
 
 
 def parse(model: type[Body], data: bytes) -> Body:

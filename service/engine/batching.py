@@ -41,7 +41,8 @@ class Batcher(Generic[T]):
     The first caller to find nothing running leads: it takes all that is queued, processes it in its own greenlet and
     wakes the others; then the next one leads. Items that `process` leaves unfinished go first in the next batch.
 
-    `limit` is the number of items of a batch (a caller's items are never parted), `capacity` the number that may wait.
+    `limit` is the number of items of a batch (a caller's items are never parted), `capacity` that of callers that may
+    wait.
     """
 
     def __init__(self, process: Callable[[list[T]], None], limit: int, capacity: int) -> None:
@@ -49,7 +50,6 @@ class Batcher(Generic[T]):
         self._limit = limit
         self._capacity = capacity
         self._queue: deque[_Entry[T]] = deque()
-        self._waiting = 0
         self._busy = False
 
     def run(self, items: list[T]) -> None:
@@ -59,11 +59,10 @@ class Batcher(Generic[T]):
             OverloadedError: too many wait already; none of the items was touched.
 
         """
-        if self._waiting and self._waiting + len(items) > self._capacity:
+        if len(self._queue) >= self._capacity:
             raise OverloadedError(f"more than {self._capacity} requests wait for this model; ask again in a second")
         entry = _Entry(items)
         self._queue.append(entry)
-        self._waiting += len(items)
         if self._busy:
             self._wait(entry)
         else:
@@ -99,7 +98,6 @@ class Batcher(Generic[T]):
         while self._queue and count + len(self._queue[0].items) <= self._limit:
             batch.append(self._queue.popleft())
             count += len(batch[-1].items)
-        self._waiting -= count
         return batch
 
     def _work(self, batch: list[_Entry[T]]) -> None:
@@ -120,7 +118,6 @@ class Batcher(Generic[T]):
                         wake(entry.waiter.switch, None)
                 else:
                     self._queue.appendleft(entry)
-                    self._waiting += len(entry.items)
 
     def _hand_over(self) -> None:
         for entry in self._queue:

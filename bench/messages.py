@@ -1,0 +1,83 @@
+"""From a row to the bytes that its connections send."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from random import Random
+
+from bench.answers import Lines
+from bench.load import Connection
+from bench.rows import Row
+
+POOL = 1024
+"""Sessions that a row goes round where a request steps one."""
+
+
+def session_name(number: int) -> str:
+    """Return the name of a session that the benchmark made; all are equally long."""
+    return f"s{number:08d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Repeated:
+    """The same requests in turn, without end."""
+
+    requests: Sequence[bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        return cycle(self.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Requests for sessions of certain numbers, drawn at random, without end; `request` is the one for session 0."""
+
+    request: bytes
+    numbers: range
+
+    def __iter__(self) -> Iterator[bytes]:
+        before, after = self.request.split(session_name(0).encode())
+        choose = Random(0).choice
+        while True:
+            yield b"%ss%08d%s" % (before, choose(self.numbers), after)
+
+
+def sessions_needed(rows: Sequence[Row]) -> int:
+    """Return how many sessions the rows step."""
+    return max((_pool(row, count) for row in rows for count in row.connections), default=0)
+
+
+def connections(row: Row, count: int) -> list[Connection]:
+    """Return so many connections, each with sessions of its own: requests that run at once never race for one."""
+    if row.lines:
+        line = row.body([]) + b"\n"
+        source = Repeated([b"%x\r\n%s\r\n" % (len(line), line)])
+        heads = [_head(row, session_name(number), ("Transfer-Encoding", "chunked")) for number in range(count)]
+        return [Connection(source, Lines, row.ahead, head, b"0\r\n\r\n") for head in heads]
+    if row.sessions > 1:
+        blocks = [range(first, first + row.sessions) for first in range(0, _pool(row, count), row.sessions)]
+        return [Connection(Repeated([_request(row, block)])) for block in blocks]
+    numbers = [range(index, _pool(row, count), count) for index in range(count)] if row.sessions else [range(1)] * count
+    return [Connection(Repeated([_request(row, [number]) for number in own])) for own in numbers]
+
+
+def drawn_connections(row: Row, count: int, sessions: int) -> list[Connection]:
+    """Return so many connections that draw from `sessions` sessions, each from a share of its own."""
+    request = _request(row, [0])
+    return [Connection(Drawn(request, range(index, sessions, count))) for index in range(count)]
+
+
+def _pool(row: Row, count: int) -> int:
+    return count * row.sessions if row.sessions > 1 else POOL * row.sessions
+
+
+def _request(row: Row, numbers: Sequence[int]) -> bytes:
+    names = [session_name(number) for number in numbers]
+    body = row.body(names)
+    return _head(row, names[0], ("Content-Length", str(len(body)))) + body
+
+
+def _head(row: Row, session: str, framing: tuple[str, str]) -> bytes:
+    headers = (("Host", "127.0.0.1"), *row.headers, framing)
+    lines = [f"POST {row.path.format(session=session)} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    return "\r\n".join([*lines, "", ""]).encode()

@@ -1,0 +1,73 @@
+"""What was measured: of each row and number of connections one cell, with a sample a round."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+
+from bench.load import Sample
+from bench.rows import Row
+
+Quantity = Callable[[Sample], float]
+
+
+@dataclass(slots=True)
+class Cell:
+    """The samples of a row at a number of connections, and those of the floor from the same rounds."""
+
+    row: Row
+    connections: int
+    samples: list[Sample] = field(default_factory=list)
+    floors: list[Sample] = field(default_factory=list)
+
+    @property
+    def where(self) -> str:
+        """The number of connections in words."""
+        return f"{self.connections} connection{'' if self.connections == 1 else 's'}"
+
+    def middle(self, quantity: Quantity) -> float:
+        """Return the median over the rounds."""
+        return median(map(quantity, self.samples))
+
+    def ratio(self, quantity: Quantity) -> float:
+        """Return the median of the rounds' ratios to the floor."""
+        return median_ratio(quantity, self.samples, self.floors)
+
+    @property
+    def steps(self) -> float:
+        """Steps a second; 0 for a row that steps no session."""
+        return self.middle(rate) * self.row.sessions
+
+
+def median_ratio(quantity: Quantity, samples: Sequence[Sample], others: Sequence[Sample]) -> float:
+    """Return the median of the pairs' ratios: what slows the machine for a while slows both of a pair."""
+    return median(quantity(sample) / quantity(other) for sample, other in zip(samples, others, strict=True))
+
+
+def rate(sample: Sample) -> float:
+    """Requests a second."""
+    return sample.rate
+
+
+def p50(sample: Sample) -> float:
+    """Median time to an answer, seconds."""
+    return sample.p50
+
+
+def p99(sample: Sample) -> float:
+    """Time that 99 of 100 answers keep within, seconds."""
+    return sample.p99
+
+
+def cpu(sample: Sample) -> float:
+    """CPU of all server processes, seconds a request."""
+    return sample.cpu
+
+
+def others(sample: Sample) -> float:
+    """How many CPUs the rest of the machine kept busy."""
+    return sample.others
+
+
+def own_cpu(sample: Sample) -> float:
+    """CPU of the load generator, seconds a request."""
+    return sample.own_cpu

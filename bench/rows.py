@@ -1,0 +1,99 @@
+"""The rows of the table: what is asked of which server, over and over."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+# Digit 0 of scikit-learn's bundled scans (`load_digits().images[0]`), 8 rows of 8 pixels.
+SCAN = (
+    (0, 0, 5, 13, 9, 1, 0, 0),
+    (0, 0, 13, 15, 10, 15, 5, 0),
+    (0, 3, 15, 2, 0, 11, 8, 0),
+    (0, 4, 12, 0, 0, 8, 8, 0),
+    (0, 5, 8, 0, 0, 9, 8, 0),
+    (0, 4, 11, 0, 1, 12, 7, 0),
+    (0, 2, 14, 5, 10, 12, 0, 0),
+    (0, 0, 6, 13, 10, 0, 0, 0),
+)
+PIXELS = [pixel for row in SCAN for pixel in row]
+ROW = list(SCAN[1])
+
+RNN = "digits-rnn"
+MANY = 64
+"""Sessions of one `sessions:predict`."""
+
+Body = Callable[[Sequence[str]], bytes]
+"""From the sessions that a request steps to its body."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One thing to measure.
+
+    A request steps `sessions` sessions; where it is one, `{session}` in `path` is its name. With `lines` a connection
+    is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unanswered.
+    """
+
+    name: str
+    title: str
+    path: str
+    body: Body
+    server: Literal["floor", "service"] = "service"
+    headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
+    sessions: int = 0
+    lines: bool = False
+    ahead: int = 1
+    connections: tuple[int, ...] = (1, 32, 128)
+
+
+def fixed(document: Any) -> Body:
+    """Return the body that is the same for all sessions."""
+    data = json.dumps(document).encode()
+    return lambda _: data
+
+
+def _many(sessions: Sequence[str]) -> bytes:
+    return json.dumps({"sessions": {session: [ROW] for session in sessions}}).encode()
+
+
+_STREAM = Row(
+    name="stream",
+    title="session :stream",
+    path=f"/v1/models/{RNN}/sessions/{{session}}:stream",
+    body=fixed({"instances": [ROW]}),
+    headers=(("Content-Type", "application/x-ndjson"),),
+    sessions=1,
+    lines=True,
+    connections=(1,),
+)
+
+FLOOR = Row("floor", "empty Flask route", "/", fixed({"instances": [PIXELS]}), server="floor")
+
+SESSION = Row(
+    name="session",
+    title="session :predict",
+    path=f"/v1/models/{RNN}/sessions/{{session}}:predict",
+    body=fixed({"instances": [ROW]}),
+    sessions=1,
+)
+
+ROWS = (
+    FLOOR,
+    Row("predict", ":predict", "/v1/models/digits-batchnorm:predict", fixed({"instances": [PIXELS]})),
+    SESSION,
+    _STREAM,
+    Row(
+        name="pipelined",
+        title="session :stream, 64 lines ahead",
+        path=_STREAM.path,
+        body=_STREAM.body,
+        headers=_STREAM.headers,
+        sessions=1,
+        lines=True,
+        ahead=64,
+        connections=(1,),
+    ),
+    Row("many", f"sessions:predict, {MANY} sessions", f"/v1/models/{RNN}/sessions:predict", _many, sessions=MANY),
+    Row("accumulator", "accumulator", "/v1/accumulators/{session}", fixed({"values": [0.5]}), sessions=1),
+)

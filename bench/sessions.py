@@ -1,0 +1,102 @@
+"""The sessions behind a server: making many of them at once, and asking what one takes.
+
+What a session looks like in the store is the service's own affair: one is begun over HTTP, and copied as it lies there.
+"""
+
+import http.client
+import json
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import redis
+
+from bench.messages import session_name
+from bench.rows import RNN, ROW
+from bench.server import Server, ServerError
+from service.valkey import OwnValkey
+
+_CHUNK = 1000
+_TTL = 24 * 3600
+_TIMEOUT = 60.0
+_ITEM_BYTES = {"FP32": 4, "FP64": 8}
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the store takes for one session, in bytes: all of it, of that the state and the key's name."""
+
+    total: int
+    state: int
+    name: int
+
+    @property
+    def overhead(self) -> int:
+        """What is neither state nor name."""
+        return self.total - self.state - self.name
+
+
+def fill(server: Server, count: int) -> None:
+    """Begin `count` sessions of the RNN, and wait until the store is at rest again."""
+    first = session_name(0)
+    _post(server, f"/v1/models/{RNN}/sessions", {"session": first, "ttl": _TTL})
+    client = _client(server)
+    key = _key(client, first)
+    data, life = client.dump(key), client.pttl(key)
+    for start in range(1, count, _CHUNK):
+        with client.pipeline(transaction=False) as pipeline:
+            for number in range(start, min(start + _CHUNK, count)):
+                pipeline.restore(key.replace(first.encode(), session_name(number).encode()), life, data)
+            pipeline.execute()
+    found = client.dbsize()
+    if found < count:
+        raise ServerError(f"the store holds {found} sessions where there should be {count}")
+    _wait_until_at_rest(client)
+
+
+def memory(server: Server) -> Memory:
+    """Return what the store takes for a session that has been stepped."""
+    name = "measured"
+    session = _post(server, f"/v1/models/{RNN}/sessions", {"session": name})
+    _post(server, f"/v1/models/{RNN}/sessions/{name}:predict", {"instances": [ROW]})
+    client = _client(server)
+    key = _key(client, name)
+    state = sum(math.prod(buffer["shape"]) * _ITEM_BYTES[buffer["datatype"]] for buffer in session["state"])
+    return Memory(int(client.memory_usage(key)), state, len(key))
+
+
+def _key(client: Any, session: str) -> bytes:
+    """Find the one key of a session."""
+    keys: list[bytes] = list(client.scan_iter(match=f"*{session}*"))
+    if len(keys) != 1:
+        raise ServerError(f"the session {session!r} has the keys {keys} in the store, where one was expected")
+    return keys[0]
+
+
+def _post(server: Server, path: str, document: Any) -> Any:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_TIMEOUT)
+    try:
+        connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
+        response = connection.getresponse()
+        body = response.read()
+        if response.status >= http.HTTPStatus.BAD_REQUEST:
+            raise ServerError(f"POST {path}: {response.status}: {body[:500].decode(errors='replace')}")
+        return json.loads(body)
+    finally:
+        connection.close()
+
+
+def _wait_until_at_rest(client: Any) -> None:
+    """Wait until Valkey has ended rewriting its append-only file, which takes a CPU."""
+    deadline = time.monotonic() + _TIMEOUT
+    while time.monotonic() < deadline:
+        persistence = client.info("persistence")
+        if not persistence["aof_rewrite_in_progress"] and not persistence["aof_rewrite_scheduled"]:
+            return
+        time.sleep(0.2)
+    raise ServerError("Valkey does not end rewriting its append-only file")
+
+
+def _client(server: Server) -> Any:
+    return redis.Redis.from_url(OwnValkey(server.data).url, socket_timeout=_TIMEOUT)

@@ -1,0 +1,41 @@
+"""Send what the S&P 500 gained or lost month by month: `python -m examples.normaliser.client [URL]`.
+
+In a session each month is judged by all months before it, and the mean and the variance in the end are those of the
+whole series, though no request held more than one number. Without a session the nineties judge them all.
+"""
+
+import sys
+
+import requests
+
+from .series import months
+
+UNUSUAL = 3.0
+"""So many standard deviations from the mean is unusual."""
+
+
+def main(service: str) -> None:
+    """Print the unusual months, and the mean and variance in the end, with a session and without."""
+    model = f"{service}/v1/models/normaliser"
+    names, growth = months()
+    with requests.Session() as http:
+        session = http.post(f"{model}/sessions").json()["session"]
+        for how, address in (
+            ("with a session", f"{model}/sessions/{session}:predict"),
+            ("without", f"{model}:predict"),
+        ):
+            unusual, last = [], {}
+            for name, value in zip(names, growth.tolist(), strict=True):
+                if name < "2000":
+                    continue
+                answer = http.post(address, json={"instances": [value]})
+                answer.raise_for_status()
+                last = answer.json()["predictions"][0]
+                if abs(last["score"]) > UNUSUAL:
+                    unusual.append(name)
+            print(f"{how}: unusual are {', '.join(unusual)}; mean {last['mean']:.9f}, variance {last['variance']:.9f}")
+    print(f"all {len(growth)} months at once: mean {growth.mean():.9f}, variance {growth.var(ddof=1):.9f}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8000")

@@ -1,0 +1,202 @@
+"""Modules for which the command line writes manifests, and some with which something is wrong."""
+
+import torch
+from torch import Tensor, nn
+
+
+class Streams(nn.Module):
+    """An LSTM whose sizes have no defaults: (T, B, F) to (T, B, C)."""
+
+    h: Tensor
+    c: Tensor
+
+    def __init__(self, features: int, hidden_size: int, classes: int = 3) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(features, hidden_size)
+        self.norm = nn.BatchNorm1d(hidden_size)
+        self.head = nn.Linear(hidden_size, classes)
+        self.register_buffer("h", torch.zeros(1, 1, hidden_size))
+        self.register_buffer("c", torch.zeros(1, 1, hidden_size))
+
+    def forward(self, frames: Tensor) -> Tensor:
+        output, (self.h, self.c) = self.lstm(frames, (self.h, self.c))
+        normed = self.norm(output.flatten(0, 1)).view(output.shape)
+        scores: Tensor = self.head(normed)
+        return scores.softmax(-1)
+
+
+class Causal(nn.Module):
+    """A causal convolution whose past is a buffer: (B, C, T) to (B, D, T)."""
+
+    past: Tensor
+
+    def __init__(self, channels: int = 4, kernel: int = 3) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(channels, 6, kernel)
+        self.register_buffer("past", torch.zeros(1, channels, kernel - 1))
+
+    def forward(self, signal: Tensor) -> Tensor:
+        seen = torch.cat((self.past, signal), -1)
+        self.past = seen[..., -self.past.shape[-1] :]
+        convolved: Tensor = self.convolution(seen)
+        return convolved
+
+
+class Ring(nn.Module):
+    """The same with a ring buffer and an integer position, one sample a call: (1, C) to (1, C)."""
+
+    ring: Tensor
+    position: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+        self.register_buffer("ring", torch.zeros(3, 4))
+        self.register_buffer("position", torch.tensor(0))
+
+    def forward(self, sample: Tensor) -> Tensor:
+        self.ring[self.position % 3] = self.mix(sample)[0]
+        self.position += 1
+        return self.ring.sum(0, keepdim=True)
+
+
+class Words(nn.Module):
+    """Token ids (B, T) to logits (B, T, V) and the last hidden state (B, H)."""
+
+    hidden: Tensor
+
+    def __init__(self, vocabulary: int = 20, dim: int = 8, hidden_size: int = 16) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(vocabulary, dim)
+        self.gru = nn.GRU(dim, hidden_size, batch_first=True)
+        self.out = nn.Linear(hidden_size, vocabulary)
+        self.register_buffer("hidden", torch.zeros(1, 1, hidden_size))
+
+    def forward(self, tokens: Tensor) -> dict[str, Tensor]:
+        output, self.hidden = self.gru(self.embed(tokens), self.hidden)
+        return {"logits": self.out(output), "last": output[:, -1]}
+
+
+class Pooled(nn.Module):
+    """Two inputs without state: (N, 4) features and (N,) kinds to (N, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 3)
+        self.embed = nn.Embedding(10, 3)
+
+    def forward(self, features: Tensor, kind: Tensor) -> Tensor:
+        summed: Tensor = self.linear(features) + self.embed(kind)
+        return summed
+
+
+class Digits(nn.Module):
+    """Images whose size only the last layer tells: (N, 1, 28, 28) to (N, 10)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(1, 4, 5)
+        self.linear = nn.Linear(4 * 12 * 12, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pooled = nn.functional.max_pool2d(self.convolution(images), 2)
+        scores: Tensor = self.linear(pooled.flatten(1))
+        return scores
+
+
+class Heads(nn.Module):
+    """Attention, of whose heads no shape tells: (N, T, 8) to (N, T, 8)."""
+
+    def __init__(self, size: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(size, heads, dropout, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed: Tensor = self.attention(x, x, x)[0]
+        return mixed
+
+
+class Valid(nn.Module):
+    """A convolution that takes any length from 5 on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(3, 2, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        convolved: Tensor = self.convolution(x)
+        return convolved
+
+
+class Seldom(nn.Module):
+    """Counts the calls that are not all zeros: (B, 4) to (B, 1)."""
+
+    hits: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
+        self.register_buffer("hits", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.any()):
+            self.hits = self.hits + 1
+        scores: Tensor = self.linear(x)
+        return scores
+
+
+class Attribute(nn.Module):
+    """Keeps its hidden state in an attribute that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(6, 4)
+        self.hidden = torch.zeros(1, 1, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        print("one forward")  # noqa: T201 - what models print must not get into the JSON
+        output: Tensor
+        output, self.hidden = self.gru(x, self.hidden)
+        return output
+
+
+class Growing(nn.Module):
+    """Keeps all that it has seen: (1, T, 4) to (1, T, 4)."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(1, 0, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen = torch.cat((self.seen, x), 1)
+        mixed: Tensor = self.linear(x)
+        return mixed
+
+
+class Positions(nn.Module):
+    """Reads the position of the first session for all of them: they may not lie side by side."""
+
+    ring: Tensor
+    position: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("ring", torch.zeros(1, 4, 3))
+        self.register_buffer("position", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ring = self.ring.clone()
+        ring[:, :, int(self.position[0]) % 3] = self.linear(x)
+        self.ring, self.position = ring, self.position + 1
+        return ring.sum(-1) * (1 + int(self.position[0]))
+
+
+class Anything(nn.Module):
+    """Does not say what it takes."""
+
+    def forward(self, *tensors: Tensor) -> Tensor:
+        return tensors[0] * 2

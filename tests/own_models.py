@@ -1,0 +1,617 @@
+"""Models of other people's kinds, as they are written anywhere: nothing here knows of the service.
+
+The tests copy this file beside manifests, and also run the modules by themselves. T is time, B sessions side by side.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Gru(nn.Module):
+    """(T, B, 3) to (T, B, 5)."""
+
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 5)
+        self.register_buffer("hidden", torch.zeros(1, 1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor
+        output, self.hidden = self.gru(x, self.hidden)
+        return output
+
+
+class Cell(nn.Module):
+    """One step a call: (B, 3) to the probabilities of two classes, (B, 2)."""
+
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 2)
+        self.register_buffer("hidden", torch.zeros(1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.hidden = self.cell(x, self.hidden)
+        return self.hidden.softmax(-1)
+
+
+class Encoder(nn.Module):
+    """An LSTM whose two states lie in a submodule of the model."""
+
+    h: Tensor
+    c: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4)
+        self.register_buffer("h", torch.zeros(1, 1, 4))
+        self.register_buffer("c", torch.zeros(1, 1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor
+        output, (self.h, self.c) = self.lstm(x, (self.h, self.c))
+        return output
+
+
+class NestedLstm(nn.Module):
+    """(T, B, 3) to (T, B, 2), with a BatchNorm whose buffers are frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = Encoder()
+        self.norm = nn.BatchNorm1d(4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        encoded = self.encoder(x)
+        scores: Tensor = self.head(self.norm(encoded.flatten(0, 1)).view(encoded.shape))
+        return scores
+
+
+class StackedRnn(nn.Module):
+    """(B, T, 3) to (B, T, 5), two layers."""
+
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.RNN(3, 5, num_layers=2, batch_first=True)
+        self.register_buffer("hidden", torch.zeros(2, 1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor
+        output, self.hidden = self.rnn(x, self.hidden)
+        return output
+
+
+class RingConvolution(nn.Module):
+    """(T, B, 2) to (T, B, 3): a causal convolution over the last four vectors, in a ring with an integer position."""
+
+    ring: Tensor
+    position: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(2, 3, 4)
+        self.register_buffer("ring", torch.zeros(1, 2, 4))
+        self.register_buffer("position", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.step(vector) for vector in x])
+
+    def step(self, vector: Tensor) -> Tensor:
+        self.ring.scatter_(2, self.position[:, None, None].expand(-1, 2, 1), vector[:, :, None])
+        self.position = (self.position + 1) % 4
+        order = (self.position[:, None] + torch.arange(4)) % 4
+        window = self.ring.gather(2, order[:, None].expand(-1, 2, -1))
+        convolved: Tensor = self.convolution(window)[:, :, 0]
+        return convolved
+
+
+class ChannelsFirst(nn.Module):
+    """(B, 2, T) to (B, 3, T): the same convolution as anyone has it, its past concatenated in front."""
+
+    past: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(2, 3, 4)
+        self.register_buffer("past", torch.zeros(1, 2, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = torch.cat((self.past, x), 2)
+        self.past = seen[:, :, -3:]
+        convolved: Tensor = self.convolution(seen)
+        return convolved
+
+
+class EmptyCache(nn.Module):
+    """(B, T, 4) to (B, T, 4): causal attention to everything so far, in a cache that begins empty and grows."""
+
+    keys: Tensor
+    values: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, 12)
+        self.register_buffer("keys", torch.zeros(1, 0, 4))
+        self.register_buffer("values", torch.zeros(1, 0, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.project(x).chunk(3, -1)
+        self.keys = torch.cat((self.keys, key), 1)
+        self.values = torch.cat((self.values, value), 1)
+        return attend(query, self.keys, self.values)
+
+
+class NoneCache(nn.Module):
+    """The same attention, in a cache that is None before the first call."""
+
+    keys: Tensor | None
+    values: Tensor | None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, 12)
+        self.register_buffer("keys", None)
+        self.register_buffer("values", None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.project(x).chunk(3, -1)
+        self.keys = key if self.keys is None else torch.cat((self.keys, key), 1)
+        self.values = value if self.values is None else torch.cat((self.values, value), 1)
+        return attend(query, self.keys, self.values)
+
+
+class CountedCache(NoneCache):
+    """The same again, and an integer that counts what the cache holds."""
+
+    length: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("length", torch.zeros(1, dtype=torch.int32))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.length += x.shape[1]
+        return super().forward(x)
+
+
+class RingCache(nn.Module):
+    """(T, B, 4) to (T, B, 4): attention to the last three, in a cache of fixed size that says which of it is filled."""
+
+    keys: Tensor
+    values: Tensor
+    filled: Tensor
+    position: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, 12)
+        self.register_buffer("keys", torch.zeros(1, 3, 4))
+        self.register_buffer("values", torch.zeros(1, 3, 4))
+        self.register_buffer("filled", torch.zeros(1, 3, dtype=torch.bool))
+        self.register_buffer("position", torch.zeros(1, dtype=torch.int64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.step(vector) for vector in x])
+
+    def step(self, vector: Tensor) -> Tensor:
+        query, key, value = self.project(vector).chunk(3, -1)
+        session = torch.arange(len(vector))
+        self.keys[session, self.position] = key
+        self.values[session, self.position] = value
+        self.filled[session, self.position] = True
+        self.position = (self.position + 1) % 3
+        scores = (self.keys @ query[:, :, None])[:, :, 0].masked_fill(~self.filled, -torch.inf)
+        mixed: Tensor = scores.softmax(-1)[:, None] @ self.values
+        return mixed[:, 0]
+
+
+def attend(query: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Let each of the last T queries see all keys up to its own: (B, T, D), (B, N, D) twice, to (B, T, D)."""
+    count, length = query.shape[1], keys.shape[1]
+    visible = torch.ones(count, length, dtype=torch.bool).tril(length - count)
+    return nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=visible)
+
+
+class Tagger(nn.Module):
+    """Token ids, a mask and a keyword-only weight, each (T, B), to tags and scores, (T, B)."""
+
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(10, 4)
+        self.rnn = nn.RNN(4, 4)
+        self.register_buffer("hidden", torch.zeros(1, 1, 4))
+
+    def forward(self, tokens: Tensor, mask: Tensor, *, weight: Tensor) -> dict[str, Tensor]:
+        vectors = self.embed(tokens) * mask[..., None] * weight[..., None]
+        output, self.hidden = self.rnn(vectors, self.hidden)
+        score, tag = output.max(-1)
+        return {"score": score, "tag": tag, "sure": score > 0.2, "vectors": vectors}
+
+
+class Both(NamedTuple):
+    """What some forwards return."""
+
+    total: Tensor
+    largest: Tensor
+
+
+class Returns(nn.Module):
+    """(T, B) to its running total and the largest so far, (T, B), as `kind` says."""
+
+    sum: Tensor
+    peak: Tensor
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.register_buffer("sum", torch.zeros(1))
+        self.register_buffer("peak", torch.full((1,), -torch.inf))
+
+    def forward(self, x: Tensor) -> object:
+        total = self.sum + x.cumsum(0)
+        largest = torch.cat((self.peak[None], x)).cummax(0).values[1:]
+        self.sum, self.peak = total[-1], largest[-1]
+        returned: dict[str, object] = {
+            "tuple": (total, largest),
+            "list": [total, largest, None],
+            "dict": {"largest": largest, "other": None, "total": total},
+            "named tuple": Both(total, largest),
+        }
+        return returned[self.kind]
+
+
+class Leak(nn.Module):
+    """(T, B, 2) to (T, B, 2) in one floating datatype throughout, state included."""
+
+    level: Tensor
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(0.75, dtype=getattr(torch, dtype)))
+        self.register_buffer("level", torch.zeros(1, 2, dtype=getattr(torch, dtype)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        levels = []
+        for row in x:
+            self.level = self.level * self.rate + row
+            levels.append(self.level)
+        return torch.stack(levels)
+
+
+class Wrapping(nn.Module):
+    """(T,) integers or booleans to their running exclusive or, and how often each of 256 bytes came, wrapping."""
+
+    parity: Tensor
+    seen: Tensor
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.register_buffer("parity", torch.zeros((), dtype=getattr(torch, dtype)))
+        self.register_buffer("seen", torch.zeros(256, dtype=torch.uint8))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        parities, counts = [], []
+        for value in x:
+            self.parity ^= value
+            self.seen[value.long() % 256] += 100
+            parities.append(self.parity.clone())
+            counts.append(self.seen[value.long() % 256].clone())
+        return torch.stack(parities), torch.stack(counts)
+
+
+class Forgetful(nn.Module):
+    """(T, B) to (T, B): a running sum that no checkpoint holds."""
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sum", torch.zeros(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = self.sum + x.cumsum(0)
+        self.sum = total[-1].clone()
+        return total
+
+
+class Peak(nn.Module):
+    """(T, B) to (T, B): scales by the largest magnitude so far, which it writes only when there is a larger one."""
+
+    largest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("largest", torch.full((1,), 0.01))
+
+    def forward(self, x: Tensor) -> Tensor:
+        magnitude = x.abs().amax(0)
+        if bool((magnitude > self.largest).any()):
+            self.largest = torch.maximum(self.largest, magnitude)
+        return x / self.largest
+
+
+class Clouds(nn.Module):
+    """(T, N, 2), T clouds of N points, to each cloud's centre, (T, 2), and each point's way from the mean centre."""
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("total", torch.zeros(2))
+        self.register_buffer("count", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        centres = x.mean(1)
+        self.total += centres.sum(0)
+        self.count += len(x)
+        return centres, x - self.total / self.count
+
+
+class InPlace(nn.Module):
+    """(T, B, 2) to (T, B, 2): writes into its input, as code that saves memory does."""
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sum", torch.zeros(1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x += 1
+        self.sum = self.sum + x.sum(0)
+        return x * self.sum
+
+
+class Views(nn.Module):
+    """(B, 2, T) to (B, 2, T): calls `view`, which only takes memory that lies in order."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls = self.calls + 1
+        return (x.view(x.shape[0], -1).cumsum(1).view(x.shape) * self.calls).to(x.dtype)
+
+
+class Transposed(nn.Module):
+    """(2, 3) to (3, 2), whose memory does not lie in order, plus the number of the call."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.tensor(0.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return (x + self.calls).T
+
+
+class Summary(nn.Module):
+    """(T,) to itself and a running total, (): one output for each instance and one for the call."""
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sum", torch.tensor(0.0))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        self.sum = self.sum + x.sum()
+        return x * 2, self.sum
+
+
+class Growing(nn.Module):
+    """(T,) to how many values it has kept, ()."""
+
+    kept: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kept", torch.zeros(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.kept = torch.cat((self.kept, x))
+        return torch.tensor(len(self.kept))
+
+
+class AcrossSessions(nn.Module):
+    """(T, B, 2) to (T, B, 2), less the mean over B: sessions side by side see each other."""
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sum", torch.zeros(1, 2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sum = self.sum + x.sum(0)
+        return x - x.mean(1, keepdim=True)
+
+
+class Scrambled(nn.Module):
+    """(T, B, 3) to (T, B, 5): takes `view` for a transposition, which goes unseen where T or B is 1."""
+
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 5, batch_first=True)
+        self.register_buffer("hidden", torch.zeros(1, 1, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        time, sessions, _ = x.shape
+        output, self.hidden = self.gru(x.view(sessions, time, 3), self.hidden)
+        scrambled: Tensor = output.reshape(time, sessions, 5)
+        return scrambled
+
+
+class Particulars(nn.Module):
+    """A positional-only input and a keyword-only one, (T,) each, to (T,)."""
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sum", torch.tensor(0.0))
+
+    def forward(self, x: Tensor, /, *, weight: Tensor) -> Tensor:
+        total = self.sum + (x * weight).cumsum(0)
+        self.sum = total[-1]
+        return total
+
+
+class Drifting(nn.Module):
+    """(T,) to (T,): an integer buffer that the first call makes a floating one."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count = self.count + 0.5
+        return x
+
+
+class Delay(nn.Module):
+    """(T, B) to (T, B), one later, in a datatype that torch hardly calculates with."""
+
+    last: Tensor
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.register_buffer("last", torch.zeros(1, 1, dtype=getattr(torch, dtype)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        delayed = torch.cat((self.last, x))
+        self.last = delayed[-1:]
+        return delayed[:-1]
+
+
+class Late(nn.Module):
+    """(T,) to (T,): registers its buffer when it is first called."""
+
+    sum: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "sum"):
+            self.register_buffer("sum", torch.tensor(0.0), persistent=False)
+        self.sum = self.sum + x.sum()
+        return x + self.sum
+
+
+class Learning(nn.Module):
+    """(T,) to (T,): goes on changing its parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.weight += x.mean()
+        return x * self.weight
+
+
+class Adapting(nn.Module):
+    """(T,) to (T,): normalises in training mode always, which moves the statistics without a trace in torch."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1))
+        self.register_buffer("variance", torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        nn.functional.batch_norm(torch.cat((x, x + 1))[:, None], self.mean, self.variance, training=True)
+        return x - self.mean
+
+
+class PythonState(nn.Module):
+    """(T,) to (T,): keeps its running sum in an attribute that is no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sum = torch.tensor(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sum = self.sum + x.sum()
+        return x + self.sum
+
+
+class Particular(nn.Module):
+    """(T, B) to (T, B): raises for anything but zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.any()):
+            raise ValueError("only zeros, please")
+        return x
+
+
+class Seldom(nn.Module):
+    """(T, B) to (T, B): writes a buffer that it does not write for zeros."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.any()):
+            self.calls += 1
+        return x + self.calls
+
+
+class Sparse(nn.Module):
+    """(T,) to (T,), with a frozen buffer that holds only what is not zero."""
+
+    matrix: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.eye(2).to_sparse(), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sparse.sum(self.matrix)
+
+
+class Shared(nn.Module):
+    """(T,) to (T,): one buffer under two names, of which the second is rebound."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = Counter(), Counter()
+        self.second.count = self.first.count
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.second.count = self.second.count + 1
+        return x + self.second.count
+
+
+class Counter(nn.Module):
+    """Holds a count."""
+
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.tensor(0.0), persistent=False)

@@ -1,0 +1,1 @@
+"""The deployment, tested with a real container engine: `make test-compose`."""
