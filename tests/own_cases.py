@@ -233,9 +233,6 @@ CASES = {
         by_position=1,
     ),
     "views": Case(own_models.Views, same_axes("[1, 2, -1]", 0) + "state.calls.batch_dim = 0"),
-    "views-bf16": Case(
-        own_models.Views, same_axes("[1, 2, -1]", 0).replace("FP32", "BF16") + "state.calls.batch_dim = 0"
-    ),
     "transposed": Case(
         own_models.Transposed,
         """

@@ -524,8 +524,7 @@ class Learning(nn.Module):
         self.weight = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            self.weight += x.mean()
+        self.weight.data += x.mean()
         return x * self.weight
 
 
@@ -579,6 +578,13 @@ class Seldom(nn.Module):
         if bool(x.any()):
             self.calls += 1
         return x + self.calls
+
+
+class Mismatched(nn.Module):
+    """(T, 4) to (T, 4): has torch itself raise where a number is above 5."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ x if bool((x > 5).any()) else x
 
 
 class Sparse(nn.Module):

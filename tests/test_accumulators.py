@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator
 from itertools import pairwise
+from urllib.parse import quote
 
 import pytest
 from harness import Client, Service, eventually, problem, together
@@ -112,8 +113,6 @@ def test_bad_values_create_nothing(client: Client) -> None:
 
 @pytest.mark.parametrize("name", ["a b", "x" * 129, "ü", "a:b", "%00", "a%0A", "%2e%2e%2fa"])
 def test_a_bad_name_is_refused(client: Client, name: str) -> None:
-    from urllib.parse import quote  # noqa: PLC0415
-
     for answer in (
         client.post(path(quote(name, safe="%")), {"values": [1]}),
         client.get(path(quote(name, safe="%"))),

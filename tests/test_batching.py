@@ -49,10 +49,6 @@ class Processor:
             item.rounds -= 1
 
 
-def names(items: list[Item]) -> list[str]:
-    return [item.name for item in items]
-
-
 @pytest.fixture
 def processor() -> Processor:
     return Processor()
@@ -278,8 +274,10 @@ def held_up(service: Service) -> Iterator[None]:
     """Stop the only worker for a while: what is sent meanwhile is all there when it goes on."""
     (worker,) = service.workers()
     worker.suspend()
-    yield
-    worker.resume()
+    try:
+        yield
+    finally:
+        worker.resume()
 
 
 def request(path: str, body: bytes) -> bytes:

@@ -1,5 +1,6 @@
 """Inference only reads the frozen buffers, and what a row gets does not depend on who else asks."""
 
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -32,8 +33,6 @@ def test_frozen_buffers_are_the_same_after_ten_thousand_predictions(
 
 
 def test_the_digest_is_that_of_the_checkpoint(client: Client) -> None:
-    from hashlib import sha256  # noqa: PLC0415
-
     module = batchnorm()
     assert digests(client, "batchnorm") == {
         name: sha256(buffer.numpy().tobytes()).hexdigest() for name, buffer in module.named_buffers()

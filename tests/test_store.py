@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from harness import CHECKPOINTS, Client, Cutter, RedisServer, Service, eventually, problem, sentence
+from harness import CHECKPOINTS, Client, Cutter, RedisServer, Service, eventually, line_of, problem, sentence
 from safetensors.torch import load_file
 
 from models.rnn import RNNClassifier
@@ -172,6 +172,36 @@ def test_a_record_that_is_not_the_services_is_no_traceback(place: Place, there: 
     for answer in (there.get(address), there.post(f"{address}:predict", {"instances": [ROW]})):
         problem(answer, 503)
     place.redis.redis.delete(key)
+
+
+def test_a_batch_takes_two_round_trips_however_many_sessions_it_steps(place: Place, there: Client) -> None:
+    names = [there.create("digits-rnn").rpartition("/")[2] for _ in range(50)]
+    place.redis.redis.config_resetstat()
+    body = {"sessions": {name: [ROW] for name in names}}
+    entries = there.post("/v1/models/digits-rnn/sessions:predict", body).expect()["sessions"]
+    assert {entry["step"] for entry in entries.values()} == {1}
+    assert commands(place) == {"mget": 1, "evalsha": 1}
+
+    stream = place.service.stream(f"/v1/models/digits-rnn/sessions/{names[0]}")
+    place.redis.redis.config_resetstat()
+    stream.send(b"".join(line_of([ROW]) for _ in range(20)))
+    assert [stream.line()["step"] for _ in range(20)] == list(range(2, 22))
+    stream.close()
+    assert commands(place) == {"mget": 1, "evalsha": 1}
+
+    place.redis.redis.config_resetstat()
+    there.predict("digits-rnn", [ROW])
+    assert commands(place) == {}
+
+
+def commands(place: Place) -> dict[str, int]:
+    """How often the service has asked for what, since the counts were last set to nothing."""
+    counts = place.redis.redis.info("commandstats")
+    assert isinstance(counts, dict)
+    # What the script asks for is no round trip, and what begins with config or info is this test's.
+    asked = {name.removeprefix("cmdstat_"): count["calls"] for name, count in counts.items()}
+    within = {"getrange", "pttl", "set", "get"}
+    return {name: count for name, count in asked.items() if name.partition("|")[0] not in within | {"config", "info"}}
 
 
 def test_scripts_that_redis_has_forgotten_are_sent_again(place: Place, there: Client) -> None:

@@ -25,7 +25,7 @@ def routes(engine: Engine) -> Blueprint:
     def model() -> Model:
         return engine.repository.model(MODEL)
 
-    @blueprint.post("/v1/accumulators/<name>")
+    @blueprint.post("/v1/accumulators/<name:name>")
     def add(name: str) -> Response:
         kept = once.from_header()
         bodies.name(name)
@@ -37,13 +37,13 @@ def routes(engine: Engine) -> Blueprint:
         engine.run([step])
         return once.answer_step(step, _answer_of)
 
-    @blueprint.get("/v1/accumulators/<name>")
+    @blueprint.get("/v1/accumulators/<name:name>")
     def show(name: str) -> Response:
         # Nothing added: the module answers with its totals as they are.
         outputs, step = engine.peek(model(), bodies.name(name), _inputs(model(), []))
         return reply(_totals(name, outputs, step), step=step)
 
-    @blueprint.delete("/v1/accumulators/<name>")
+    @blueprint.delete("/v1/accumulators/<name:name>")
     def delete(name: str) -> Response:
         engine.delete(model(), bodies.name(name), Request(if_match()))
         return Response(status=204)

@@ -7,7 +7,7 @@ import orjson
 from flask import Response, request
 from pydantic import BaseModel, ValidationError
 
-from service.errors import InvalidInputError, MediaTypeError
+from service.errors import BodyTooLargeError, InvalidInputError, MediaTypeError
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -29,7 +29,7 @@ def read(model: type[Body], *, or_nothing: bool = False) -> Body:
         InvalidInputError: it is not JSON, or not what `model` describes.
 
     """
-    data = _data()
+    data = content()
     if or_nothing and not data:
         return parse(model, b"{}")
     if request.environ.get("CONTENT_TYPE", "application/json") != "application/json":
@@ -37,15 +37,35 @@ def read(model: type[Body], *, or_nothing: bool = False) -> Body:
     return parse(model, data)
 
 
-def _data() -> bytes:
-    """The body's bytes, straight from the server where its length is known, allowed, and nobody has read it before."""
+def content() -> bytes:
+    """Return the request's body, read once.
+
+    Raises:
+        BodyTooLargeError: it is over the limit, said or not.
+        InvalidInputError: it ended before its end.
+
+    """
     environ = request.environ
-    length = environ.get("CONTENT_LENGTH", "")
-    limit = request.max_content_length
-    if length.isdecimal() and "HTTP_IDEMPOTENCY_KEY" not in environ and (limit is None or int(length) <= limit):
-        data: bytes = environ["wsgi.input"].read(int(length))
-        return data
-    return request.get_data(cache=False)
+    data: bytes | None = environ.get("carryover.content")
+    if data is None:
+        limit = request.max_content_length or 0
+        length = int(environ.get("CONTENT_LENGTH") or limit + 1)
+        if length > limit and "CONTENT_LENGTH" in environ:
+            raise BodyTooLargeError(
+                f"the body is larger than the {limit} bytes that this service takes (MAX_BODY_BYTES)"
+            )
+        data = environ["carryover.content"] = environ["wsgi.input"].read(length)
+        if len(data) > limit:
+            raise BodyTooLargeError(
+                f"the body is larger than the {limit} bytes that this service takes (MAX_BODY_BYTES)"
+            )
+        if len(data) < length <= limit:
+            raise InvalidInputError(f"the body ended after {len(data)} of the {length} bytes that were announced")
+    return data
+
+
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the body is larger than the {limit} bytes that this service takes (MAX_BODY_BYTES)")
 
 
 def parse(model: type[Body], data: bytes) -> Body:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from flask import Response, request
 
-from service.api.json import encode
+from service.api.json import content, encode
 from service.engine import Once, Step
 from service.errors import InvalidInputError
 
@@ -28,9 +28,7 @@ def from_header(body: bytes | None = None) -> Once | None:
     given = request.headers.get("Idempotency-Key")
     if given is None:
         return None
-    return of_key(
-        given.strip().removeprefix('"').removesuffix('"'), request.path, request.get_data() if body is None else body
-    )
+    return of_key(given.strip().removeprefix('"').removesuffix('"'), request.path, content() if body is None else body)
 
 
 def of_key(key: str, address: str, body: bytes) -> Once:

@@ -4,6 +4,14 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from flask import Blueprint
+from werkzeug.routing import BaseConverter
+
+
+class NameConverter(BaseConverter):
+    """A name in an address: it ends before the colon that says what is to be done with it."""
+
+    regex = "(?:(?!:(?:predict|stream|fork|reset)$)[^/])+"
+
 
 Route = TypeVar("Route", bound=Callable[..., Any])
 
@@ -17,9 +25,11 @@ def model_route(blueprint: Blueprint, method: str, rest: str, root: str = "/v1")
 
     def register(function: Route) -> Route:
         name = function.__name__
-        rule = f"{root}/models/<model>{rest}"
+        rule = f"{root}/models/<name:model>{rest}"
         blueprint.add_url_rule(rule, name, function, methods=[method], defaults={"version": None})
-        blueprint.add_url_rule(f"{root}/models/<model>/versions/<version>{rest}", name, function, methods=[method])
+        blueprint.add_url_rule(
+            f"{root}/models/<name:model>/versions/<name:version>{rest}", name, function, methods=[method]
+        )
         return function
 
     return register

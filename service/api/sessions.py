@@ -8,7 +8,7 @@ import orjson
 from flask import Blueprint, Response, request
 
 from service.api import bodies, once, problems
-from service.api.json import encode, read, reply, require_media_type, timestamp
+from service.api.json import content, encode, read, reply, require_media_type, timestamp
 from service.api.models import info
 from service.api.routing import model_route
 from service.engine import Engine, Request, Session, Step
@@ -45,24 +45,24 @@ def _resource(blueprint: Blueprint, engine: Engine) -> None:
         found = engine.repository.model(model, version)
         return _made(lambda: engine.create(found, body.session, body.ttl, asked), asked, 201)
 
-    @model_route(blueprint, "GET", "/sessions/<session>")
+    @model_route(blueprint, "GET", "/sessions/<name:session>")
     def show(model: str, version: str | None, session: str) -> Response:
         found = engine.session(engine.repository.model(model, version), bodies.name(session), if_match())
         return reply(_describe(found), step=found.step)
 
-    @model_route(blueprint, "DELETE", "/sessions/<session>")
+    @model_route(blueprint, "DELETE", "/sessions/<name:session>")
     def delete(model: str, version: str | None, session: str) -> Response:
         engine.delete(engine.repository.model(model, version), bodies.name(session), Request(if_match()))
         return Response(status=204)
 
-    @model_route(blueprint, "POST", "/sessions/<session>:reset")
+    @model_route(blueprint, "POST", "/sessions/<name:session>:reset")
     def reset(model: str, version: str | None, session: str) -> Response:
         asked = _request(200)
         read(bodies.Nothing, or_nothing=True)
         found = engine.repository.model(model, version)
         return _made(lambda: engine.reset(found, bodies.name(session), asked), asked, 200)
 
-    @model_route(blueprint, "POST", "/sessions/<session>:fork")
+    @model_route(blueprint, "POST", "/sessions/<name:session>:fork")
     def fork(model: str, version: str | None, session: str) -> Response:
         asked = _request(201)
         body = read(bodies.CreateSession, or_nothing=True)
@@ -79,7 +79,7 @@ def _resource(blueprint: Blueprint, engine: Engine) -> None:
 def _steps(blueprint: Blueprint, engine: Engine) -> None:
     render = once.renderer(answer_of)
 
-    @model_route(blueprint, "POST", "/sessions/<session>:predict")
+    @model_route(blueprint, "POST", "/sessions/<name:session>:predict")
     def predict(model: str, version: str | None, session: str) -> Response:
         kept = once.from_header()
         step = step_of(engine.repository.model(model, version), bodies.name(session), read(bodies.Predict).instances)
@@ -107,7 +107,7 @@ def _steps(blueprint: Blueprint, engine: Engine) -> None:
 
 
 def _state(blueprint: Blueprint, engine: Engine) -> None:
-    @model_route(blueprint, "GET", "/sessions/<session>/state")
+    @model_route(blueprint, "GET", "/sessions/<name:session>/state")
     def snapshot(model: str, version: str | None, session: str) -> Response:
         found = engine.session(engine.repository.model(model, version), bodies.name(session), if_match())
         response = Response(engine.snapshot(found), mimetype=SNAPSHOT)
@@ -115,12 +115,12 @@ def _state(blueprint: Blueprint, engine: Engine) -> None:
         response.headers["Content-Disposition"] = f'attachment; filename="{found.name}-{found.step}.safetensors"'
         return response
 
-    @model_route(blueprint, "PUT", "/sessions/<session>/state")
+    @model_route(blueprint, "PUT", "/sessions/<name:session>/state")
     def put(model: str, version: str | None, session: str) -> Response:
         require_media_type(SNAPSHOT, "application/vnd.safetensors", "application/x-safetensors")
         asked = _request(200)
         found = engine.repository.model(model, version)
-        given = Snapshot.parse(request.get_data())
+        given = Snapshot.parse(content())
         return _made(lambda: engine.put(found, bodies.name(session), given, asked, migrate=migrate()), asked, 200)
 
 

@@ -22,7 +22,7 @@ def routes(engine: Engine, max_line_bytes: int) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("streams", __name__)
 
-    @model_route(blueprint, "POST", "/sessions/<session>:stream")
+    @model_route(blueprint, "POST", "/sessions/<name:session>:stream")
     def stream(model: str, version: str | None, session: str) -> Response:
         require_media_type(NDJSON)
         found = engine.repository.model(model, version)

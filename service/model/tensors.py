@@ -88,7 +88,7 @@ def array(datatype: Datatype, values: list[Any], where: str, suffix: str = "") -
         level = list(chain.from_iterable(level))
         kinds = set(map(type, level))
     if len(shape) > _MAX_DIMENSIONS:
-        raise InvalidInputError(f"{where} is nested {len(shape)} lists deep: {_MAX_DIMENSIONS} is the most")
+        raise InvalidInputError(f"{where} has a shape of {len(shape)} dimensions: {_MAX_DIMENSIONS} is the most")
     allowed = _ALLOWED[datatype.kind]
     if not kinds <= allowed:
         index = next(i for i, leaf in enumerate(level) if type(leaf) not in allowed)

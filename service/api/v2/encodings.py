@@ -6,6 +6,7 @@ from collections.abc import Callable
 from flask import Response, request
 from gevent.hub import get_hub
 
+from service.api.json import content
 from service.errors import BodyTooLargeError, InvalidInputError, MediaTypeError
 
 # RFC 9110, section 8.4.1: gzip is RFC 1952, deflate is the zlib format of RFC 1950.
@@ -29,7 +30,7 @@ def read_body(limit: int) -> bytes:
 
     """
     encoding = request.headers.get("Content-Encoding", "identity").strip().lower()
-    data = request.get_data(cache=False)
+    data = content()
     if encoding in ("identity", ""):
         return data
     if encoding not in _WINDOW:
