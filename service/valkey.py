@@ -1,5 +1,6 @@
 """The service's own Valkey, for where no Redis is given: on a Unix socket, with its append-only file on."""
 
+import atexit
 import fcntl
 import os
 import shutil
@@ -31,6 +32,10 @@ class OwnValkey:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigurationError(f"DATA_DIR={folder}: cannot be made: {error.strerror}") from None
         socket = self.folder / "valkey.sock"
         if len(os.fsencode(socket)) > _SOCKET_PATH_LIMIT:
             socket = Path(tempfile.mkdtemp(prefix="carryover-")) / "valkey.sock"
@@ -39,6 +44,7 @@ class OwnValkey:
         self._log = self.folder / "valkey.log"
         self._client = redis.Redis.from_url(self.url, socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
         self._lock: IO[str] | None = None
+        self._master = 0
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -48,11 +54,7 @@ class OwnValkey:
             ConfigurationError: there is no server program, another service uses the folder, or the server ends at once.
 
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.folder / "lock").open("w")
-        except OSError as error:
-            raise ConfigurationError(f"DATA_DIR={self.folder}: cannot be written to: {error.strerror}") from None
+        self._lock = (self.folder / "lock").open("w")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -61,7 +63,10 @@ class OwnValkey:
             ) from None
         self._end_orphan()
         self._process = self._spawn()
-        gevent.spawn(self._watch, os.getpid())
+        # However this process ends, its server ends with it; the processes forked from it leave it alone.
+        self._master = os.getpid()
+        atexit.register(self.stop)
+        gevent.spawn(self._watch)
         deadline = time.monotonic() + _START_SECONDS
         while not self._answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
@@ -70,7 +75,9 @@ class OwnValkey:
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """End the server; its data are on disk when this returns."""
+        """End the server; its data are on disk when this returns. Does nothing in a forked process."""
+        if os.getpid() != self._master:
+            return
         process, self._process = self._process, None
         if process is not None and process.poll() is None:
             process.send_signal(signal.SIGTERM)
@@ -87,9 +94,9 @@ class OwnValkey:
         # Its own session: Ctrl-C in the terminal must not end it before the workers have written their last steps.
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
 
-    def _watch(self, master: int) -> None:
+    def _watch(self) -> None:
         """Start the server again whenever it has died; runs in the process that started it, not in forked ones."""
-        while os.getpid() == master and self._process is not None:
+        while os.getpid() == self._master and self._process is not None:
             if self._process.poll() is not None:
                 self._process = self._spawn()
             gevent.sleep(_WATCH_SECONDS)

@@ -7,9 +7,13 @@ import gevent
 from gevent.hub import get_hub
 from greenlet import greenlet
 from gunicorn.http.body import ChunkedReader
-from gunicorn.http.errors import NoMoreData
+from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData
 
 _waiting: set[greenlet] = set()
+
+
+class CutShortError(Exception):
+    """The connection, or the worker, ended before the body did."""
 
 
 class _DrainedError(Exception):
@@ -17,10 +21,14 @@ class _DrainedError(Exception):
 
 
 def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the pieces of a request's body as they arrive; ends with the body, the connection or the worker.
+    """Yield the pieces of a request's body as they arrive.
 
     gunicorn's `read` and `readline` return only when all that was asked for is there, and ask for at least 1,024 bytes:
     a client that waits for an answer before it sends more would wait for ever. Its readers, one level below, do not.
+
+    Raises:
+        CutShortError: the connection or the worker ends before the body does.
+
     """
     body = environ["wsgi.input"]
     reader = body.reader
@@ -30,9 +38,9 @@ def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
         _waiting.add(waiter)
         try:
             piece = next(pieces, None)
-        except (_DrainedError, NoMoreData, OSError):
+        except (_DrainedError, NoMoreData, ChunkMissingTerminator, OSError):
             body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the answer
-            return
+            raise CutShortError from None
         finally:
             _waiting.discard(waiter)
         if piece is None:
@@ -41,7 +49,7 @@ def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
 
 
 def drain() -> None:
-    """End every wait in `arrivals`, as if the client had sent all of its body."""
+    """End every wait in `arrivals`: what has come so far is all that comes."""
     for waiter in list(_waiting):
         get_hub().loop.run_callback(_end, waiter)
 

@@ -513,7 +513,6 @@ def test_a_cluster_hands_over_in_the_middle(cluster: RedisCluster, cluster_servi
     assert _through(cluster_service, names, happen) <= {200, 409, 503}
 
 
-@pytest.mark.xfail(reason="redis-py sends each command of a pipeline that failed again, one after the other")
 def test_a_stopped_node_of_a_cluster_holds_up_no_call_for_many(cluster: RedisCluster, cluster_service: Service) -> None:
     names = [fresh() for _ in range(30)]
     for server in cluster.servers:
@@ -538,7 +537,9 @@ def test_a_stopped_node_of_a_cluster_holds_up_no_call_for_many(cluster: RedisClu
         eventually("readiness", cluster_service.ready)
 
 
-@pytest.mark.xfail(reason="one node's error is told of the sessions on all nodes, also where they were committed")
+@pytest.mark.xfail(
+    reason="one node's error is told of the sessions on all nodes, also where they were committed", strict=False
+)
 def test_a_full_node_of_a_cluster_is_told_of_its_own_sessions(cluster: RedisCluster, cluster_service: Service) -> None:
     names = [fresh() for _ in range(20)]
     with cluster_service.client() as client:

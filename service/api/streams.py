@@ -11,7 +11,7 @@ from service.api.sessions import answer_of, entry_of, migrate, step_of
 from service.engine import Engine, Step
 from service.errors import BodyTooLargeError, CarryoverError
 from service.model.repository import Model
-from service.wire import arrivals
+from service.wire import CutShortError, arrivals
 
 NDJSON = "application/x-ndjson"
 MAX_AHEAD = 64
@@ -77,26 +77,32 @@ class _Lines:
 
     def __iter__(self) -> Iterator[list[bytes | CarryoverError]]:
         rest, skipping = bytearray(), False
-        for piece in self._pieces:
-            rest += piece
-            if b"\n" in piece:
-                *complete, tail = bytes(rest).split(b"\n")
-                rest = bytearray(tail)
-                batch: list[bytes | CarryoverError] = []
-                for line in complete:
-                    if skipping or len(line) > self._limit:
-                        batch.append(self._too_long())
-                    elif line.strip():
-                        batch.append(line)
+        try:
+            for piece in self._pieces:
+                rest += piece
+                if b"\n" in piece:
+                    *complete, tail = bytes(rest).split(b"\n")
+                    rest = bytearray(tail)
+                    yield from self._batches(complete, skipping=skipping)
                     skipping = False
-                for start in range(0, len(batch), MAX_AHEAD):
-                    yield batch[start : start + MAX_AHEAD]
-            if len(rest) > self._limit:
-                rest, skipping = bytearray(), True
-        if skipping:
-            yield [self._too_long()]
-        elif rest.strip():
-            yield [bytes(rest)]
+                if len(rest) > self._limit:
+                    rest, skipping = bytearray(), True
+        except CutShortError:
+            return  # a line that was not sent to its end is none
+        if skipping or rest.strip():
+            yield from self._batches([bytes(rest)], skipping=skipping)
+
+    def _batches(self, lines: list[bytes], *, skipping: bool) -> Iterator[list[bytes | CarryoverError]]:
+        """Part lines into batches; `skipping` says that the first is the end of one that was too long."""
+        batch: list[bytes | CarryoverError] = []
+        for line in lines:
+            if skipping or len(line) > self._limit:
+                batch.append(self._too_long())
+            elif line.strip():
+                batch.append(line)
+            skipping = False
+        for start in range(0, len(batch), MAX_AHEAD):
+            yield batch[start : start + MAX_AHEAD]
 
     def _too_long(self) -> BodyTooLargeError:
         return BodyTooLargeError(

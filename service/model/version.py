@@ -241,6 +241,7 @@ class ModelVersion:
         if spec.datatype is Datatype.BF16:
             tensors = [_bfloat16(array) for array in arrays]
             tensor = tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=spec.batch_dim or 0)
+            tensor = tensor.contiguous()
         else:
             # Always a copy: forward may write to its input, and the caller may need it again, or not own it.
             joined = arrays[0].copy() if len(arrays) == 1 else np.concatenate(arrays, axis=spec.batch_dim or 0)

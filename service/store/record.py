@@ -89,9 +89,9 @@ def tombstone() -> bytes:
 
 def parse(data: bytes, remaining: int = 1) -> Stored:
     """Read what a key holds."""
-    if data[0] == TOMBSTONE:
+    if data[:1] == bytes((TOMBSTONE,)):
         return Stored(data, None, 0)
-    if data[0] not in (SESSION, EXPIRED) or len(data) < HEADER_BYTES:
+    if len(data) < HEADER_BYTES or data[0] not in (SESSION, EXPIRED):
         raise StoreUnavailableError("a record in Redis is of a format that this version of the service cannot read")
     _, _, step, created, ttl, fingerprint, layout = _HEADER.unpack_from(data)
     record = Record(step, created, ttl, fingerprint, layout, data[HEADER_BYTES:])

@@ -71,6 +71,7 @@ class OneServer:
         """Run commands over one connection."""
         connection = self._idle.pop() if self._idle else self._client.connection_pool.make_connection()
         try:
+            connection.connect()  # does nothing where it is connected; sentinels are asked here
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             replies = [_reply(connection) for _ in commands]
         except BaseException:
