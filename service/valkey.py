@@ -8,6 +8,7 @@ import signal
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO
@@ -112,11 +113,13 @@ class OwnValkey:
         deadline = time.monotonic() + _START_SECONDS
         while self._socket.exists() and time.monotonic() < deadline:
             try:
-                self._client.shutdown()
+                self._client.ping()
             except redis.BusyLoadingError:
                 pass
             except redis.RedisError:
                 return  # nobody listens: only the socket's name is left
+            with suppress(redis.RedisError):
+                self._client.shutdown()
             time.sleep(0.02)
 
 

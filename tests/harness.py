@@ -220,7 +220,8 @@ class Wire:
     def chunk(self) -> bytes:
         """Read one chunk of a response's body; empty at its end."""
         line = self._reader.readline()
-        assert line.endswith(b"\r\n"), f"the connection ended where a chunk should begin: {line!r}"
+        if not line.endswith(b"\r\n"):
+            raise ConnectionError(f"the connection ended where a chunk should begin: {line!r}")
         data = self._reader.read(int(line, 16))
         assert self._reader.readline() == b"\r\n"
         return data

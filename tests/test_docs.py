@@ -98,7 +98,8 @@ class Reader:
             case "python":
                 self._run([".venv/bin/python", "-"], block.text)
             case "sh" if found := _RUN.search(block.text):
-                self.end()
+                if self._service is not None:
+                    self._service.stop()
                 self._service = FromPage(self.checkout, f"{found['settings']}exec .venv/bin/gunicorn").start()
             case "sh":
                 self._said = self._shell(block.text)

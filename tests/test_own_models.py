@@ -371,7 +371,6 @@ def test_a_frozen_buffer_that_a_request_writes_is_put_back(served: Served) -> No
     assert client.predict("seldom", [0, 0]) == [[0], [0]]
 
 
-@pytest.mark.xfail(reason="FP32 is put in order on its way to forward, BF16 is not", strict=True)
 def test_bfloat16_reaches_forward_in_order(tmp_path: Path) -> None:
     manifest = same_axes("[1, 2, -1]", 0).replace("FP32", "BF16")
     version = load_model(Case(own_models.Views, manifest).write(tmp_path, "views")).default
