@@ -55,7 +55,10 @@ class OwnValkey:
             ConfigurationError: there is no server program, another service uses the folder, or the server ends at once.
 
         """
-        self._lock = (self.folder / "lock").open("w")
+        try:
+            self._lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise ConfigurationError(f"DATA_DIR={self.folder}: cannot be written to: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -241,7 +241,7 @@ def refused(service: Service) -> str:
     service.end()
     assert left_over == []
     # gunicorn's own log lines begin with a time in brackets.
-    said = [line for line in service.err().splitlines() if not line.startswith("[")]
+    said = [line for line in service.err().splitlines() if line.strip() and not line.startswith("[")]
     assert len(said) == 1, service.err()
     return said[0]
 
@@ -300,6 +300,7 @@ SETTINGS: dict[str, tuple[dict[str, str], list[str]]] = {
     "redis-port": ({"REDIS_URL": "redis://localhost:port/0"}, ["REDIS_URL"]),
     "bind-no-port": ({"BIND": "127.0.0.1:http"}, ["http"]),
     "data-dir": ({"DATA_DIR": "/proc/nothing"}, ["DATA_DIR", "/proc/nothing"]),
+    "data-dir-read-only": ({"DATA_DIR": "/proc"}, ["/proc"]),
 }
 
 
