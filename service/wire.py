@@ -10,6 +10,7 @@ from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData
 
 _waiting: set[greenlet] = set()
+_drained = False
 
 
 class CutShortError(Exception):
@@ -33,10 +34,12 @@ def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
     body = environ["wsgi.input"]
     reader = body.reader
     pieces = reader.parser if isinstance(reader, ChunkedReader) else _sized(reader)
+    waiter = gevent.getcurrent()
     while True:
-        waiter = gevent.getcurrent()
         _waiting.add(waiter)
         try:
+            if _drained:
+                raise _DrainedError
             piece = next(pieces, None)
         except (_DrainedError, NoMoreData, ChunkMissingTerminator, OSError):
             body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the answer
@@ -49,7 +52,9 @@ def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
 
 
 def drain() -> None:
-    """End every wait in `arrivals`: what has come so far is all that comes."""
+    """End every wait in `arrivals`, now and from now on: what has come so far is all that comes."""
+    global _drained  # noqa: PLW0603 - as there is one worker in a process
+    _drained = True
     for waiter in list(_waiting):
         get_hub().loop.run_callback(_end, waiter)
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal, Self
 
 import gevent
 from gevent.hub import get_hub
+from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
 
 from service import wire
@@ -52,7 +53,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def timeout_ctx(self) -> _Pause:
         """Bound the wait for a connection's next request."""
-        return _Pause(self.cfg.keepalive)
+        return _Pause(self.cfg.keepalive if self.alive else _LAST_CALL)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        """Answer a request; where that was the connection's last, the answer reaches a client that still sends."""
+        try:
+            answered: bool = super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:
+            close_graceful(sock)
+            raise
+        return answered
 
     def load_wsgi(self) -> None:
         """Take the application; what it answers while the worker ends is the last on its connection."""
@@ -70,7 +80,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gracefully, on SIGTERM."""
         super().handle_exit(sig, frame)
-        gevent.spawn_later(_LAST_CALL, _drain)
+        gevent.spawn_later(_LAST_CALL, _drain, list(_Pause.waiting))
 
 
 def reload_all(worker: Worker) -> None:
@@ -88,7 +98,7 @@ def reload_all(worker: Worker) -> None:
     gevent.sleep(_NOTICE + _LAST_CALL)
 
 
-def _drain() -> None:
-    for pause in list(_Pause.waiting):
+def _drain(pauses: list[_Pause]) -> None:
+    for pause in pauses:
         get_hub().loop.run_callback(pause.end)
     wire.drain()

@@ -238,7 +238,6 @@ def test_a_stop_answers_everything_that_was_accepted(launch: Launch, few: Path) 
         assert [client.step_of(address) for address in addresses] == [2] + [1] * 7
 
 
-@pytest.mark.xfail(reason="a line that comes as the worker ends may meet a closed connection", strict=False)
 def test_a_stop_ends_streams_that_are_busy_and_loses_none_of_their_lines(launch: Launch) -> None:
     service = launch()
     with service.client() as client:
