@@ -35,6 +35,7 @@ keepalive = 75
 timeout = 60
 graceful_timeout = _settings.graceful_timeout
 control_socket_disable = True
+logger_class = logs.Logger
 logconfig_dict = logs.config(_settings.log_format)
 _memory = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file in it
 worker_tmp_dir = str(_memory) if _memory.is_dir() else None

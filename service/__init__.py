@@ -3,6 +3,7 @@
 from flask import Flask
 
 from service import api, cli
+from service.api.routing import Application
 from service.engine import Engine, Limits
 from service.model.repository import Repository
 from service.settings import Settings
@@ -17,7 +18,7 @@ def create_engine(settings: Settings, repository: Repository, redis_url: str) ->
 
 def create_app(settings: Settings | None = None, engine: Engine | None = None) -> Flask:
     """Return the application: the commands and, with an engine, the REST interface in front of it."""
-    app = Flask(__name__, static_folder=None)
+    app = Application(__name__, static_folder=None)
     cli.register(app)
     if settings is not None and engine is not None:
         api.register(app, engine, settings.max_body_bytes)

@@ -1,9 +1,11 @@
-"""Log lines as JSON, one object a line, for those who collect them."""
+"""Log lines as text or JSON, and no line of an access log that nobody asked for."""
 
 import json
 import logging
 from datetime import UTC, datetime
 from typing import Any
+
+from gunicorn.glogging import Logger as GunicornLogger
 
 
 class JsonFormatter(logging.Formatter):
@@ -21,6 +23,15 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
+
+
+class Logger(GunicornLogger):  # type: ignore[misc]
+    """gunicorn's logger. Where the logging is configured by a dict, its own would format every access and drop it."""
+
+    @property
+    def access_log_enabled(self) -> bool:
+        """Whether an access log was asked for (`--access-logfile`)."""
+        return bool(self.cfg.accesslog)
 
 
 def config(log_format: str) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def routes(engine: Engine) -> Blueprint:
         if not values:
             raise InvalidInputError("values is empty: it takes at least one number")
         step = Step(model(), name, _inputs(model(), values), expected=if_match(), create=engine.ttl)
-        step.once, step.render, step.migrate, step.exists = kept, render, migrate(), "If-Match" in request.headers
+        step.once, step.render, step.migrate, step.exists = kept, render, migrate(), "HTTP_IF_MATCH" in request.environ
         engine.run([step])
         return once.answer_step(step, _answer_of)
 

@@ -4,13 +4,14 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import orjson
-from flask import Response, request
+from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 
 from service.errors import BodyTooLargeError, InvalidInputError, MediaTypeError
 
 Body = TypeVar("Body", bound=BaseModel)
 
+_JSON = [("Content-Type", "application/json")]
 _WORDS = {
     "list_type": "a list",
     "dict_type": "an object",
@@ -29,36 +30,33 @@ def read(model: type[Body], *, or_nothing: bool = False) -> Body:
         InvalidInputError: it is not JSON, or not what `model` describes.
 
     """
-    data = content()
+    environ = request.environ
+    data = content(environ)
     if or_nothing and not data:
         return parse(model, b"{}")
-    if request.environ.get("CONTENT_TYPE", "application/json") != "application/json":
+    if environ.get("CONTENT_TYPE", "application/json") != "application/json":
         require_media_type("application/json")
     return parse(model, data)
 
 
-def content() -> bytes:
-    """Return the request's body, read once.
+def content(environ: dict[str, Any] | None = None) -> bytes:
+    """Return the request's body, read once; `environ` is that of the request, where it is at hand.
 
     Raises:
         BodyTooLargeError: it is over the limit, said or not.
         InvalidInputError: it ended before its end.
 
     """
-    environ = request.environ
+    environ = request.environ if environ is None else environ
     data: bytes | None = environ.get("carryover.content")
     if data is None:
-        limit = request.max_content_length or 0
+        limit = current_app.config["MAX_CONTENT_LENGTH"]
         length = int(environ.get("CONTENT_LENGTH") or limit + 1)
         if length > limit and "CONTENT_LENGTH" in environ:
-            raise BodyTooLargeError(
-                f"the body is larger than the {limit} bytes that this service takes (MAX_BODY_BYTES)"
-            )
+            raise _too_large(limit)
         data = environ["carryover.content"] = environ["wsgi.input"].read(length)
         if len(data) > limit:
-            raise BodyTooLargeError(
-                f"the body is larger than the {limit} bytes that this service takes (MAX_BODY_BYTES)"
-            )
+            raise _too_large(limit)
         if len(data) < length <= limit:
             raise InvalidInputError(f"the body ended after {len(data)} of the {length} bytes that were announced")
     return data
@@ -95,10 +93,8 @@ def encode(value: Any) -> bytes:
 
 def reply(value: Any, status: int = 200, step: int | None = None) -> Response:
     """Answer with JSON; `step` becomes the ETag."""
-    response = Response(encode(value), status, mimetype="application/json")
-    if step is not None:
-        response.headers["ETag"] = f'"{step}"'
-    return response
+    headers = _JSON if step is None else [*_JSON, ("ETag", f'"{step}"')]
+    return Response(encode(value), status, headers)
 
 
 def timestamp(milliseconds: int) -> str:

@@ -25,7 +25,7 @@ def from_header(body: bytes | None = None) -> Once | None:
         InvalidInputError: the key is empty, too long, or not printable.
 
     """
-    given = request.headers.get("Idempotency-Key")
+    given = request.environ.get("HTTP_IDEMPOTENCY_KEY")
     if given is None:
         return None
     return of_key(given.strip().removeprefix('"').removesuffix('"'), request.path, content() if body is None else body)

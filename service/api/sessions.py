@@ -131,7 +131,7 @@ def if_match() -> int | None:
         InvalidInputError: it is not the ETag of a session.
 
     """
-    given = request.headers.get("If-Match")
+    given = request.environ.get("HTTP_IF_MATCH")
     if given is None or given.strip() == "*":
         return None
     step = given.strip().removeprefix('"').removesuffix('"')
@@ -143,7 +143,7 @@ def if_match() -> int | None:
 
 def migrate() -> bool:
     """Return whether the query asks to take a state over from a version that is gone."""
-    given = request.args.get("migrate", "false") if request.query_string else "false"
+    given = request.args.get("migrate", "false") if request.environ.get("QUERY_STRING") else "false"
     if given not in ("true", "false"):
         raise InvalidInputError(f"migrate={given:.80} must be true or false")
     return given == "true"
