@@ -1,10 +1,13 @@
 """The benchmark's own promises: its requests are what they are called, and its ratios are of what ran side by side."""
 
 import json
+from collections.abc import Callable
 from itertools import islice
+from typing import Any
 
 import pytest
-from harness import Answer, Client, Service, Wire
+from conftest import Launch
+from harness import Answer, Client, RedisServer, Service, Wire
 
 from bench.load import Sample
 from bench.messages import connections, session_name
@@ -109,3 +112,27 @@ def test_a_key_that_costs_too_much_is_said() -> None:
         "CPU of session :predict, with a key over that of one without at 1 connection",
         "requests/s of session :predict over those with a key at 1 connection",
     ]
+
+
+def test_a_step_without_a_key_pays_nothing_for_keys(launch: Launch, redis_server: RedisServer) -> None:
+    """No ratio shows that there is nothing: Redis writes the new state, and looks up nothing but the session."""
+    running = launch(REDIS_URL=redis_server.url)
+    with running.client() as client:
+        begin(client, 1)
+        plain = commands(redis_server, lambda: send(running, ROW["session"]))
+        keyed = commands(redis_server, lambda: send(running, ROW["keyed"]))
+        assert commands(redis_server, lambda: send(running, ROW["session"])) == plain
+    assert plain == {"set": 1, "get": 0, "mget": 1}
+    assert keyed["set"] > 1
+
+
+def commands(server: RedisServer, work: Callable[[], list[Answer]]) -> dict[str, int]:
+    """How many commands that read or write whole values were carried out meanwhile."""
+
+    def calls(name: str) -> int:
+        found: Any = server.redis.info("commandstats")
+        return int(found.get(f"cmdstat_{name}", {"calls": 0})["calls"])
+
+    before = {name: calls(name) for name in ("set", "get", "mget")}
+    assert [answer.status for answer in work()] == [200]
+    return {name: calls(name) - count for name, count in before.items()}
