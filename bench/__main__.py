@@ -18,7 +18,7 @@ from bench.results import Cell
 from bench.rows import FLOOR, ROWS, Row
 from bench.server import ROOT, ServerError, running
 from bench.sessions import Memory, fill, memory
-from bench.table import live_lines, memory_line, table
+from bench.table import beside_lines, live_lines, memory_line, table
 from bench.targets import Target, targets
 
 LIVE = "live"
@@ -52,6 +52,7 @@ def _measure_rows(rows: Sequence[Row], generator: Generator, seconds: float) -> 
 def _show(cells: Sequence[Cell], used: Memory, several: Live | None, folder: Path) -> None:
     found: list[Target] = list(targets(cells, used, several))
     parts = [table(cells)] if cells else []
+    parts += [beside_lines(cells)] if any(cell.beside for cell in cells) else []
     parts += [live_lines(several)] if several else []
     parts += [memory_line(used), "\n".join(map(str, found))]
     print("", *parts, sep="\n\n")

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle
 from random import Random
+from secrets import token_hex
 
 from bench.answers import Lines
 from bench.load import Connection
@@ -11,6 +12,8 @@ from bench.rows import Row
 
 POOL = 1024
 """Sessions that a row goes round where a request steps one."""
+
+_KEY = "an-idempotency-key"
 
 
 def session_name(number: int) -> str:
@@ -26,6 +29,19 @@ class Repeated:
 
     def __iter__(self) -> Iterator[bytes]:
         return cycle(self.requests)
+
+
+@dataclass(frozen=True, slots=True)
+class Keyed:
+    """The same requests in turn, without end, but for an idempotency key that nothing ever had before."""
+
+    requests: Sequence[bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        run = token_hex(8).encode()
+        around = [request.split(_KEY.encode()) for request in self.requests]
+        for number, (before, after) in enumerate(cycle(around)):
+            yield b"%s%s-%08d%s" % (before, run, number, after)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +74,8 @@ def connections(row: Row, count: int) -> list[Connection]:
         blocks = [range(first, first + row.sessions) for first in range(0, _pool(row, count), row.sessions)]
         return [Connection(Repeated([_request(row, block)])) for block in blocks]
     numbers = [range(index, _pool(row, count), count) for index in range(count)] if row.sessions else [range(1)] * count
-    return [Connection(Repeated([_request(row, [number]) for number in own])) for own in numbers]
+    turns = Keyed if row.keyed else Repeated
+    return [Connection(turns([_request(row, [number]) for number in own])) for own in numbers]
 
 
 def drawn_connections(row: Row, count: int, sessions: int) -> list[Connection]:
@@ -78,6 +95,7 @@ def _request(row: Row, numbers: Sequence[int]) -> bytes:
 
 
 def _head(row: Row, session: str, framing: tuple[str, str]) -> bytes:
-    headers = (("Host", "127.0.0.1"), *row.headers, framing)
+    key = (("Idempotency-Key", _KEY),) if row.keyed else ()
+    headers = (("Host", "127.0.0.1"), *row.headers, *key, framing)
     lines = [f"POST {row.path.format(session=session)} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     return "\r\n".join([*lines, "", ""]).encode()

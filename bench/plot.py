@@ -24,7 +24,9 @@ Quantity = Callable[[Cell], float]
 
 def plot(cells: Sequence[Cell], path: Path) -> None:
     """Draw requests/s, time to an answer and CPU of every row at every number of connections."""
-    figure, (rates, times, cpus) = plt.subplots(1, 3, figsize=(17, 8), sharey=True, layout="constrained")
+    titles = list(dict.fromkeys(cell.row.title for cell in cells))
+    size = (17, 2 + 0.75 * len(titles))
+    figure, (rates, times, cpus) = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
     figure.suptitle("The service beside its floor, an empty Flask route behind the same gunicorn", fontsize=14)
     places = _places(cells)
 
@@ -48,7 +50,6 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
     cpus.set_title("CPU of all server processes with Valkey, \N{MICRO SIGN}s a request", fontsize=11)
     cpus.set_xscale("log")
 
-    titles = list(dict.fromkeys(cell.row.title for cell in cells))
     rates.set_yticks(range(len(titles)), titles)
     rates.invert_yaxis()
     wheres = {cell.connections: cell.where for cell in sorted(cells, key=lambda cell: cell.connections)}

@@ -39,5 +39,10 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "steps": cell.steps,
         "medians": {name: cell.middle(quantity) for name, quantity in quantities.items()},
         "ratios_to_floor": {name: cell.ratio(quantities[name]) for name in ("rate", "p50", "p99", "cpu")},
+        "beside": cell.beside
+        and {
+            "name": cell.beside.row.name,
+            "ratios": {name: cell.ratio_to(cell.beside, quantities[name]) for name in ("rate", "p50", "cpu")},
+        },
         "samples": [asdict(sample) for sample in cell.samples],
     }

@@ -12,12 +12,16 @@ Quantity = Callable[[Sample], float]
 
 @dataclass(slots=True)
 class Cell:
-    """The samples of a row at a number of connections, and those of the floor from the same rounds."""
+    """The samples of a row at a number of connections, and from the same rounds those of the floor and `beside`.
+
+    `beside` is the cell of the row that this one is held against, where that was measured.
+    """
 
     row: Row
     connections: int
     samples: list[Sample] = field(default_factory=list)
     floors: list[Sample] = field(default_factory=list)
+    beside: "Cell | None" = None
 
     @property
     def where(self) -> str:
@@ -31,6 +35,10 @@ class Cell:
     def ratio(self, quantity: Quantity) -> float:
         """Return the median of the rounds' ratios to the floor."""
         return median_ratio(quantity, self.samples, self.floors)
+
+    def ratio_to(self, other: "Cell", quantity: Quantity) -> float:
+        """Return the median of the rounds' ratios to another cell."""
+        return median_ratio(quantity, self.samples, other.samples)
 
     @property
     def steps(self) -> float:

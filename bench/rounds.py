@@ -35,8 +35,8 @@ def measure(rows: Sequence[Row], servers: Mapping[str, Server], generator: Gener
         for _ in range(ROUNDS):
             for cell in cells:
                 cell.samples.append(sample(cell, seconds))
+    found = {(cell.row.name, cell.connections): cell for cell in cells}
     for cell in cells:
-        cell.floors = next(
-            other.samples for other in cells if (other.row, other.connections) == (FLOOR, cell.connections)
-        )
+        cell.floors = found[FLOOR.name, cell.connections].samples
+        cell.beside = found.get((cell.row.beside, cell.connections))
     return cells

@@ -1,8 +1,9 @@
 """The rows of the table: what is asked of which server, over and over."""
 
 import json
+import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 # Digit 0 of scikit-learn's bundled scans (`load_digits().images[0]`), 8 rows of 8 pixels.
@@ -20,8 +21,11 @@ PIXELS = [pixel for row in SCAN for pixel in row]
 ROW = list(SCAN[1])
 
 RNN = "digits-rnn"
+CLASSIFIER = "digits-batchnorm"
 MANY = 64
 """Sessions of one `sessions:predict`."""
+LARGE = 4096
+"""Instances of 64 FP32 values that are 1 MiB."""
 
 Body = Callable[[Sequence[str]], bytes]
 """From the sessions that a request steps to its body."""
@@ -32,7 +36,8 @@ class Row:
     """One thing to measure.
 
     A request steps `sessions` sessions; where it is one, `{session}` in `path` is its name. With `lines` a connection
-    is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unanswered.
+    is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unanswered. With
+    `keyed` each request has an `Idempotency-Key` of its own. `beside` names another row that it is held against.
     """
 
     name: str
@@ -45,12 +50,34 @@ class Row:
     lines: bool = False
     ahead: int = 1
     connections: tuple[int, ...] = (1, 32, 128)
+    keyed: bool = False
+    beside: str = ""
 
 
 def fixed(document: Any) -> Body:
     """Return the body that is the same for all sessions."""
     data = json.dumps(document).encode()
     return lambda _: data
+
+
+def _infer(name: str, title: str, instances: int, *, binary: bool, beside: Row) -> Row:
+    """Return the row of an Open Inference Protocol request that asks the same as `beside`."""
+    pixels = PIXELS * instances
+    data = struct.pack(f"<{len(pixels)}f", *pixels) if binary else b""
+    values = {"parameters": {"binary_data_size": len(data)}} if binary else {"data": pixels}
+    tensor = {"name": "pixels", "shape": [instances, len(PIXELS)], "datatype": "FP32", **values}
+    start = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": binary}}).encode()
+    kind = ("Content-Type", "application/octet-stream" if binary else "application/json")
+    length = (("Inference-Header-Content-Length", str(len(start))),) if binary else ()
+    return Row(
+        name=name,
+        title=title,
+        path=f"/v2/models/{CLASSIFIER}/infer",
+        body=lambda _: start + data,
+        headers=(kind, *length),
+        connections=beside.connections,
+        beside=beside.name,
+    )
 
 
 def _many(sessions: Sequence[str]) -> bytes:
@@ -78,10 +105,26 @@ SESSION = Row(
     sessions=1,
 )
 
+_PREDICT = Row("predict", ":predict", f"/v1/models/{CLASSIFIER}:predict", fixed({"instances": [PIXELS]}))
+
+_LARGE_PREDICT = Row(
+    name="predict-1mb",
+    title=":predict, 1 MB",
+    path=_PREDICT.path,
+    body=fixed({"instances": [PIXELS] * LARGE}),
+    connections=(1, 32),
+)
+
 ROWS = (
     FLOOR,
-    Row("predict", ":predict", "/v1/models/digits-batchnorm:predict", fixed({"instances": [PIXELS]})),
+    _PREDICT,
+    _infer("infer-json", "infer, JSON", 1, binary=False, beside=_PREDICT),
+    _infer("infer-binary", "infer, binary", 1, binary=True, beside=_PREDICT),
+    _LARGE_PREDICT,
+    _infer("infer-json-1mb", "infer, JSON, 1 MB", LARGE, binary=False, beside=_LARGE_PREDICT),
+    _infer("infer-binary-1mb", "infer, binary, 1 MB", LARGE, binary=True, beside=_LARGE_PREDICT),
     SESSION,
+    replace(SESSION, name="keyed", title="session :predict, with a key", keyed=True, beside=SESSION.name),
     _STREAM,
     Row(
         name="pipelined",

@@ -67,17 +67,13 @@ def running(*options: str) -> Iterator[Server]:
 
 
 def _environment(port: int, data: Path) -> dict[str, str]:
-    """The caller's environment, but for the service's settings: those are their defaults.
-
-    All but one: a row lets 128 connections of 64 sessions wait, and they may all be one worker's.
-    """
+    """The caller's environment, but for the service's settings: those are their defaults."""
     settings = {name.upper() for name in Settings.model_fields}
     kept = {name: value for name, value in os.environ.items() if name not in settings}
     return kept | {
         "BIND": f"127.0.0.1:{port}",
         "DATA_DIR": str(data),
         "WORKERS": str(cpus.available()),
-        "MAX_QUEUE": "16384",
     }
 
 

@@ -21,6 +21,7 @@ _HEADS = (
     "CPU us/req.",
     "x floor",
 )
+_COMPARED: dict[str, Quantity] = {"requests/s": rate, "p50": p50, "CPU": cpu}
 
 
 def table(cells: Sequence[Cell]) -> str:
@@ -44,6 +45,17 @@ def table(cells: Sequence[Cell]) -> str:
         "connections its p50 is that of the few connections which are served, its p99 that of those which are not.",
     ]
     return "\n".join(text)
+
+
+def beside_lines(cells: Sequence[Cell]) -> str:
+    """Return what rows cost beside those that they are held against."""
+    found = [(cell, cell.beside) for cell in cells if cell.beside]
+    names = [f"{cell.row.title} / {other.row.title}" for cell, other in found]
+    lines = ["Ratios of rows to each other, from the same rounds:"]
+    for (cell, other), name in zip(found, names, strict=True):
+        ratios = (f"{what} {cell.ratio_to(other, of):.2f}" for what, of in _COMPARED.items())
+        lines.append("  ".join(["", name.ljust(max(map(len, names))), cell.where.rjust(15), *ratios]))
+    return "\n".join(lines)
 
 
 def live_lines(live: Live) -> str:

@@ -10,6 +10,7 @@ from bench.sessions import Memory
 # The least that requests/s may be, as a share of the floor's at the same number of connections.
 LEAST_RATE = {("predict", 32): 0.75, ("predict", 128): 0.75, ("session", 32): 0.5, ("session", 128): 0.6}
 MOST_P50 = {("session", 1): 2.5}
+MOST_KEYED = 1.15
 LEAST_MANY = 8.0
 MOST_LIVE = 1.05
 MOST_OVERHEAD = 120
@@ -46,6 +47,11 @@ def targets(cells: Sequence[Cell], memory: Memory, live: Live | None) -> Iterato
             )
         if place in MOST_P50:
             yield Target(f"{where}, p50 over the floor's", cell.ratio(p50), MOST_P50[place], at_least=False)
+        if cell.row.keyed and (plain := cell.beside):
+            what = f"CPU of {cell.row.title} over that of one without at {cell.where}"
+            yield Target(what, cell.ratio_to(plain, cpu), MOST_KEYED, at_least=False)
+            what = f"requests/s of {plain.row.title} over those with a key at {cell.where}"
+            yield Target(what, plain.ratio_to(cell, rate), MOST_KEYED, at_least=False)
     for (name, connections), cell in found.items():
         single = found.get(("session", connections))
         if name == "many" and single is not None:

@@ -3,7 +3,7 @@
 A page's fenced blocks are followed in a fresh checkout. `sh` is run; `make run` starts the service there, in the place
 of one that ran before. What follows as `json` or `text` is what it must have printed; … stands for anything, a time for
 any time, and numbers may differ in their last digits. `python` and `toml` are files where a name follows; else `python`
-is run.
+is run as well.
 """
 
 import json
@@ -96,7 +96,7 @@ class Reader:
             case "python" | "toml" if block.file is not None:
                 self._write(block.file, block.text)
             case "python":
-                self._run([".venv/bin/python", "-"], block.text)
+                self._said = self._run([".venv/bin/python", "-"], self._here(block.text))
             case "sh" if found := _RUN.search(block.text):
                 if self._service is not None:
                     self._service.stop()
@@ -125,14 +125,16 @@ class Reader:
 
     def _shell(self, text: str) -> str:
         service = self._service
-        if service is not None:
-            text = text.replace(ADDRESS, f"127.0.0.1:{service.port}")
         workers = service.workers() if service and "kill -HUP" in text else []
-        said = self._run(["bash", "-euo", "pipefail", "-c", text])
+        said = self._run(["bash", "-euo", "pipefail", "-c", self._here(text)])
         if service and workers:
             psutil.wait_procs(workers, PATIENCE)
             eventually("new workers", service.ready)
         return said
+
+    def _here(self, text: str) -> str:
+        """What a page says, with the address at which the service listens for this test."""
+        return text if self._service is None else text.replace(ADDRESS, f"127.0.0.1:{self._service.port}")
 
     def _run(self, command: list[str], text: str = "") -> str:
         done = subprocess.run(command, cwd=self.checkout, input=text, capture_output=True, text=True, check=False)

@@ -52,12 +52,20 @@ def test_the_configuration_is_a_model_config(client: Client, path: str) -> None:
     assert "sequence_batching" not in client.get("/v2/models/pair/config").expect()
 
 
-@pytest.mark.parametrize("rest", ["", "/ready", "/config", "/stats"])
+@pytest.mark.parametrize("rest", ["", "/ready", "/config"])
 def test_unknown_models_and_versions_are_named_as_triton_names_them(client: Client, rest: str) -> None:
     text = problem(client.get(f"/v2/models/nope{rest}"), 404)
     assert text == "Request for unknown model: 'nope' is not found"
     text = problem(client.get(f"/v2/models/rnn/versions/9{rest}"), 404)
     assert text == "Request for unknown model: 'rnn' version 9 is not found"
+
+
+def test_statistics_of_unknown_models_and_versions(client: Client) -> None:
+    """In other words than elsewhere, as Triton has it."""
+    for version in ("", "/versions/1"):
+        assert problem(client.get(f"/v2/models/nope{version}/stats"), 404) == "requested model 'nope' is not available"
+    text = problem(client.get("/v2/models/rnn/versions/9/stats"), 404)
+    assert text == "requested model version is not available for model 'rnn'"
 
 
 def test_inference_on_an_unknown_model(client: Client) -> None:

@@ -1,4 +1,4 @@
-"""`/v2/health`: whether the process lives, and whether it can serve sessions."""
+"""`/v2/health`, and KServe V1's `/`: whether the process lives, and whether it can serve sessions."""
 
 from flask import Blueprint, Response
 
@@ -11,6 +11,11 @@ from service.errors import StoreUnavailableError
 def routes(engine: Engine) -> Blueprint:
     """Return the routes."""
     blueprint = Blueprint("health", __name__)
+
+    @blueprint.get("/")
+    def alive() -> Response:
+        # Where clients of KServe's first version ask whether the server lives.
+        return reply({"status": "alive"})
 
     @blueprint.get("/v2/health/live")
     def live() -> Response:

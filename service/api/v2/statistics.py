@@ -10,8 +10,9 @@ from flask import Blueprint, Response
 
 from service.api.json import reply
 from service.api.routing import model_route
-from service.api.v2.models import ROOT, find
+from service.api.v2.models import ROOT
 from service.engine import Engine
+from service.errors import NotFoundError
 from service.model.repository import Model
 
 
@@ -25,9 +26,21 @@ def routes(engine: Engine) -> Blueprint:
 
     @model_route(blueprint, "GET", "/stats", ROOT)
     def of_one(model: str, version: str | None) -> Response:
-        return reply({"model_stats": _entries(engine, find(engine, model, version))})
+        return reply({"model_stats": _entries(engine, _find(engine, model, version))})
 
     return blueprint
+
+
+def _find(engine: Engine, name: str, version: str | None) -> Model:
+    """Return a model, or one of its versions; where it is not there, in Triton's words for statistics."""
+    try:
+        engine.repository.model(name)
+    except NotFoundError:
+        raise NotFoundError(f"requested model {name!r:.80} is not available") from None
+    try:
+        return engine.repository.model(name, version)
+    except NotFoundError:
+        raise NotFoundError(f"requested model version is not available for model {name!r:.80}") from None
 
 
 def _entries(engine: Engine, model: Model) -> list[dict[str, Any]]:
