@@ -4,6 +4,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc
 import itertools
 import sys
 from functools import partial
@@ -69,7 +70,12 @@ def on_reload(_: "Arbiter") -> None:
 
 
 def pre_fork(server: "Arbiter", worker: Any) -> None:
-    """Give each worker a slot for its statistics that no other has."""
+    """Give each worker a slot for its statistics that no other has.
+
+    What is there by now, torch and the models, is there to stay: no worker's collector need look through it, which
+    would take long and copy the pages that the workers share.
+    """
+    gc.freeze()
     taken = {other.slot for other in server.WORKERS.values()}
     worker.slot = next(slot for slot in itertools.count() if slot not in taken)
 

@@ -1,5 +1,7 @@
 """What lies in Redis, how much of it, for how long, and that a commit is made once or not at all."""
 
+import os
+import random
 import struct
 import time
 from collections.abc import Iterator
@@ -302,6 +304,24 @@ def test_what_is_committed_is_what_is_read(store: Store) -> None:
     assert looked.record is not None
     assert (looked.record.step, looked.record.state, looked.record.created) == (1, b"later", stored.record.created)
     assert 59_000 < looked.remaining <= 60_000
+
+
+def test_no_commit_is_taken_for_another_though_models_seed_the_dice_and_workers_are_forked() -> None:
+    def nonces() -> bytes:
+        random.seed(0)
+        return b"".join(new().data()[1:9] for _ in range(50))
+
+    found = [nonces(), nonces()]
+    for _ in range(2):
+        outlet, inlet = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(inlet, nonces())
+            os._exit(0)
+        os.waitpid(child, 0)
+        found.append(os.read(outlet, 400))
+    every = {batch[i : i + 8] for batch in found for i in range(0, 400, 8)}
+    assert len(every) == 200
 
 
 def test_a_commit_on_what_has_changed_is_a_conflict(store: Store) -> None:

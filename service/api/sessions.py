@@ -93,8 +93,9 @@ def _steps(blueprint: Blueprint, engine: Engine) -> None:
         found = engine.repository.model(model, version)
         outcomes = steps_of(found, read(bodies.PredictMany).sessions)
         steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
+        take_over = migrate()
         for step in steps:
-            step.migrate, step.once, step.render = migrate(), kept, render
+            step.migrate, step.once, step.render = take_over, kept, render
         if steps:
             engine.run(steps)
         _raise_common(steps)

@@ -85,12 +85,12 @@ class Layout:
             rows = torch.from_numpy(matrix[:, begin:end].copy().view(_CARRIER[held.datatype]))
             if held.datatype is Datatype.BF16:
                 rows = rows.view(torch.bfloat16)
-            rows = rows.reshape(count, *held.shape)
-            if buffer.batch_dim is None:
-                rows = rows[0]
+            if buffer.batch_dim is None or count == 1:
+                rows = rows.reshape(held.shape)
             else:
                 # (sessions, …, n, …) → (…, sessions·n, …)
-                rows = rows.movedim(0, buffer.batch_dim).flatten(buffer.batch_dim, buffer.batch_dim + 1)
+                rows = rows.reshape(count, *held.shape).movedim(0, buffer.batch_dim)
+                rows = rows.flatten(buffer.batch_dim, buffer.batch_dim + 1)
             tensors.append(rows)
         return tensors
 
@@ -195,6 +195,8 @@ def _part(buffer: StateBuffer, tensor: Tensor | None, count: int) -> tuple[Conte
             f"forward left the state buffer {buffer.name!r} with shape {list(tensor.shape)}, which cannot be parted "
             f"between {count} sessions along batch_dim {dim}"
         )
+    if count == 1:
+        return Contents(datatype, tuple(tensor.shape)), tensor[None]
     # (…, sessions·n, …) → (sessions, …, n, …)
     shape = tensor.shape
     rows = tensor.reshape(*shape[:dim], count, shape[dim] // count, *shape[dim + 1 :]).movedim(dim, 0)

@@ -141,7 +141,8 @@ def _stack(spec: TensorSpec, values: list[Any], where: str, suffix: str = "") ->
         if len(values) != 1:
             raise InvalidInputError(f"{where} must hold exactly one instance: the model's input has no axis for more")
         return stacked.reshape(full)
-    stacked = stacked.reshape(len(values), *full)
+    if full is not got:
+        stacked = stacked.reshape(len(values), *full)
     return stacked if axis == 0 else np.moveaxis(stacked, 0, axis)
 
 
@@ -172,7 +173,10 @@ def _least(wanted: Sequence[int]) -> int:
 def _unstack(spec: TensorSpec, output: Array) -> Array:
     """The instance axis first, contiguous, without the axis that only the batching needs."""
     axis, batch = spec.instance_axis, spec.batch_dim
-    output = output[np.newaxis] if axis is None else np.moveaxis(output, axis, 0)
+    if axis is None:
+        output = output[np.newaxis]
+    elif axis:
+        output = np.moveaxis(output, axis, 0)
     if batch is not None and batch != axis:
         # The axes before the one that has gone to the front stand one further.
         batch += axis is None or batch < axis

@@ -18,14 +18,16 @@ When the session was last used and when it ends stand in the key's own expiry, w
 session: a record in its last `GRACE` milliseconds is one that has expired.
 """
 
-import secrets
+import os
+import random
 import struct
 import time
 from dataclasses import dataclass
 
 from service.errors import StoreUnavailableError
 
-_HEADER = struct.Struct("<B8sQQI8s8s")
+_HEADER = struct.Struct("<BQQQI8s8s")
+_TOMBSTONE = struct.Struct("<BQ")
 HEADER_BYTES = _HEADER.size
 SESSION = 1
 EXPIRED = 2
@@ -60,8 +62,7 @@ class Record:
 
     def data(self) -> bytes:
         """Return the bytes to write, with a nonce of their own."""
-        nonce = secrets.token_bytes(8)
-        head = _HEADER.pack(SESSION, nonce, self.step, self.created, self.ttl, self.fingerprint, self.layout)
+        head = _HEADER.pack(SESSION, _nonce(), self.step, self.created, self.ttl, self.fingerprint, self.layout)
         return head + self.state
 
 
@@ -84,7 +85,17 @@ class Stored:
 
 def tombstone() -> bytes:
     """Return the bytes that take the place of a deleted session, with a nonce of their own."""
-    return bytes((TOMBSTONE,)) + secrets.token_bytes(8)
+    return _TOMBSTONE.pack(TOMBSTONE, _nonce())
+
+
+# The store's own, that a model cannot seed, and that no two workers share: the system seeds it, in each of them.
+_random = random.Random()  # noqa: S311 - the numbers are no secrets
+os.register_at_fork(after_in_child=_random.seed)
+
+
+def _nonce() -> int:
+    """Return a number that no other commit has."""
+    return _random.getrandbits(64)
 
 
 def parse(data: bytes, remaining: int = 1) -> Stored:
