@@ -88,6 +88,11 @@ class ModelVersion:
         """Whether any buffer is state."""
         return bool(self._slots)
 
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it runs on the CPU."""
+        return self._device is None
+
     def group(self, call: Call) -> Hashable:
         """Calls of the same group may share a forward; None shares with none."""
         if not self.batched:
