@@ -499,8 +499,7 @@ def test_a_cluster_fails_over_in_the_middle(cluster: RedisCluster, cluster_servi
     def happen() -> None:
         master = cluster.master_of(f"carryover:{{rnn/{names[0]}}}")
         cluster.kill(master)
-        master.start()
-        eventually("a cluster that is whole", cluster.whole)
+        cluster.revive(master)
 
     statuses = _through(cluster_service, names, happen)
     assert statuses <= {200, 409, 503}
@@ -511,11 +510,7 @@ def test_a_cluster_hands_over_in_the_middle(cluster: RedisCluster, cluster_servi
     names = [fresh() for _ in range(6)]
 
     def happen() -> None:
-        master = cluster.master_of(f"carryover:{{rnn/{names[0]}}}")
-        replica = cluster.replica_of(master)
-        command(replica.redis, "CLUSTER", "FAILOVER")
-        eventually("the replica as master", lambda: replica in cluster.masters())
-        eventually("a cluster that is whole", cluster.whole)
+        cluster.hand_over(cluster.master_of(f"carryover:{{rnn/{names[0]}}}"))
 
     assert _through(cluster_service, names, happen) <= {200, 409, 503}
 
