@@ -390,6 +390,18 @@ def test_a_commit_that_was_made_though_its_reply_was_lost_is_committed_once(stor
     assert (now.record.step, now.record.state) == (1, b"sent twice")
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_claim_whose_connection_broke_is_not_taken_for_anothers(store: Store, place: Place, before: bool) -> None:
+    way = Cutter(place.redis)
+    lossy = Store(way.url, 2.0, 60, prefix="test")
+    once = Once.of("k", "/address", b"body")
+    way.cut(once.claim(), before=before)
+    assert lossy.load([KEY], [(KEY, once)]) == ([None], [None])
+    assert way.made == 1
+    way.end()
+    assert store.load([KEY], [(KEY, once)]) == ([None], [once.claim()])
+
+
 def test_a_server_that_is_not_there_is_an_error_of_its_own() -> None:
     nowhere = Store("redis://127.0.0.1:1/0", 0.5, 60)
     for call in (lambda: nowhere.look(KEY), nowhere.ping):

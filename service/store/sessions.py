@@ -91,12 +91,20 @@ class Store:
             commands.append(
                 ("SET", self._answer_key(key, once), once.claim(), "NX", "GET", "PX", CLAIM_MILLISECONDS),
             )
-        replies = self._read(commands)
+        replies, again = self._run(commands)
+        for number, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                replies[number] = StoreUnavailableError(_reason(reply))
         found: list[Stored | StoreUnavailableError | None] = [None] * len(keys)
         for group, values in zip(groups, replies, strict=False):
             for number, i in enumerate(group):
                 found[i] = values if isinstance(values, StoreUnavailableError) else _parsed(values[number])
-        return found, replies[len(groups) :]
+        answers: list[bytes | StoreUnavailableError | None] = replies[len(groups) :]
+        if again:
+            for number, (_, once) in enumerate(claims):
+                if len(groups) + number in again and answers[number] == once.claim():
+                    answers[number] = None  # its own, of the first try; if not, no harm is done
+        return found, answers
 
     def look(self, key: str, once: Once | None = None) -> tuple[Stored | None, bytes | None]:
         """Read one session with how long it has left, and what lies under a request that is to be carried out once."""
@@ -104,7 +112,7 @@ class Store:
         commands: list[Command] = [("GET", place), ("PTTL", place)]
         if once is not None:
             commands.append(("GET", self._answer_key(key, once)))
-        value, left, *answer = _whole(self._read(commands))
+        value, left, *answer = _whole(self._run(commands)[0])
         return None if value is None else parse(value, left - GRACE), answer[0] if answer else None
 
     def commit(
@@ -145,7 +153,7 @@ class Store:
     def elect(self, office: str, seconds: float) -> bool:
         """Return whether this process is the one among all that holds an office for the next seconds."""
         command = ("SET", f"{self._prefix}:{office}", b"1", "NX", "PX", int(seconds * 1000))
-        return bool(_whole(self._read([command]))[0])
+        return bool(_whole(self._run([command])[0])[0])
 
     def pages(self, size: int) -> Iterator[list[bytes]]:
         """Yield the keys of sessions and answers, about `size` at a time."""
@@ -165,7 +173,7 @@ class Store:
         commands = [
             ("EVALSHA", sha, len(group), *(keys[i] for i in group), GRACE) for group in self._topology.groups(keys)
         ]
-        return sum(_whole(self._read(commands))) if commands else 0
+        return sum(_whole(self._run(commands)[0])) if commands else 0
 
     def _commit(self, commits: Sequence[tuple[str, Commit]]) -> Command:
         keys: list[str] = []
@@ -203,11 +211,6 @@ class Store:
             return call()
         except ERRORS as error:
             raise StoreUnavailableError(_reason(error)) from error
-
-    def _read(self, commands: list[Command]) -> list[Any]:
-        """Run commands of which it does not matter how often; the reply of one that fails is the error to raise."""
-        replies, _ = self._run(commands)
-        return [StoreUnavailableError(_reason(reply)) if isinstance(reply, Exception) else reply for reply in replies]
 
     def _run(self, commands: list[Command]) -> tuple[list[Any], set[int]]:
         """Run commands; those whose connection broke, again, which the scripts allow.
@@ -248,7 +251,7 @@ def _whole(replies: list[Any]) -> list[Any]:
     """The replies; raises the first error among them."""
     for reply in replies:
         if isinstance(reply, Exception):
-            raise reply
+            raise StoreUnavailableError(_reason(reply)) from reply
     return replies
 
 
