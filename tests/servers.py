@@ -308,6 +308,18 @@ class RedisCluster:
         master.kill()
         eventually("the replica as master", lambda: _role(replica.redis) == "master")
 
+    def revive(self, dead: RedisServer) -> None:
+        """Start a dead server again and wait until the cluster is whole."""
+        dead.start()
+        eventually("a cluster that is whole", self.whole)
+
+    def hand_over(self, master: RedisServer) -> None:
+        """Let a master's replica take its place, as an operator asks for it, and wait until the cluster is whole."""
+        replica = self.replica_of(master)
+        command(replica.redis, "CLUSTER", "FAILOVER")
+        eventually("the replica as master", lambda: replica in self.masters())
+        eventually("a cluster that is whole", self.whole)
+
     def end(self) -> None:
         for server in self.servers:
             server.end()

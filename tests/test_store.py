@@ -5,18 +5,21 @@ import random
 import struct
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import redis
 import torch
-from harness import CHECKPOINTS, Client, Cutter, RedisServer, Service, eventually, line_of, problem, sentence
+from harness import CHECKPOINTS, PATIENCE, Client, Cutter, RedisServer, Service, eventually, line_of, problem, sentence
 from safetensors.torch import load_file
 
 from models.rnn import RNNClassifier
 from service.errors import StoreUnavailableError
-from service.store import Commit, Outcome, Record, Store, Stored
+from service.store import Commit, Once, Outcome, Record, Store, Stored
 from service.store.record import GRACE, HEADER_BYTES
+from service.store.topologies import connect
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 STATE_BYTES = 64 * 4
@@ -286,13 +289,20 @@ def new(state: bytes = b"state", ttl: int = 60) -> Record:
 def begun(store: Store, key: str = KEY) -> Stored:
     """Begin a session and return what the store has of it."""
     assert store.commit([Commit(key, None, new(), live=False)]) == [Outcome.COMMITTED]
-    stored = store.load([key])[0][0]
+    stored = loaded(store, key)
     assert stored is not None
     return stored
 
 
+def loaded(store: Store, key: str = KEY) -> Stored | None:
+    """What the store has of a session."""
+    found = store.load([key])[0][0]
+    assert not isinstance(found, StoreUnavailableError)
+    return found
+
+
 def test_what_is_committed_is_what_is_read(store: Store) -> None:
-    assert store.load([KEY])[0] == [None]
+    assert loaded(store) is None
     stored = begun(store)
     assert stored.live
     assert stored.record is not None
@@ -330,7 +340,7 @@ def test_a_commit_on_what_has_changed_is_a_conflict(store: Store) -> None:
     mine, yours = (Commit(KEY, stored, stored.record.advanced(1, state)) for state in (b"mine", b"yours"))
     assert store.commit([mine]) == [Outcome.COMMITTED]
     assert store.commit([yours]) == [Outcome.CONFLICT]
-    now = store.load([KEY])[0][0]
+    now = loaded(store)
     assert now is not None
     assert now.record is not None
     assert now.record.state == b"mine"
@@ -354,14 +364,14 @@ def test_a_commit_on_what_has_expired_or_was_deleted_is_gone(store: Store, place
     assert store.commit([after]) == [Outcome.GONE]
     place.redis.redis.delete("test:{m/name}")
     assert store.commit([after]) == [Outcome.GONE]
-    assert store.load([KEY])[0] == [None]
+    assert loaded(store) is None
 
 
 def test_a_session_that_was_deleted_and_begun_again_is_not_taken_for_the_one_before(store: Store) -> None:
     stored = begun(store)
     assert stored.record is not None
     assert store.commit([Commit(KEY, stored, None)]) == [Outcome.COMMITTED]
-    tombstone = store.load([KEY])[0][0]
+    tombstone = loaded(store)
     assert tombstone is not None
     assert tombstone.record is None
     assert store.commit([Commit(KEY, tombstone, stored.record, live=False)]) == [Outcome.COMMITTED]
@@ -379,7 +389,9 @@ def test_many_commits_in_one_call_each_have_their_own_outcome(store: Store) -> N
     ]
     committed, conflict, gone = Outcome.COMMITTED, Outcome.CONFLICT, Outcome.GONE
     assert store.commit(commits) == [committed, conflict, committed, gone, committed]
-    states = [one.record.state if one and one.record else None for one in store.load([*keys, "m/none"])[0]]
+    together = store.load([*keys, "m/none"])[0]
+    assert together == [loaded(store, key) for key in (*keys, "m/none")]
+    states = [one.record.state if isinstance(one, Stored) and one.record else None for one in together]
     assert states == [b"second", b"first", b"second", None, b"second", None]
 
 
@@ -392,16 +404,54 @@ def test_a_commit_that_was_made_though_its_reply_was_lost_is_committed_once(stor
     assert lossy.commit([Commit(KEY, stored, stored.record.advanced(1, b"sent twice"))]) == [Outcome.COMMITTED]
     assert way.made == 1
     way.end()
-    now = store.load([KEY])[0][0]
+    now = loaded(store)
     assert now is not None
     assert now.record is not None
     assert (now.record.step, now.record.state) == (1, b"sent twice")
 
 
+@pytest.mark.parametrize("before", [True, False])
+def test_a_claim_whose_connection_broke_is_not_taken_for_anothers(store: Store, place: Place, before: bool) -> None:
+    way = Cutter(place.redis)
+    lossy = Store(way.url, 2.0, 60, prefix="test")
+    once = Once.of("k", "/address", b"body")
+    way.cut(once.claim(), before=before)
+    assert lossy.load([KEY], [(KEY, once)]) == ([None], [None])
+    assert way.made == 1
+    way.end()
+    assert store.load([KEY], [(KEY, once)]) == ([None], [once.claim()])
+
+
 def test_a_server_that_is_not_there_is_an_error_of_its_own() -> None:
     nowhere = Store("redis://127.0.0.1:1/0", 0.5, 60)
-    for call in (lambda: nowhere.load([KEY]), lambda: nowhere.look(KEY), nowhere.ping):
+    for call in (lambda: nowhere.look(KEY), nowhere.ping):
         with pytest.raises(StoreUnavailableError, match="Redis does not answer"):
             call()
-    with pytest.raises(StoreUnavailableError, match="Redis does not answer"):
-        nowhere.commit([Commit(KEY, None, new(), live=False)])
+    once = Once.of("k", "/address", b"body")
+    found, claimed = nowhere.load([KEY], [(KEY, once)])
+    for error in (*found, *claimed, *nowhere.commit([Commit(KEY, None, new(), live=False)])):
+        assert isinstance(error, StoreUnavailableError)
+        assert "Redis does not answer" in str(error)
+
+
+def test_a_server_that_was_away_for_long_is_found_again() -> None:
+    server = RedisServer()
+    topology = connect(server.url, 2.0)
+    for _ in range(150):  # redis-py's own pool makes a hundred connections, ever
+        assert isinstance(topology.run([("PING",)])[0], redis.ConnectionError)
+    server.start()
+    try:
+        assert topology.run([("PING",)]) == [b"PONG"]
+    finally:
+        server.end()
+
+
+def test_as_many_commands_may_wait_as_there_are_requests(redis_server: RedisServer) -> None:
+    topology, waiting = connect(redis_server.url, PATIENCE), 150
+    with ThreadPoolExecutor(waiting) as pool:
+        replies = [pool.submit(topology.run, [("BLPOP", "test:list", 0)]) for _ in range(waiting)]
+        try:
+            eventually("all of them", lambda: redis_server.redis.info("clients")["blocked_clients"] == waiting)
+        finally:
+            redis_server.redis.rpush("test:list", *range(waiting))
+    assert sorted(int(reply.result()[0][1]) for reply in replies) == list(range(waiting))

@@ -15,7 +15,7 @@ import pytest
 import torch
 from calls import REPLAYED, fresh, held, post, put_state, state
 from few import write_few
-from harness import Answer, Client, RedisServer, Service, eventually, problem, sentence, together
+from harness import Answer, Client, RedisServer, Service, eventually, free_port, problem, sentence, together
 from repository import rnn
 from servers import Certificates, Proxy, RedisCluster, Sentinels, command
 
@@ -152,10 +152,10 @@ class TestTheWholeInterface:
         whole_api(faulty.service)
 
     def test_over_a_unix_socket(self, serve: Serve, tmp_path: Path) -> None:
-        socket = tmp_path / "s"
-        server = RedisServer("--unixsocket", str(socket)).start()
+        path = tmp_path / "s"
+        server = RedisServer("--unixsocket", str(path)).start()
         try:
-            whole_api(serve(f"unix://{socket}"))
+            whole_api(serve(f"unix://{path}"))
         finally:
             server.end()
 
@@ -188,6 +188,13 @@ class TestTheWholeInterface:
 def test_a_url_of_no_known_form_is_refused(url: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         Store(url, TIMEOUT, 60)
+
+
+@pytest.mark.parametrize("form", ["redis://{}", "redis+sentinel://{}/service", "redis+cluster://{}"])
+def test_a_url_may_name_an_option_that_the_service_sets_too(form: str) -> None:
+    address = form.format(f"127.0.0.1:{free_port()}")
+    with pytest.raises(StoreUnavailableError, match="does not answer"):
+        Store(f"{address}?socket_timeout=0.5", TIMEOUT, 60).ping()
 
 
 @dataclass
@@ -372,7 +379,6 @@ class TestOneServerThatFails:
         flusher.join()
         assert session.client.step_of(session.address) == 1 + taken
 
-    @pytest.mark.xfail(reason="a look between two losses may meet broken connections itself", strict=False)
     @pytest.mark.parametrize("lost", ["request", "reply"])
     def test_a_commit_whose_connection_breaks_is_made_once(self, lost: str, faulty: Faulty, session: Stepped) -> None:
         """Of a thousand pieces on the wire every third is lost, with its connection."""
@@ -493,8 +499,7 @@ def test_a_cluster_fails_over_in_the_middle(cluster: RedisCluster, cluster_servi
     def happen() -> None:
         master = cluster.master_of(f"carryover:{{rnn/{names[0]}}}")
         cluster.kill(master)
-        master.start()
-        eventually("a cluster that is whole", cluster.whole)
+        cluster.revive(master)
 
     statuses = _through(cluster_service, names, happen)
     assert statuses <= {200, 409, 503}
@@ -505,11 +510,7 @@ def test_a_cluster_hands_over_in_the_middle(cluster: RedisCluster, cluster_servi
     names = [fresh() for _ in range(6)]
 
     def happen() -> None:
-        master = cluster.master_of(f"carryover:{{rnn/{names[0]}}}")
-        replica = cluster.replica_of(master)
-        command(replica.redis, "CLUSTER", "FAILOVER")
-        eventually("the replica as master", lambda: replica in cluster.masters())
-        eventually("a cluster that is whole", cluster.whole)
+        cluster.hand_over(cluster.master_of(f"carryover:{{rnn/{names[0]}}}"))
 
     assert _through(cluster_service, names, happen) <= {200, 409, 503}
 
@@ -522,6 +523,7 @@ def test_a_stopped_node_of_a_cluster_holds_up_no_call_for_many(cluster: RedisClu
         for name in names:
             client.create("rnn", name)
         master = cluster.master_of(f"carryover:{{rnn/{names[0]}}}")
+        stopped = {name for name in names if cluster.master_of(f"carryover:{{rnn/{name}}}") is master}
         master.signal(signal.SIGSTOP)
         try:
             start = time.monotonic()
@@ -530,17 +532,16 @@ def test_a_stopped_node_of_a_cluster_holds_up_no_call_for_many(cluster: RedisClu
         finally:
             master.signal(signal.SIGCONT)
         assert took < BOUND
-        assert any("predictions" not in entry for entry in entries["sessions"].values())
-        for entry in entries["sessions"].values():
-            if "predictions" not in entry:
+        # Those of the other nodes are not held to blame.
+        for name, entry in entries["sessions"].items():
+            if name in stopped:
                 sentence(entry, 503)
+            else:
+                assert entry["step"] == 1
         eventually("a cluster that is whole", cluster.whole)
         eventually("readiness", cluster_service.ready)
 
 
-@pytest.mark.xfail(
-    reason="one node's error is told of the sessions on all nodes, also where they were committed", strict=False
-)
 def test_a_full_node_of_a_cluster_is_told_of_its_own_sessions(cluster: RedisCluster, cluster_service: Service) -> None:
     names = [fresh() for _ in range(20)]
     with cluster_service.client() as client:
@@ -552,10 +553,10 @@ def test_a_full_node_of_a_cluster_is_told_of_its_own_sessions(cluster: RedisClus
             entries = post(client, f"{SESSIONS}:predict", {"sessions": {name: [ROW] for name in names}}).expect()
         finally:
             master.redis.config_set("maxmemory", 0)
-        sentence(entries["sessions"][names[0]], 503)
         for name, entry in entries["sessions"].items():
-            step = client.step_of(f"{SESSIONS}/{name}")
-            if "predictions" in entry:
-                assert step == 1
-            elif "not known whether" not in sentence(entry, 503):
-                assert step == 0, f"{name} was told: {entry['detail']}"
+            full = cluster.master_of(f"carryover:{{rnn/{name}}}") is master
+            if full:
+                assert "full" in sentence(entry, 503)
+            else:
+                assert entry["step"] == 1
+            assert client.step_of(f"{SESSIONS}/{name}") == (0 if full else 1)

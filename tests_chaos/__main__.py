@@ -12,11 +12,11 @@ from random import Random
 
 from harness import CHECKPOINTS, RedisServer, Service, eventually
 from repository import lstm, spec, write_model
-from servers import Sentinels
+from servers import RedisCluster, Sentinels
 
 from tests_chaos.clients import Stepper, Tally
 from tests_chaos.durability import PROMISES, try_policy
-from tests_chaos.faults import Failovers, Fault, OneServer, play, schedule
+from tests_chaos.faults import Cluster, Failovers, Fault, OneServer, play, schedule
 from tests_chaos.sessions import KINDS, Session, judge
 
 CLIENTS = 12
@@ -37,8 +37,9 @@ def main() -> int:
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="carryover-chaos-") as folder:
         repository = _repository(Path(folder) / "models")
-        _one_server(Path(folder), repository, asked.seed, asked.seconds * 0.7, tally)
-        _sentinels(Path(folder), repository, asked.seed, asked.seconds * 0.3, tally)
+        _one_server(Path(folder), repository, asked.seed, asked.seconds * 0.6, tally)
+        _sentinels(Path(folder), repository, asked.seed, asked.seconds * 0.2, tally)
+        _cluster(Path(folder), repository, asked.seed, asked.seconds * 0.2, tally)
     _report(tally)
     return 1 if tally.wrong or tally.counts["lost steps"] or tally.counts["doubled steps"] else 0
 
@@ -84,6 +85,19 @@ def _sentinels(folder: Path, repository: Path, seed: int, seconds: float, tally:
     finally:
         service.end()
         sentinels.end()
+
+
+def _cluster(folder: Path, repository: Path, seed: int, seconds: float, tally: Tally) -> None:
+    cluster = RedisCluster()
+    service = Service(folder / "three", MODEL_REPOSITORY=repository, WORKERS=WORKERS, REDIS_URL=cluster.url)
+    try:
+        cluster.start()
+        service.start()
+        faults = Cluster(service, cluster)
+        _phase("cluster", service, schedule(seed, "three", seconds, faults.RATES), faults.do, seconds, seed, tally)
+    finally:
+        service.end()
+        cluster.end()
 
 
 def _phase(

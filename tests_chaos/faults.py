@@ -9,7 +9,7 @@ from random import Random
 
 import psutil
 from harness import RedisServer, Service, eventually
-from servers import Sentinels
+from servers import RedisCluster, Sentinels
 
 from tests_chaos.clients import Tally
 
@@ -44,6 +44,7 @@ class OneServer:
         "workers reloaded (SIGHUP)": 13,
         "Redis killed (kill -9) and restarted": 8,
         "Redis stopped for a while": 19,
+        "connections to Redis cut": 2,
         "script cache flushed": 11,
     }
 
@@ -56,6 +57,7 @@ class OneServer:
             "workers reloaded (SIGHUP)": lambda _: self._service.process.send_signal(signal.SIGHUP),
             "Redis killed (kill -9) and restarted": self._kill_redis,
             "Redis stopped for a while": self._stop_redis,
+            "connections to Redis cut": lambda _: self._server.redis.client_kill_filter(_type="normal"),
             "script cache flushed": lambda _: self._server.redis.script_flush(),
         }
 
@@ -108,6 +110,32 @@ class Failovers:
         """Make it happen."""
         if fault.kind == "failover by the sentinels":
             self._sentinels.revive(self._sentinels.failover())
+        else:
+            self._workers.do(fault)
+
+
+class Cluster:
+    """Faults of a service on a cluster."""
+
+    RATES: Mapping[str, float] = {
+        "master of a cluster killed (kill -9)": 8,
+        "handover in a cluster": 6,
+        "worker killed (kill -9)": 5,
+    }
+
+    def __init__(self, service: Service, cluster: RedisCluster) -> None:
+        self._workers = OneServer(service, cluster.servers[0])
+        self._cluster = cluster
+
+    def do(self, fault: Fault) -> None:
+        """Make it happen."""
+        masters = self._cluster.masters()
+        master = masters[int(fault.draw * len(masters))]
+        if fault.kind == "handover in a cluster":
+            self._cluster.hand_over(master)
+        elif fault.kind == "master of a cluster killed (kill -9)":
+            self._cluster.kill(master)
+            self._cluster.revive(master)
         else:
             self._workers.do(fault)
 

@@ -19,6 +19,7 @@ from service.errors import (
     PreconditionFailedError,
     StateTooLargeError,
     StepMismatchError,
+    StoreUnavailableError,
     UnavailableError,
     UnsupportedError,
 )
@@ -269,6 +270,8 @@ class Engine:
                 answers = ((request.once, request.render(made)),)
             live = stored is not None and stored.live
             outcome = self.store.commit([Commit(place, stored, record, live, answers)])[0]
+            if isinstance(outcome, StoreUnavailableError):
+                raise outcome
             if outcome is Outcome.COMMITTED:
                 return made
             if outcome is Outcome.UNKNOWN and request.once is None:

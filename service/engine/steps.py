@@ -141,7 +141,6 @@ class Stepper:
         Steps of one session run one after another, in their order; those of different sessions side by side.
         """
         started = time.perf_counter_ns()
-        loaded = ran = started
         chains: dict[str, _Chain] = {}
         for step in steps:
             name = step.key
@@ -149,16 +148,11 @@ class Stepper:
             if chain is None:
                 chain = chains[name] = _Chain(name, self._max_state_bytes)
             chain.steps.append(step)
-        try:
-            self._load(chains)
-            loaded = time.perf_counter_ns()
-            self._run(list(chains.values()))
-            ran = time.perf_counter_ns()
-            self._commit(list(chains.values()))
-        except StoreUnavailableError as error:
-            for step in steps:
-                if step.replay is None:
-                    step.error = step.error or error
+        self._load(chains)
+        loaded = time.perf_counter_ns()
+        self._run(list(chains.values()))
+        ran = time.perf_counter_ns()
+        self._commit(list(chains.values()))
         for chain in chains.values():
             chain.finish()
         self._count(steps, started, loaded - started, ran)
@@ -189,10 +183,10 @@ class Stepper:
             (chain, step, step.once) for chain in chains.values() for step in chain.steps if step.once is not None
         ]
         loaded, found = self._store.load(list(chains), [(chain.name, once) for chain, _, once in claims])
-        for chain, stored in zip(chains.values(), loaded, strict=True):
-            chain.begin(stored)
         for (chain, step, once), answer in zip(claims, found, strict=True):
             chain.claim(step, once, answer)
+        for chain, stored in zip(chains.values(), loaded, strict=True):
+            chain.begin(stored)
 
     def _run(self, chains: list["_Chain"]) -> None:
         """Run the chains' steps, in rounds of at most one step a session."""
@@ -258,19 +252,27 @@ class _Chain:
         self.name = name
         self.steps: list[Step] = []
         self.advanced = False
-        self.outcome: Outcome | None = None
+        self.outcome: Outcome | StoreUnavailableError | None = None
         self._max_state_bytes = max_state_bytes
         self._claimed: dict[str, Step] = {}
         self._position = 0
         self._stored: Stored | None = None
         self._place: _Place | None = None
 
-    def begin(self, stored: Stored | None) -> None:
+    def begin(self, stored: Stored | StoreUnavailableError | None) -> None:
         """Start from what was read."""
-        self._stored = stored
+        if not isinstance(stored, StoreUnavailableError):
+            self._stored = stored
+            return
+        for step in self.steps:
+            if step.replay is None:
+                step.error = step.error or stored
 
-    def claim(self, step: Step, once: Once, found: bytes | None) -> None:
+    def claim(self, step: Step, once: Once, found: bytes | StoreUnavailableError | None) -> None:
         """Take what was found under a step's idempotency key, which is claimed for this step if that is nothing."""
+        if isinstance(found, StoreUnavailableError):
+            step.error = found
+            return
         first = self._claimed.get(once.name)
         if first is not None:
             found = first.once.claim() if first.once else None
@@ -349,7 +351,9 @@ class _Chain:
             step.finished = True
             if step.replay is not None or self.outcome in (None, Outcome.COMMITTED):
                 continue
-            if self.outcome is Outcome.GONE:
+            if isinstance(self.outcome, StoreUnavailableError):
+                step.error = step.error or self.outcome
+            elif self.outcome is Outcome.GONE:
                 step.error = step.error or gone(step.model, step.session)
             elif self.outcome is Outcome.UNKNOWN and step.once is None:
                 step.error = step.error or CommitUnknownError("the connection to Redis broke")

@@ -14,14 +14,14 @@ from redis import exceptions
 from service.errors import CommitUnknownError, StoreUnavailableError
 from service.store.once import CLAIM_MILLISECONDS, Once
 from service.store.record import GRACE, Record, Stored, parse, tombstone
-from service.store.topologies import connect
+from service.store.topologies import ERRORS, connect
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
 
 _PAUSES = (0.02, 0.05, 0.2)
 """Seconds before each new try after a broken connection."""
-_ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
+_TO_REPEAT = (redis.ConnectionError, exceptions.NoScriptError)
 
 
 class Outcome(IntEnum):
@@ -72,14 +72,16 @@ class Store:
         self._keep = keep_answers * 1000
         self._topology = connect(url, timeout)
         self._scripts = {name: _Script(name) for name in ("commit", "release", "sweep")}
+        self._sources = {script.sha: script.source for script in self._scripts.values()}
 
     def load(
         self, keys: Sequence[str], claims: Sequence[tuple[str, Once]] = ()
-    ) -> tuple[list[Stored | None], list[bytes | None]]:
+    ) -> tuple[list[Stored | StoreUnavailableError | None], list[bytes | StoreUnavailableError | None]]:
         """Read sessions, and claim requests that are to be carried out once, in one round trip.
 
         Returns:
-            For each key what it holds, None where there is no such key; for each claim what was there before it.
+            For each key what it holds, None where there is no such key; for each claim what was there before it. Either
+            is an error where its server failed.
 
         """
         places = [self._key(key) for key in keys]
@@ -89,12 +91,20 @@ class Store:
             commands.append(
                 ("SET", self._answer_key(key, once), once.claim(), "NX", "GET", "PX", CLAIM_MILLISECONDS),
             )
-        replies = self._read(lambda: self._topology.run(commands))
-        found: list[Stored | None] = [None] * len(keys)
+        replies, again = self._run(commands)
+        for number, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                replies[number] = StoreUnavailableError(_reason(reply))
+        found: list[Stored | StoreUnavailableError | None] = [None] * len(keys)
         for group, values in zip(groups, replies, strict=False):
-            for i, value in zip(group, values, strict=True):
-                found[i] = None if value is None else parse(value)
-        return found, replies[len(groups) :]
+            for number, i in enumerate(group):
+                found[i] = values if isinstance(values, StoreUnavailableError) else _parsed(values[number])
+        answers: list[bytes | StoreUnavailableError | None] = replies[len(groups) :]
+        if again:
+            for number, (_, once) in enumerate(claims):
+                if len(groups) + number in again and answers[number] == once.claim():
+                    answers[number] = None  # its own, of the first try; if not, no harm is done
+        return found, answers
 
     def look(self, key: str, once: Once | None = None) -> tuple[Stored | None, bytes | None]:
         """Read one session with how long it has left, and what lies under a request that is to be carried out once."""
@@ -102,40 +112,54 @@ class Store:
         commands: list[Command] = [("GET", place), ("PTTL", place)]
         if once is not None:
             commands.append(("GET", self._answer_key(key, once)))
-        value, left, *answer = self._read(lambda: self._topology.run(commands))
+        value, left, *answer = _whole(self._run(commands)[0])
         return None if value is None else parse(value, left - GRACE), answer[0] if answer else None
 
-    def commit(self, commits: Sequence[Commit], releases: Sequence[tuple[str, Once]] = ()) -> list[Outcome]:
+    def commit(
+        self, commits: Sequence[Commit], releases: Sequence[tuple[str, Once]] = ()
+    ) -> list[Outcome | StoreUnavailableError]:
         """Write the new records of distinct sessions, each by compare-and-set, in one round trip.
 
-        `releases` are claims to give up, of requests that failed.
+        `releases` are claims to give up, of requests that failed; where that fails they lapse by themselves.
+
+        Returns:
+            For each commit what became of it; an error where its server failed, which says if that is not known.
+
         """
         places = [self._key(commit.key) for commit in commits]
         groups = self._topology.groups(places)
         commands = [self._commit([(places[i], commits[i]) for i in group]) for group in groups]
         release = self._scripts["release"].sha
         commands += [("EVALSHA", release, 1, self._answer_key(key, once)) for key, once in releases]
-        replies, again = self._write(commands)
-        outcomes = [Outcome.CONFLICT] * len(commits)
-        for group, values in zip(groups, replies, strict=False):
-            for i, value in zip(group, values, strict=True):
-                outcomes[i] = Outcome.UNKNOWN if again and value < 1 else Outcome(value)
+        replies, again = self._run(commands)
+        outcomes: list[Outcome | StoreUnavailableError] = [Outcome.UNKNOWN] * len(commits)
+        for number, (group, reply) in enumerate(zip(groups, replies, strict=False)):
+            unsure = number in again
+            if isinstance(reply, Exception):
+                unsure = unsure or isinstance(reply, (redis.ConnectionError, redis.TimeoutError))
+                error = (CommitUnknownError if unsure else StoreUnavailableError)(_reason(reply))
+                for i in group:
+                    outcomes[i] = error
+            else:
+                for i, value in zip(group, reply, strict=True):
+                    # A conflict may be with the commit's own first try.
+                    outcomes[i] = Outcome.UNKNOWN if unsure and value < 1 else Outcome(value)
         return outcomes
 
     def ping(self) -> None:
         """Ask whether Redis answers and takes writes."""
-        self._read(self._topology.check)
+        self._again(self._topology.check)
 
     def elect(self, office: str, seconds: float) -> bool:
         """Return whether this process is the one among all that holds an office for the next seconds."""
         command = ("SET", f"{self._prefix}:{office}", b"1", "NX", "PX", int(seconds * 1000))
-        return bool(self._read(lambda: self._topology.run([command]))[0])
+        return bool(_whole(self._run([command])[0])[0])
 
     def pages(self, size: int) -> Iterator[list[bytes]]:
         """Yield the keys of sessions and answers, about `size` at a time."""
         page: list[bytes] = []
         keys = self._topology.scan(f"{self._prefix}:{{*", size)
-        while (key := self._read(lambda: next(keys, None))) is not None:
+        while (key := self._again(lambda: next(keys, None))) is not None:
             page.append(key)
             if len(page) >= size:
                 yield page
@@ -149,7 +173,7 @@ class Store:
         commands = [
             ("EVALSHA", sha, len(group), *(keys[i] for i in group), GRACE) for group in self._topology.groups(keys)
         ]
-        return sum(self._write(commands)[0]) if commands else 0
+        return sum(_whole(self._run(commands)[0])) if commands else 0
 
     def _commit(self, commits: Sequence[tuple[str, Commit]]) -> Command:
         keys: list[str] = []
@@ -167,10 +191,6 @@ class Store:
                 arguments.append(once.answer(answer))
         return ("EVALSHA", self._scripts["commit"].sha, len(keys), *keys, *arguments)
 
-    def _load_scripts(self) -> None:
-        for script in self._scripts.values():
-            self._topology.load_script(script.source)
-
     def _key(self, key: str) -> str:
         # The braces are Redis Cluster's hash tag: whatever belongs to one session lies in one slot.
         return f"{self._prefix}:{{{key}}}"
@@ -178,43 +198,61 @@ class Store:
     def _answer_key(self, key: str, once: Once) -> str:
         return f"{self._prefix}:{{{key}}}:{once.name}"
 
-    def _read(self, call: Callable[[], T]) -> T:
-        """Do what may be done again, where the connection breaks; a reply that is late is not waited for twice."""
+    def _again(self, call: Callable[[], T]) -> T:
+        """Call what may be called again, where the connection breaks; a reply that is late is not waited for twice."""
         for pause in _PAUSES:
             try:
                 return call()
             except redis.ConnectionError:
                 time.sleep(pause)
-            except _ERRORS as error:
+            except ERRORS as error:
                 raise StoreUnavailableError(_reason(error)) from error
         try:
             return call()
-        except _ERRORS as error:
+        except ERRORS as error:
             raise StoreUnavailableError(_reason(error)) from error
 
-    def _write(self, commands: list[Command]) -> tuple[list[Any], bool]:
-        """Run commits; where the connection broke, again, which the script allows.
+    def _run(self, commands: list[Command]) -> tuple[list[Any], set[int]]:
+        """Run commands; those whose connection broke, again, which the scripts allow.
 
         Returns:
-            The replies, and whether it was done again: then a conflict may be with the commit's own first try.
+            The replies, and which of the commands may have been carried out before.
 
         """
-        again = False
-        for pause in (*_PAUSES, 0.0):
-            try:
-                return self._topology.run(commands), again
-            except exceptions.NoScriptError:
-                # Of several commands, another one may have been carried out.
-                again = again or len(commands) > 1
-                self._read(self._load_scripts)
-            except redis.ConnectionError:
-                again = True
+        replies = self._topology.run(commands)
+        again: set[int] = set()
+        for pause in _PAUSES:
+            failed = [i for i, reply in enumerate(replies) if isinstance(reply, _TO_REPEAT)]
+            if not failed:
+                break
+            if broken := [i for i in failed if isinstance(replies[i], redis.ConnectionError)]:
+                again.update(broken)
                 time.sleep(pause)
-            except redis.TimeoutError as error:
-                raise CommitUnknownError(_reason(error)) from error
-            except _ERRORS as error:
-                raise StoreUnavailableError(_reason(error)) from error
-        raise CommitUnknownError(_reason(redis.ConnectionError()))
+            repeated = self._topology.run([self._in_full(commands[i], replies[i]) for i in failed])
+            for i, reply in zip(failed, repeated, strict=True):
+                replies[i] = reply
+        return replies, again
+
+    def _in_full(self, command: Command, reply: Exception) -> Command:
+        """The command with its script's source, where the server did not know the script."""
+        if isinstance(reply, exceptions.NoScriptError):
+            return ("EVAL", self._sources[command[1]], *command[2:])
+        return command
+
+
+def _parsed(value: bytes | None) -> Stored | StoreUnavailableError | None:
+    try:
+        return None if value is None else parse(value)
+    except StoreUnavailableError as error:
+        return error
+
+
+def _whole(replies: list[Any]) -> list[Any]:
+    """The replies; raises the first error among them."""
+    for reply in replies:
+        if isinstance(reply, Exception):
+            raise StoreUnavailableError(_reason(reply)) from reply
+    return replies
 
 
 _REASONS: dict[type[Exception], str] = {
@@ -226,6 +264,7 @@ _REASONS: dict[type[Exception], str] = {
     exceptions.TimeoutError: "Redis does not answer in time",
     exceptions.ConnectionError: "Redis does not answer",
     OSError: "Redis does not answer",
+    exceptions.RedisClusterException: "Redis Cluster does not answer, or not for all slots",
     Exception: "Redis answers with an error",
 }
 

@@ -11,6 +11,7 @@
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -27,6 +28,9 @@ from redis.sentinel import Sentinel
 from service.errors import ConfigurationError
 
 DEFAULT_PORT = 6379
+ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
+"""All that goes wrong with a server."""
+_LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
 _REDIRECTIONS = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)
 
 # redis-py has no types for these.
@@ -42,13 +46,10 @@ class Topology(Protocol):
         """Part keys, by their positions, into groups that one command may name together."""
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands in one round trip to each server; return their replies, or raise the first error among them."""
+        """Run commands in one round trip to each server; the reply of one that fails is the error."""
 
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match, asking for about `count` at a time."""
-
-    def load_script(self, script: bytes) -> None:
-        """Make a script known."""
 
     def check(self) -> None:
         """Raise unless the servers answer and take writes."""
@@ -59,8 +60,8 @@ class OneServer:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        # Connections that wait for work, the last used on top. The client's own way to a command (its pool's checks,
-        # retries, metrics) takes twice the CPU of the command itself.
+        # Connections that wait for work, the last used on top; those that broke connect anew. The client's own way to a
+        # command (its pool's checks, retries, metrics) takes twice the CPU of the command itself.
         self._idle: list[Any] = []
 
     def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
@@ -69,28 +70,32 @@ class OneServer:
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands over one connection."""
-        connection = self._idle.pop() if self._idle else self._client.connection_pool.make_connection()
+        connection = self._idle.pop() if self._idle else self._connection()
+        replies: list[Any] = []
         try:
             connection.connect()  # does nothing where it is connected; sentinels are asked here
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            replies = [_reply(connection) for _ in commands]
-        except BaseException:
+            replies.extend(_reply(connection) for _ in commands)  # keeps those that came before an error
+        except BaseException as error:
             # Where one connection broke, the others likely did, or lead to a master that is none any more.
             for broken in (connection, *self._idle):
                 broken.disconnect()
-            self._idle.clear()
-            raise
-        self._idle.append(connection)
-        return _without_errors(replies)
+            if not isinstance(error, ERRORS):
+                raise
+            replies += [error] * (len(commands) - len(replies))
+        finally:
+            self._idle.append(connection)
+        return replies
+
+    def _connection(self) -> Any:
+        # Not one of the pool's, which counts those it has made and at a hundred makes no more.
+        pool = self._client.connection_pool
+        return pool.connection_class(**pool.connection_kwargs)
 
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match."""
         keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
         return keys
-
-    def load_script(self, script: bytes) -> None:
-        """Make a script known to the server."""
-        self._client.script_load(script)
 
     def check(self) -> None:
         """Ask the server for its role: a replica does not take writes."""
@@ -104,6 +109,7 @@ class Cluster:
     def __init__(self, connect: Callable[[], Any]) -> None:
         """`connect` looks for the cluster's nodes: not before the first use, and again until it has found them."""
         self._connect = connect
+        self._servers: dict[str, OneServer] = {}
 
     @cached_property
     def _client(self) -> Any:
@@ -123,30 +129,47 @@ class Cluster:
         sent twice is for the store to know, and a node that hangs must not be waited for more than once.
         """
         nodes: dict[str, list[int]] = {}
-        for position, command in enumerate(commands):
-            nodes.setdefault(self._client.get_node_from_key(_key_of(command)).name, []).append(position)
+        try:
+            for position, command in enumerate(commands):
+                nodes.setdefault(self._client.get_node_from_key(_key_of(command)).name, []).append(position)
+        except ERRORS as error:
+            return [error] * len(commands)
         replies: list[Any] = [None] * len(commands)
+        lost = None
         for name, positions in nodes.items():
-            pipeline = self._client.get_redis_connection(self._client.get_node(node_name=name)).pipeline(False)
-            try:
-                found = _pipelined(pipeline, [commands[position] for position in positions])
-            except (redis.ConnectionError, redis.TimeoutError):
-                self._client.nodes_manager.initialize(last_failed_node_name=name)
-                raise
+            found = self._server(name).run([commands[position] for position in positions])
             for position, reply in zip(positions, found, strict=True):
-                command = commands[position]
-                moved = isinstance(reply, _REDIRECTIONS)
-                replies[position] = self._client.execute_command(*command, **_options(command)) if moved else reply
-        return _without_errors(replies)
+                replies[position] = reply
+            if isinstance(found[-1], _LOST):
+                lost = name
+        self._redirect(commands, replies)
+        if lost is not None:
+            with suppress(*ERRORS):
+                self._client.nodes_manager.initialize(last_failed_node_name=lost)
+        return replies
+
+    def _server(self, name: str) -> OneServer:
+        if name not in self._servers:
+            self._servers[name] = OneServer(self._client.get_redis_connection(self._client.get_node(node_name=name)))
+        return self._servers[name]
+
+    def _redirect(self, commands: Sequence[tuple[Any, ...]], replies: list[Any]) -> None:
+        """Run those commands elsewhere that were sent there; where one is lost there, so are the others."""
+        lost: Exception | None = None
+        for position, reply in enumerate(replies):
+            if not isinstance(reply, _REDIRECTIONS):
+                continue
+            command = commands[position]
+            try:
+                replies[position] = lost or self._client.execute_command(*command, **_options(command))
+            except ERRORS as error:
+                replies[position] = error
+                lost = error if isinstance(error, _LOST) else None
 
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match."""
         keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
         return keys
-
-    def load_script(self, script: bytes) -> None:
-        """Make a script known to every master."""
-        self._client.script_load(script)
 
     def check(self) -> None:
         """Ask every master."""
@@ -184,21 +207,13 @@ def connect(url: str, timeout: float) -> Topology:
     raise ConfigurationError(f"REDIS_URL: {scheme}:// is none of redis, rediss, unix, redis+sentinel, redis+cluster")
 
 
-def _pipelined(pipeline: Any, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-    with pipeline:
-        for command in commands:
-            pipeline.execute_command(*command, **_options(command))
-        replies: list[Any] = pipeline.execute(raise_on_error=False)
-    return replies
-
-
 def _options(command: tuple[Any, ...]) -> dict[str, Any]:
     # SET … GET gives a value back, where redis-py expects OK.
     return {"get": True} if "GET" in command[1:] else {}
 
 
 def _key_of(command: tuple[Any, ...]) -> str | bytes:
-    key: str | bytes = command[3] if command[0] == "EVALSHA" else command[1]
+    key: str | bytes = command[3] if command[0] in ("EVALSHA", "EVAL") else command[1]
     return key
 
 
@@ -210,13 +225,6 @@ def _reply(connection: Any) -> Any:
         return error
 
 
-def _without_errors(replies: list[Any]) -> list[Any]:
-    for reply in replies:
-        if isinstance(reply, Exception):
-            raise reply
-    return replies
-
-
 def _sentinel(kind: str, rest: str, options: dict[str, Any]) -> Any:
     hosts, given = _parse(kind, rest)
     service, _, db = unquote(urlsplit(f"//{rest}").path).strip("/").partition("/")
@@ -225,14 +233,14 @@ def _sentinel(kind: str, rest: str, options: dict[str, Any]) -> Any:
     password = given.pop("sentinel_password", None)
     tls = {key: value for key, value in given.items() if key.startswith("ssl")}
     sentinels: Any = _Sentinel(
-        hosts, sentinel_kwargs={**options, **tls, "password": password}, db=int(db or 0), **options, **given
+        hosts, sentinel_kwargs={**options, **tls, "password": password}, db=int(db or 0), **options | given
     )
     return sentinels.master_for(service)
 
 
 def _cluster(parsed: tuple[list[tuple[str, int]], dict[str, Any]], options: dict[str, Any]) -> Any:
     hosts, given = parsed
-    return RedisCluster(startup_nodes=[_ClusterNode(*host) for host in hosts], **options, **given)
+    return RedisCluster(startup_nodes=[_ClusterNode(*host) for host in hosts], **options | given)
 
 
 def _parse(kind: str, rest: str) -> tuple[list[tuple[str, int]], dict[str, Any]]:
