@@ -38,6 +38,7 @@ class Proxy:
         self.on_reply: Callable[[int, bytes], bool] = lambda _, __: True
         self._target = target
         self._tls = tls
+        self._stranded = 0
         self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.StreamWriter] = set()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -58,6 +59,10 @@ class Proxy:
     def cut(self) -> None:
         """Cut all connections."""
         self._loop.call_soon_threadsafe(self._abort_all)
+
+    def strand(self) -> None:
+        """Let nothing through any more on the connections that there are, which stay open."""
+        self._stranded = self.connections
 
     def _abort_all(self) -> None:
         for writer in list(self._open):
@@ -101,6 +106,8 @@ class Proxy:
         while data := await reader.read(65536):
             if not self.on_request(number, data):
                 raise ConnectionAbortedError
+            if number <= self._stranded:
+                continue
             writer.write(data)
             await writer.drain()
         raise ConnectionAbortedError

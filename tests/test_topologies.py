@@ -21,6 +21,7 @@ from servers import Certificates, Proxy, RedisCluster, Sentinels, command
 
 from service.errors import ConfigurationError, StoreUnavailableError
 from service.store import Store
+from service.store.topologies import LONG_IDLE
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"
@@ -378,6 +379,15 @@ class TestOneServerThatFails:
         over.set()
         flusher.join()
         assert session.client.step_of(session.address) == 1 + taken
+
+    def test_connections_that_lead_nowhere_any_more(self, faulty: Faulty, session: Stepped) -> None:
+        """As when Redis comes back at another address: nothing was closed, and nothing is answered."""
+        idle_since = time.monotonic()
+        faulty.proxy.strand()
+        eventually("idleness", lambda: time.monotonic() - idle_since > LONG_IDLE)
+        with faulty.service.one_client_a_worker() as clients:
+            steps = [post(client, f"{session.address}:predict", {"instances": [ROW]}).expect() for client in clients]
+        assert [step["step"] for step in steps] == [2, 3]
 
     @pytest.mark.parametrize("lost", ["request", "reply"])
     def test_a_commit_whose_connection_breaks_is_made_once(self, lost: str, faulty: Faulty, session: Stepped) -> None:

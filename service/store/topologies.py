@@ -10,8 +10,11 @@
 `rediss+sentinel` and `rediss+cluster` are the same over TLS. What stands behind `?` are options of redis-py.
 """
 
+import math
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
@@ -30,6 +33,8 @@ from service.errors import ConfigurationError
 DEFAULT_PORT = 6379
 ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
 """All that goes wrong with a server."""
+LONG_IDLE = 1.0
+"""Seconds after which a connection that was not used is asked whether it still leads anywhere."""
 _LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
 _REDIRECTIONS = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)
 
@@ -62,7 +67,7 @@ class OneServer:
         self._client = client
         # Connections that wait for work, the last used on top; those that broke connect anew. The client's own way to a
         # command (its pool's checks, retries, metrics) takes twice the CPU of the command itself.
-        self._idle: list[Any] = []
+        self._idle: list[_Link] = []
 
     def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
         """Put all keys in one group."""
@@ -70,22 +75,48 @@ class OneServer:
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands over one connection."""
-        connection = self._idle.pop() if self._idle else self._connection()
+        link = self._idle.pop() if self._idle else _Link(self._connection())
+        connection = link.connection
         replies: list[Any] = []
         try:
+            if time.monotonic() - link.used > LONG_IDLE:
+                self._prove(link)
             connection.connect()  # does nothing where it is connected; sentinels are asked here
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
             replies.extend(_reply(connection) for _ in commands)  # keeps those that came before an error
         except BaseException as error:
             # Where one connection broke, the others likely did, or lead to a master that is none any more.
-            for broken in (connection, *self._idle):
-                broken.disconnect()
+            self._disconnect(link)
             if not isinstance(error, ERRORS):
                 raise
             replies += [error] * (len(commands) - len(replies))
+        else:
+            link.used = time.monotonic()
         finally:
-            self._idle.append(connection)
+            self._idle.append(link)
         return replies
+
+    def _prove(self, link: "_Link") -> None:
+        """Disconnect, if nobody answers at the other end.
+
+        A server that went away together with its machine or its address has closed no connection. What is sent there
+        is waited for in vain, until it is too late to try another.
+        """
+        connection = link.connection
+        try:
+            connection.send_command("PING", check_health=False)
+            answers = connection.can_read(connection.socket_timeout / 2)
+        except ERRORS:
+            answers = False
+        if answers:
+            _reply(connection)
+        else:
+            self._disconnect(link)
+
+    def _disconnect(self, link: "_Link") -> None:
+        for each in (link, *self._idle):
+            each.connection.disconnect()
+            each.used = math.inf
 
     def _connection(self) -> Any:
         # Not one of the pool's, which counts those it has made and at a hundred makes no more.
@@ -101,6 +132,14 @@ class OneServer:
         """Ask the server for its role: a replica does not take writes."""
         if self._client.info("replication").get("role") != "master":
             raise redis.ReadOnlyError
+
+
+@dataclass(slots=True)
+class _Link:
+    """A connection, and when it was last `used`, in seconds of `time.monotonic`: in infinity where it is not made."""
+
+    connection: Any
+    used: float = math.inf
 
 
 class Cluster:
