@@ -5,9 +5,13 @@ from typing import Any
 
 import gevent
 from gevent.hub import get_hub
+from gevent.queue import Queue
 from greenlet import greenlet
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData
+
+AHEAD = 64
+"""Pieces that are read ahead of whoever takes them, at most; gunicorn reads 8 kB at a time."""
 
 _waiting: set[greenlet] = set()
 _drained = False
@@ -22,14 +26,49 @@ class _DrainedError(Exception):
 
 
 def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the pieces of a request's body as they arrive.
-
-    gunicorn's `read` and `readline` return only when all that was asked for is there, and ask for at least 1,024 bytes:
-    a client that waits for an answer before it sends more would wait for ever. Its readers, one level below, do not.
+    """Yield a request's body as it arrives: at each turn all that has come since the last one, waiting for something.
 
     Raises:
         CutShortError: the connection or the worker ends before the body does.
 
+    """
+    queue: Queue[bytes | Exception] = Queue(AHEAD)
+    reader = gevent.spawn(_read_ahead, environ, queue)
+    try:
+        while True:
+            pieces = [_taken(queue)]
+            while not queue.empty() and isinstance(queue.peek(), bytes):
+                pieces.append(_taken(queue))
+            yield b"".join(pieces)
+    except EOFError:
+        return
+    finally:
+        reader.kill()
+
+
+def _taken(queue: "Queue[bytes | Exception]") -> bytes:
+    item = queue.get()
+    if isinstance(item, Exception):
+        raise item
+    return item
+
+
+def _read_ahead(environ: dict[str, Any], queue: "Queue[bytes | Exception]") -> None:
+    """Put the pieces of a request's body into the queue, and at last EOFError, or what broke them off."""
+    try:
+        for piece in _pieces(environ):
+            queue.put(piece)
+    except Exception as error:  # noqa: BLE001 - it is raised where the pieces are taken
+        queue.put(error)
+    else:
+        queue.put(EOFError())
+
+
+def _pieces(environ: dict[str, Any]) -> Iterator[bytes]:
+    """Yield the pieces of a request's body.
+
+    gunicorn's `read` and `readline` return only when all that was asked for is there, and ask for at least 1,024 bytes:
+    a client that waits for an answer before it sends more would wait for ever. Its readers, one level below, do not.
     """
     body = environ["wsgi.input"]
     reader = body.reader

@@ -191,6 +191,12 @@ def test_a_batch_takes_two_round_trips_however_many_sessions_it_steps(place: Pla
     place.redis.redis.config_resetstat()
     stream.send(b"".join(line_of([ROW]) for _ in range(20)))
     assert [stream.line()["step"] for _ in range(20)] == list(range(2, 22))
+    assert commands(place) == {"mget": 1, "evalsha": 1}
+
+    place.redis.redis.config_resetstat()
+    chunk = b"%x\r\n%s\r\n" % (len(line_of([ROW])), line_of([ROW]))
+    stream.wire.send(chunk * 20)
+    assert [stream.line()["step"] for _ in range(20)] == list(range(22, 42))
     stream.close()
     assert commands(place) == {"mget": 1, "evalsha": 1}
 
