@@ -19,6 +19,9 @@ class Settings(BaseSettings):
     redis_timeout: float = Field(default=2.0, gt=0, description="Seconds that Redis has for an answer")
     data_dir: Path = Field(default=Path("data"), description="Where the service's own Valkey keeps its data")
     model_repository: str = Field(default="checkpoints", description="The folder of models, or several with : between")
+    trust_pt2: bool = Field(
+        default=False, description="Whether to load programs (model.pt2), which can run any code when they are loaded"
+    )
     max_state_bytes: PositiveInt = Field(default=16 * 2**20, description="The largest state that a session may grow to")
     bind: str = Field(default="127.0.0.1:8000", description="Address and port to listen on")
     workers: PositiveInt | None = Field(default=None, description="Worker processes; without it one for each CPU")

@@ -17,7 +17,7 @@ try:
     own_valkey = None if configured.redis_url else OwnValkey(configured.data_dir)
     engine = create_engine(
         configured,
-        Repository.load(configured.model_folders),
+        Repository.load(configured.model_folders, trust_pt2=configured.trust_pt2),
         own_valkey.url if own_valkey else str(configured.redis_url),
     )
 except ConfigurationError as error:

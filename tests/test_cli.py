@@ -220,7 +220,7 @@ class TestInspect:
         [
             ("class =", ["not TOML"]),
             ('class = "x"\nsize = 1', ["class: ", "size: ", "inputs: ", "outputs: "]),
-            ("", ["class: Field required", "inputs: Field required", "outputs: Field required"]),
+            ("", ["inputs: Field required", "outputs: Field required"]),
         ],
     )
     def test_every_fault_of_a_manifest_is_told(

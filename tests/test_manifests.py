@@ -113,7 +113,7 @@ REFUSALS: dict[str, tuple[Edit, str, list[str]]] = {
     "no-manifest": (lambda models: (models / MANIFEST).unlink(), MANIFEST, ["no such file"]),
     "not-toml": (lambda models: write(models / MANIFEST, b"class = "), MANIFEST, ["TOML"]),
     "not-utf-8": (lambda models: write(models / MANIFEST, b'class = "\xff"'), MANIFEST, ["TOML"]),
-    "empty": (lambda models: write(models / MANIFEST, b""), MANIFEST, ["class", "required"]),
+    "empty": (lambda models: write(models / MANIFEST, b""), MANIFEST, ["inputs", "required"]),
     "no-class": (replace(r"^class.*$", ""), MANIFEST, ["class", "required"]),
     "no-inputs": (replace(r"^\[\[inputs\]\](.|\n)*(?=\[\[outputs)", ""), MANIFEST, ["inputs", "required"]),
     "unknown-key": (replace("^class", 'claas = "x"\nclass'), MANIFEST, ["claas"]),

@@ -131,6 +131,17 @@ REFUSED: dict[str, Refused] = {
         "class: own_models.py cannot be imported: '(' was never closed (own_models.py, line 1)",
     ),
     "no class": Refused(gru, edited(":Gru", ":Lstm"), "class: own_models.py has no nn.Module named Lstm"),
+    "no class and no program": Refused(
+        gru, edited('class = "own_models.py:Gru"\n', ""), "class: is required, as …/1 holds no model.pt2"
+    ),
+    "a program that nobody trusts": Refused(
+        gru,
+        lambda folder: (
+            edited('class = "own_models.py:Gru"\n', "")(folder),
+            (folder / "1/model.pt2").write_bytes(b"any code"),
+        ),
+        "a program can run any code when it is loaded; TRUST_PT2=true says it may",
+    ),
     "other arguments": Refused(
         gru,
         added("arguments = { size = 3 }"),

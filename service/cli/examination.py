@@ -21,8 +21,9 @@ from service.cli.checkpoint import groups, hint
 from service.cli.figures import Figures, figures
 from service.cli.trial import Outcome, Trial, example, first_line
 from service.errors import ConfigurationError, ModelFailedError
-from service.model import classes, manifest, weights
+from service.model import classes, manifest, programs, weights
 from service.model.manifest import Manifest, StateSpec, WeightsSpec
+from service.model.programs import Program
 from service.model.proof import prove_batching
 from service.model.version import Call, ModelVersion
 
@@ -109,13 +110,20 @@ def examine(folder: Path, version: str | None) -> Examination:
     if found.version not in found.versions:
         found.refuse(f"{folder}: there is no version {found.version}: expected a numbered folder, such as {folder}/1")
         return found
-    file = found.attempt(lambda: weights.find(folder / str(found.version)))
-    found.weights = str(file) if file else None
-    module = found.attempt(lambda: classes.build(described.target, described.arguments, path)) if described else None
-    if described is not None and module is not None:
-        _Examiner(found, described, path, module, file).examine()
-    elif file is not None:
-        found.tensors = found.attempt(lambda: _bare(file)) or []
+    held = folder / str(found.version)
+    if described is not None and described.target is None:
+        program = found.attempt(lambda: programs.load(programs.find(held, path), trusted=settings.read().trust_pt2))
+        if program is not None:
+            found.weights = str(held / programs.FILE)
+            _Examiner(found, described, path, program.module, program).examine()
+    else:
+        file = found.attempt(lambda: weights.find(held))
+        found.weights = str(file) if file else None
+        module = found.attempt(partial(_build, described, path)) if described else None
+        if described is not None and module is not None:
+            _Examiner(found, described, path, module, file).examine()
+        elif file is not None:
+            found.tensors = found.attempt(lambda: _bare(file)) or []
     if described is not None and version is None:
         for other in (folder / name for name in found.versions if name != found.version):
             found.attempt(partial(_load, described, path, other))
@@ -131,9 +139,15 @@ def _bare(file: Path) -> list[Row]:
     ]
 
 
+def _build(described: Manifest, path: Path) -> nn.Module:
+    return classes.build(str(described.target), described.arguments, path)
+
+
 def _load(described: Manifest, path: Path, folder: Path) -> ModelVersion:
     """Load a version as the service does, with the proof of its batching."""
-    version = ModelVersion(path.parent.resolve().name, folder.name, described, path, folder)
+    version = ModelVersion(
+        path.parent.resolve().name, folder.name, described, path, folder, trust_pt2=settings.read().trust_pt2
+    )
     prove_batching(version, f"{path} (version {folder.name})")
     return version
 
@@ -145,12 +159,16 @@ class _Examiner:
     """
 
     def __init__(
-        self, found: Examination, described: Manifest, path: Path, module: nn.Module, file: Path | None
+        self, found: Examination, described: Manifest, path: Path, module: nn.Module, held: Path | Program | None
     ) -> None:
+        self._mutated = held.mutated if isinstance(held, Program) else frozenset[str]()
+        self._program = isinstance(held, Program)
         self._found = found
         self._path = path
         self._fresh = {slot.name: copy.deepcopy(slot.registered) for slot in Trial(module).slots}
-        self._given = self._weights(module, described.weights, file)
+        self._given = (
+            module.state_dict() if isinstance(held, Program) else self._weights(module, described.weights, held)
+        )
         self._trial = Trial(module)
         self._manifest = self._mended(described)
 
@@ -158,7 +176,7 @@ class _Examiner:
         """Fill in everything from the dry run on."""
         found, described = self._found, self._manifest
         zeros = self._dry_run()
-        state = {**dict.fromkeys(described.state), **(zeros.changes if zeros else {})}
+        state = {**dict.fromkeys((*described.state, *self._mutated)), **(zeros.changes if zeros else {})}
         inputs, outputs = (
             [spec.of_one_session() if state else spec for spec in specs]
             for specs in (described.inputs, described.outputs)
@@ -226,9 +244,10 @@ class _Examiner:
         for name, held in self._trial.initial().items():
             change = zeros.changes.get(name) if zeros else None
             listed = name in self._manifest.state
-            kind = "state" if change or listed else "frozen" if zeros else "buffer"
+            kind = "state" if change or listed or name in self._mutated else "frozen" if zeros else "buffer"
             whys = [
                 change.value if change else "not changed by the dry run" if zeros else "the dry run failed",
+                *(["mutated, says the program's graph signature"] if name in self._mutated else []),
                 *(["listed in the manifest"] if listed else []),
                 *(["not in the checkpoint (persistent=False)"] if name not in saved else []),
             ]
@@ -242,7 +261,7 @@ class _Examiner:
             for fault in faults:
                 found.refuse(f"{self._path}: outputs: {fault}")
             return
-        version = found.attempt(self._load_mended if found.refused else self._load)
+        version = found.attempt(self._load_mended if found.refused and not self._program else self._load)
         if version is None:
             return
         if not found.refused:
@@ -258,7 +277,14 @@ class _Examiner:
     def _load(self) -> ModelVersion:
         found = self._found
         folder = Path(str(found.weights)).parent
-        return ModelVersion(found.model, str(found.version), self._manifest, self._path, folder)
+        return ModelVersion(
+            found.model,
+            str(found.version),
+            self._manifest,
+            self._path,
+            folder,
+            trust_pt2=settings.read().trust_pt2,
+        )
 
     def _load_mended(self) -> ModelVersion:
         found = self._found

@@ -6,12 +6,13 @@ from typing import Any
 
 import click
 
+from service import settings
 from service.cli.checkpoint import Group, groups, hint
 from service.cli.examination import Examination, Row, examine
 from service.cli.figures import HEADINGS, cells, figures
 from service.cli.terminal import json_option, show_json, table, working
 from service.errors import ConfigurationError
-from service.model import weights
+from service.model import programs, weights
 
 
 @click.command()
@@ -30,7 +31,7 @@ def inspect(path: Path, *, as_json: bool) -> None:
     refused = False
     with working():
         if path.is_file():
-            found = list(groups(weights.contents(path)))
+            found = list(groups(_contents(path)))
             shown = _checkpoint_json(path, found) if as_json else _checkpoint_text(path, found)
         else:
             examined = examine(*_version(path))
@@ -42,6 +43,13 @@ def inspect(path: Path, *, as_json: bool) -> None:
         click.echo(shown)
     if refused:
         sys.exit(1)
+
+
+def _contents(path: Path) -> Any:
+    """What a checkpoint, or a program, holds."""
+    if path.suffix == ".pt2":
+        return dict(programs.load(path, trusted=settings.read().trust_pt2).module.state_dict())
+    return weights.contents(path)
 
 
 def _version(path: Path) -> tuple[Path, str | None]:

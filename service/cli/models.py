@@ -16,7 +16,9 @@ from service.model.repository import Repository
 def models(*, as_json: bool) -> None:
     """List what MODEL_REPOSITORY serves."""
     with working():
-        described = [describe(model) for model in Repository.load(settings.read().model_folders)]
+        configured = settings.read()
+        repository = Repository.load(configured.model_folders, trust_pt2=configured.trust_pt2)
+        described = [describe(model) for model in repository]
     if as_json:
         show_json({"models": described})
     else:

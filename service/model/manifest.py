@@ -86,9 +86,9 @@ class WeightsSpec(_Strict):
 
 
 class Manifest(_Strict):
-    """A whole `model.toml`."""
+    """A whole `model.toml`; without `target` its versions are programs, which bring their own code."""
 
-    target: str = Field(alias="class", pattern=_CLASS)
+    target: str | None = Field(default=None, alias="class", pattern=_CLASS)
     arguments: dict[str, Any] = Field(default_factory=dict)
     labels: tuple[str, ...] | None = None
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
@@ -108,6 +108,8 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
+        if self.target is None and (self.arguments or self.weights != WeightsSpec()):
+            raise ValueError("arguments and weights are those of a class, and there is no class")
         dims = [spec.batch_dim is None for spec in (*self.inputs, *self.outputs)]
         if any(dims) and not all(dims):
             raise ValueError("batch_dim must be given for every input and output, or for none")

@@ -51,14 +51,14 @@ class Model:
         return self._single[version]
 
 
-def load_model(folder: Path) -> Model:
+def load_model(folder: Path, *, trust_pt2: bool = False) -> Model:
     """Load one model's folder, as a repository would.
 
     Raises:
         ConfigurationError: with the file and what is wrong in it.
 
     """
-    model = _Loader({}, strict=True).model(folder)
+    model = _Loader({}, strict=True, trust_pt2=trust_pt2).model(folder)
     if model is None:
         raise ConfigurationError(f"{folder}: holds no model")
     return model
@@ -68,35 +68,39 @@ class Repository:
     """All models of some folders, loaded.
 
     `failures` says what could not be loaded when the folders were last read again; at first there is none.
+    `trust_pt2`: programs may be loaded, which can run any code.
     """
 
-    def __init__(self, folders: Sequence[Path], models: Mapping[str, Model], failures: Sequence[str] = ()) -> None:
+    def __init__(
+        self, folders: Sequence[Path], models: Mapping[str, Model], failures: Sequence[str] = (), *, trust_pt2: bool
+    ) -> None:
         self.failures = tuple(failures)
+        self._trust_pt2 = trust_pt2
         self._folders = tuple(folders)
         self._models = dict(models)
 
     @classmethod
-    def load(cls, folders: Sequence[Path]) -> "Repository":
+    def load(cls, folders: Sequence[Path], *, trust_pt2: bool = False) -> "Repository":
         """Load every version of every model.
 
         Raises:
             ConfigurationError: with the file and what is wrong in it.
 
         """
-        loader = _Loader({}, strict=True)
+        loader = _Loader({}, strict=True, trust_pt2=trust_pt2)
         models = loader.load(folders)
         if not models:
             names = ", ".join(map(str, folders))
             raise ConfigurationError(
                 f"{names}: no model there: expected <model>/model.toml and <model>/<version>/weights.*"
             )
-        return cls(folders, models)
+        return cls(folders, models, trust_pt2=trust_pt2)
 
     def reloaded(self) -> "Repository":
         """Return the repository as the folders are now; what does not load stays as it was, and is in `failures`."""
-        loader = _Loader(self._models, strict=False)
+        loader = _Loader(self._models, strict=False, trust_pt2=self._trust_pt2)
         models = loader.load(self._folders)
-        return Repository(self._folders, models, loader.failures)
+        return Repository(self._folders, models, loader.failures, trust_pt2=self._trust_pt2)
 
     def folders(self) -> list[str]:
         """Return the names of the folders that are there now, of models that are served or not."""
@@ -114,7 +118,7 @@ class Repository:
         if found is None:
             raise NotFoundError(f"the model repository has no folder {name!r:.80}")
         try:
-            load_model(found)
+            load_model(found, trust_pt2=self._trust_pt2)
         except ConfigurationError as error:
             raise ConfigurationError(str(error).replace(f"{found.parent}/", "")) from error
 
@@ -152,9 +156,10 @@ class Repository:
 class _Loader:
     """Loads folders; where not `strict`, what fails is taken from `before` and told in `failures`."""
 
-    def __init__(self, before: Mapping[str, Model], *, strict: bool) -> None:
+    def __init__(self, before: Mapping[str, Model], *, strict: bool, trust_pt2: bool) -> None:
         self._before = before
         self._strict = strict
+        self._trust_pt2 = trust_pt2
         self.failures: list[str] = []
 
     def load(self, folders: Sequence[Path]) -> dict[str, Model]:
@@ -204,7 +209,7 @@ class _Loader:
 
     def _version(self, described: Manifest, path: Path, folder: Path, before: Model | None) -> ModelVersion | None:
         try:
-            return _load_version(described, path, folder)
+            return _load_version(described, path, folder, trust_pt2=self._trust_pt2)
         except ConfigurationError as error:
             self._failed(error)
             return before.versions.get(folder.name) if before else None
@@ -217,10 +222,10 @@ class _Loader:
             self.failures.append(str(error))
 
 
-def _load_version(described: Manifest, path: Path, folder: Path) -> ModelVersion:
+def _load_version(described: Manifest, path: Path, folder: Path, *, trust_pt2: bool) -> ModelVersion:
     where = f"{path} (version {folder.name})"
     try:
-        version = ModelVersion(path.parent.name, folder.name, described, path, folder)
+        version = ModelVersion(path.parent.name, folder.name, described, path, folder, trust_pt2=trust_pt2)
         prove_steps(version, where)
         prove_batching(version, where)
     except ConfigurationError:

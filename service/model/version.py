@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from service.errors import ConfigurationError, ModelFailedError
-from service.model import buffers, classes, weights
+from service.model import buffers, classes, programs, weights
 from service.model.datatypes import Datatype
 from service.model.manifest import Manifest, StateSpec, TensorSpec
 from service.model.state import Contents, Layout, StateBuffer, describe
@@ -60,15 +60,23 @@ class ModelVersion:
 
     """
 
-    def __init__(self, name: str, version: str, manifest: Manifest, manifest_path: Path, folder: Path) -> None:
+    def __init__(  # noqa: PLR0913 - what it is, where it lies, and what it may do
+        self, name: str, version: str, manifest: Manifest, manifest_path: Path, folder: Path, *, trust_pt2: bool = False
+    ) -> None:
         self.name = name
         self.version = version
         self.manifest = manifest
         self.labels = manifest.labels
         self._where = f"{manifest_path} (version {version})"
         self._device = _device(manifest.device, self._where)
-        self._module = classes.build(manifest.target, manifest.arguments, manifest_path)
-        weights.load(self._module, weights.find(folder), manifest.weights)
+        self._program = (
+            None if manifest.target else programs.load(programs.find(folder, manifest_path), trusted=trust_pt2)
+        )
+        if self._program is not None:
+            self._module = self._program.module
+        else:
+            self._module = classes.build(str(manifest.target), manifest.arguments, manifest_path)
+            weights.load(self._module, weights.find(folder), manifest.weights)
         self._module.eval().requires_grad_(False)
         self._keywords = keywords(self._module.forward, [spec.name for spec in manifest.inputs])
         places = buffers.slots(self._module)
@@ -168,7 +176,7 @@ class ModelVersion:
         return {watched.slot.name: hashlib.sha256(_bytes(watched.tensor)).hexdigest() for watched in self._frozen}
 
     def _find_state(self, known: set[str]) -> frozenset[str]:
-        """The names of the state buffers: those that a dry run changes, and those that the manifest lists."""
+        """The names of the state buffers: those that a dry run changes, a program's own, and those that are listed."""
         unknown = self.manifest.state.keys() - known
         if unknown:
             raise ConfigurationError(
@@ -190,7 +198,8 @@ class ModelVersion:
         self.outputs = self.manifest.outputs
         with torch.no_grad():
             try:
-                return frozenset(buffers.discover(self._module, forward)) | self.manifest.state.keys()
+                mutated = self._program.mutated if self._program else frozenset()
+                return frozenset(buffers.discover(self._module, forward)) | mutated | self.manifest.state.keys()
             except ModelFailedError as error:
                 raise ConfigurationError(f"{self._where}: outputs: {error}") from error
             except Exception as error:
@@ -218,9 +227,10 @@ class ModelVersion:
         return hashlib.sha256(json.dumps(layout).encode()).digest()[:8]
 
     def _digest(self) -> bytes:
-        """8 bytes of SHA-256 over class, weights and state layout."""
+        """8 bytes of SHA-256 over class, or program, weights and state layout."""
         head = [self.name, self.manifest.target, self.manifest.arguments]
         digest = hashlib.sha256(self.layout_fingerprint + json.dumps(head, sort_keys=True, default=str).encode())
+        digest.update(self._program.digest if self._program else b"")
         frozen = ((watched.slot.name, watched.tensor) for watched in self._frozen)
         for name, tensor in (*self._module.named_parameters(), *frozen):
             digest.update(name.encode())

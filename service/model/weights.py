@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import ConfigurationError
+from service.model import programs
 from service.model.manifest import WeightsSpec
 
 FILES = ("weights.safetensors", "weights.pt")
@@ -26,7 +27,10 @@ def find(folder: Path) -> Path:
     for name in FILES:
         if (folder / name).is_file():
             return folder / name
-    raise ConfigurationError(f"{folder}: holds no weights: expected {' or '.join(FILES)}")
+    program = (
+        f"; {programs.FILE} is loaded where the manifest names no class" if (folder / programs.FILE).is_file() else ""
+    )
+    raise ConfigurationError(f"{folder}: holds no weights: expected {' or '.join(FILES)}{program}")
 
 
 def read(path: Path, spec: WeightsSpec) -> dict[str, Tensor]:
