@@ -261,6 +261,8 @@ OTHERS = {
         """,
     ),
     "labelled-cell": Case(own_models.Cell, CASES["cell"].manifest + 'labels = ["no", "yes"]'),
+    "wandering": Case(own_models.Wandering, same_axes("[-1]")),
+    "harmless": Case(own_models.Harmless, same_axes("[-1]")),
     "seldom": Case(own_models.Seldom, same_axes("[-1, 1]")),
     "sparse": Case(own_models.Sparse, same_axes("[-1]")),
 }

@@ -621,3 +621,98 @@ class Counter(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("count", torch.tensor(0.0), persistent=False)
+
+
+class Wandering(nn.Module):
+    """(T,) to (T,): writes to its parameter for numbers above 5, and replaces it for numbers below -5."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([2.0, 3.0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 5).any()):
+            self.weight.add_(1)
+        if bool((x < -5).any()):
+            self.weight = nn.Parameter(torch.zeros(2))
+        return x * self.weight[0]
+
+
+class Stealthy(nn.Module):
+    """(T,) to (T,): writes to a frozen buffer without a trace, and only if there is something to write."""
+
+    scale: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.scale.data += x.sum()
+        return x * self.scale
+
+
+class Appending(nn.Module):
+    """(T,) to (T,): keeps all that it has seen in a list, within an object of its own."""
+
+    class Memory:
+        """What was seen."""
+
+        def __init__(self) -> None:
+            self.seen: list[Tensor] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = self.Memory()
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.memory.seen.append(x)
+        return x + torch.cat(self.memory.seen).sum()
+
+
+class Counting(nn.Module):
+    """(T,) to (T,): a plain number says where in the sequence it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.position = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.position += len(x)
+        return x + self.position
+
+
+class Harmless(nn.Module):
+    """(T,) to (T,): keeps much in attributes, of which no output depends on what came before."""
+
+    table: Tensor
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.utils.parametrizations.weight_norm(nn.Linear(1, 1))
+        self.cache: dict[int, Tensor] = {}
+        self.last: Tensor | None = None
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.last = x
+        if len(x) not in self.cache:
+            self.cache[len(x)] = torch.arange(len(x))
+        if not hasattr(self, "table"):
+            self.register_buffer("table", torch.ones(1), persistent=False)
+        y: Tensor = self.linear(x[:, None])[:, 0] + self.cache[len(x)] * self.table + torch.rand(()) * 1e-9
+        return y
+
+
+class Dicing(nn.Module):
+    """(T,) to (T,): draws random numbers, and counts how often."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.drawn += len(x)
+        return x + torch.rand_like(x)

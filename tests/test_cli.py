@@ -268,7 +268,6 @@ class TestInspect:
     @pytest.mark.parametrize(
         ("name", "sentence"),
         [
-            ("Attribute", "forward changes 'hidden', which is no buffer"),
             ("Growing", "the state grows by 16 bytes a step"),
         ],
     )
@@ -277,6 +276,12 @@ class TestInspect:
         assert done.exit_code == 0
         assert any(sentence in problem for problem in json.loads(done.stdout)["problems"])
         assert sentence in run("inspect", tmp_path / name).stdout
+
+    def test_state_that_is_no_buffer_is_refused(self, tmp_path: Path, run: Run) -> None:
+        done = run("new", tmp_path / "new", "--from", f"{MODULES}:Attribute")
+        assert done.exit_code == 1
+        assert "forward keeps 'hidden' where all sessions share it" in done.stderr
+        assert not (tmp_path / "new").exists()
 
     def test_a_buffer_that_changes_only_now_and_then_is_told(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "seldom"

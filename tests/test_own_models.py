@@ -371,6 +371,36 @@ def test_a_frozen_buffer_that_a_request_writes_is_put_back(served: Served) -> No
     assert client.predict("seldom", [0, 0]) == [[0], [0]]
 
 
+@pytest.mark.parametrize("value", [6, -6], ids=["written", "rebound"])
+def test_a_parameter_that_a_request_changes_is_put_back(served: Served, value: int) -> None:
+    for client in served.workers("wandering"):
+        for _ in range(2):
+            answer = client.post("/v1/models/wandering:predict", {"instances": [1, value]})
+            assert problem(answer, 500) == (
+                "forward changed the parameter 'weight'; what is to change belongs in a buffer (register_buffer)"
+            )
+            assert client.predict("wandering", [1, 2]) == [2, 4]
+
+
+def test_a_parameter_that_cannot_be_put_back_is_not_served(launch: Launch, tmp_path: Path) -> None:
+    folder = OTHERS["wandering"].write(tmp_path / "models", "wandering")
+    client = launch(MODEL_REPOSITORY=tmp_path / "models", WORKERS=1).client()
+    kept = (folder / "1/weights.safetensors").rename(tmp_path / "kept")
+    for value in (6, 1, 1):
+        text = problem(client.post("/v1/models/wandering:predict", {"instances": [value]}), 500)
+        assert text.startswith("forward changed the parameter 'weight'; ")
+    kept.rename(folder / "1/weights.safetensors")
+    problem(client.post("/v1/models/wandering:predict", {"instances": [1]}), 500)
+    assert client.predict("wandering", [1]) == [2]
+
+
+def test_what_makes_no_difference_may_be_kept_in_attributes(served: Served) -> None:
+    for client in served.workers("harmless"):
+        first = client.predict("harmless", [1, 2])
+        client.predict("harmless", [5, 6, 7])
+        assert client.predict("harmless", [1, 2]) == pytest.approx(first, abs=1e-6)
+
+
 def test_bfloat16_reaches_forward_in_order(tmp_path: Path) -> None:
     manifest = same_axes("[1, 2, -1]", 0).replace("FP32", "BF16")
     version = load_model(Case(own_models.Views, manifest).write(tmp_path, "views")).default

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,8 +23,8 @@ from service.errors import ConfigurationError, ModelFailedError
 from service.model import classes, manifest, programs, weights
 from service.model.manifest import Manifest, StateSpec, WeightsSpec
 from service.model.programs import Program
-from service.model.proof import prove_batching
-from service.model.version import Call, ModelVersion
+from service.model.proof import prove, prove_batching
+from service.model.version import ModelVersion
 
 T = TypeVar("T")
 
@@ -148,7 +147,9 @@ def _load(described: Manifest, path: Path, folder: Path) -> ModelVersion:
     version = ModelVersion(
         path.parent.resolve().name, folder.name, described, path, folder, trust_pt2=settings.read().trust_pt2
     )
-    prove_batching(version, f"{path} (version {folder.name})")
+    where = f"{path} (version {folder.name})"
+    prove(version, where)
+    prove_batching(version, where)
     return version
 
 
@@ -268,11 +269,10 @@ class _Examiner:
             found.fingerprint = version.fingerprint.hex()
         self._batching(version)
         try:
-            call = {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in version.inputs}
-            version.run([Call(call, version.initial_state)])
-        except ModelFailedError as error:
-            reason = f"{error}: {first_line(error.__cause__)}" if error.__cause__ else str(error)
-            found.beware(f"every request fails, though the dry run did not: {reason}")
+            prove(version, f"{self._path} (version {found.version})")
+        except ConfigurationError as error:
+            found.refuse(str(error))
+            found.fingerprint = None
 
     def _load(self) -> ModelVersion:
         found = self._found

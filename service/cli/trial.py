@@ -1,7 +1,6 @@
 """Trying a module out: its forward on any inputs from any state, with its buffers left as they were."""
 
 import inspect
-from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import ModelFailedError
+from service.model.attributes import marks
 from service.model.buffers import Change, discover, slots
 from service.model.datatypes import Datatype, of_tensor
 from service.model.version import keywords
@@ -74,15 +74,8 @@ class Trial:
         return {slot.name: slot.registered for slot in self.slots}
 
     def attributes(self) -> dict[str, object]:
-        """Return what the module holds outside its buffers that `forward` might change, in a comparable form."""
-        plain = vars(nn.Module()).keys()
-        found: dict[str, object] = {}
-        for prefix, owner in self.module.named_modules():
-            for key, value in vars(owner).items():
-                if key not in plain:
-                    found[f"{prefix}.{key}" if prefix else key] = _mark(value)
-        found |= {name: _mark(parameter) for name, parameter in self.module.named_parameters()}
-        return found
+        """Return what the module holds outside parameters and buffers, in a comparable form."""
+        return marks(self.module, [slot.name for slot in self.slots])
 
 
 def required_inputs(module: nn.Module) -> list[str] | None:
@@ -150,13 +143,3 @@ def _is_output(value: object) -> bool:
     except KeyError:
         return False
     return True
-
-
-def _mark(value: object, depth: int = 3) -> object:
-    """Something that differs once `value` was rebound or written to, or what it holds was."""
-    if isinstance(value, Tensor):
-        return id(value), value._version  # noqa: SLF001 - torch has no public name for the version counter
-    if isinstance(value, (list, tuple, dict, set, deque)) and depth:
-        elements = value.values() if isinstance(value, dict) else value
-        return id(value), len(value), tuple(_mark(element, depth - 1) for element in elements)
-    return value if isinstance(value, (int, float, str, bytes)) else id(value)

@@ -1,7 +1,8 @@
-"""Reaching a module's buffers by name, and finding out which of them `forward` changes."""
+"""Reaching a module's parameters and buffers by name, and finding out which of them `forward` changes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from enum import Enum
+from zlib import crc32
 
 import torch
 from torch import Tensor, nn
@@ -67,12 +68,58 @@ class Watched:
         """Whether the buffer was rebound or written to."""
         return self.slot.get() is not self.tensor or _version(self.tensor) != self._version
 
+    def drifted(self) -> bool:
+        """Whether its values are not the first ones: a few ways to write to a tensor leave no trace."""
+        return raw(self.tensor) != raw(self._pristine)
+
     def restore(self) -> None:
         """Put the first values back."""
         with torch.inference_mode(mode=False):  # in it, tensors are made without a version counter
             self.tensor = _clone(self._pristine)
         self._version = _version(self.tensor)
         self.slot.put(self.tensor)
+
+
+class Parameters:
+    """All parameters of a module, none of which may change. They are not copied: that would take their memory twice."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._places = [
+            (f"{prefix}.{local}" if prefix else local, owner._parameters, local, parameter, parameter._version)  # noqa: SLF001
+            for prefix, owner in module.named_modules()
+            for local, parameter in owner._parameters.items()  # noqa: SLF001
+            if parameter is not None
+        ]
+        self._sums = [crc32(raw(parameter)) for _, _, _, parameter, _ in self._places]
+
+    def changed(self) -> str | None:
+        """Name one that was rebound or written to."""
+        for name, held, local, parameter, version in self._places:
+            if held.get(local) is not parameter or parameter._version != version:  # noqa: SLF001
+                return name
+        return None
+
+    def drifted(self) -> str | None:
+        """Name one whose values are not the first ones, with or without a trace."""
+        for (name, _, _, parameter, _), value in zip(self._places, self._sums, strict=True):
+            if crc32(raw(parameter)) != value:
+                return name
+        return None
+
+    def restore(self, values: Mapping[str, Tensor]) -> None:
+        """Put the first parameters back, and values into them; where those are not the first ones, all stay changed."""
+        for name, held, local, parameter, _ in self._places:
+            held[local] = parameter
+            parameter.copy_(values[name])
+        if self.drifted() is None:
+            self.accept()
+
+    def accept(self) -> None:
+        """Take the parameters for unchanged as they are now: after they were brought to another device."""
+        self._places = [
+            (name, held, local, parameter, parameter._version)  # noqa: SLF001
+            for name, held, local, parameter, _ in self._places
+        ]
 
 
 class Change(Enum):
@@ -85,7 +132,8 @@ class Change(Enum):
 def discover(module: nn.Module, forward: Callable[[], object]) -> dict[str, Change]:
     """Run `forward` once on clones of all buffers and return those it changed, by name; the module stays as it was.
 
-    "Changed" is rebound or written to, not another value: adding zeros leaves a sum as it was.
+    "Changed" is rebound or written to, whatever the value: adding zeros leaves a sum as it was. What has another value
+    was written to as well: batch_norm moves its statistics without a trace.
     """
     places = slots(module)
     clones = [_clone(place.registered) for place in places]
@@ -97,11 +145,19 @@ def discover(module: nn.Module, forward: Callable[[], object]) -> dict[str, Chan
         return {
             place.name: Change.WRITTEN if place.get() is clone else Change.REBOUND
             for place, clone, version in zip(places, clones, versions, strict=True)
-            if place.get() is not clone or _version(clone) != version
+            if place.get() is not clone or _version(clone) != version or raw(clone) != raw(place.registered)
         }
     finally:
         for place in places:
             place.put(place.registered)
+
+
+def raw(tensor: Tensor | None) -> bytes:
+    """Return the bytes of a tensor's values."""
+    if tensor is None:
+        return b""
+    dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
+    return dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _clone(tensor: Tensor | None) -> Tensor | None:

@@ -1,8 +1,9 @@
-"""Proving at load that a model can be served: that it takes its own state back, and what it claims with `batch_dim`."""
+"""Proving at load that a model can be served: that it takes its own state back, keeps callers apart, and batches."""
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from service.errors import ConfigurationError, ModelFailedError
@@ -27,13 +28,23 @@ _NUMBERS: tuple[Numbers, ...] = (
 )
 
 
-def prove_steps(version: ModelVersion, where: str) -> None:
-    """Run two steps on the dry run's input, each from the state that the one before left.
+def prove(version: ModelVersion, where: str) -> None:
+    """Prove that the version can be served, but for what its manifest claims with `batch_dim`.
 
     Raises:
         ConfigurationError: with what the forward did.
 
     """
+    _prove_steps(version, where)
+    _prove_isolation(version, where)
+    try:
+        version.check()
+    except ModelFailedError as error:
+        raise ConfigurationError(f"{where}: {error}") from error
+
+
+def _prove_steps(version: ModelVersion, where: str) -> None:
+    """Run two steps on the dry run's input, each from the state that the one before left."""
     state = version.initial_state
     for _ in range(2):
         inputs = {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in version.inputs}
@@ -41,6 +52,38 @@ def prove_steps(version: ModelVersion, where: str) -> None:
             state = version.run([Call(inputs, state)])[0].state
         except ModelFailedError as error:
             raise ConfigurationError(f"{where}: a step on zeros fails: {_reason(error)}") from error
+
+
+def _prove_isolation(version: ModelVersion, where: str) -> None:
+    """Run a call again after others: what a caller gets must not depend on what others sent.
+
+    A difference counts only where an attribute of the module has changed with it: a forward may draw random numbers.
+    What it keeps and does not use, or fills once, makes no difference.
+    """
+    for numbers in _NUMBERS:
+        try:
+            call, *others = _sessions(version, (0,) * _SESSIONS, 1, numbers)
+            _seeded(version, call)
+            before, one = version.attributes(), _seeded(version, call)
+            for other in others:
+                version.run([other])
+            again, after = _seeded(version, call), version.attributes()
+        except ModelFailedError:
+            continue  # a forward need not take every number; one that always fails is refused elsewhere
+        changed = [name for name in after if before.get(name) != after[name]]
+        if changed and (name := _difference(version, one, again)) is not None:
+            kept = ", ".join(map(repr, changed))
+            raise ConfigurationError(
+                f"{where}: forward keeps {kept} where all sessions share it: the same call gave another {name!r} after "
+                "others; what is to be remembered belongs in a buffer, registered in __init__"
+            )
+        return
+
+
+def _seeded(version: ModelVersion, call: Call) -> Result:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return version.run([call])[0]
 
 
 def prove_batching(version: ModelVersion, where: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from service.errors import ConfigurationError, NotFoundError
 from service.model import manifest
 from service.model.manifest import Manifest
-from service.model.proof import prove_batching, prove_steps
+from service.model.proof import prove, prove_batching
 from service.model.version import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -226,7 +226,7 @@ def _load_version(described: Manifest, path: Path, folder: Path, *, trust_pt2: b
     where = f"{path} (version {folder.name})"
     try:
         version = ModelVersion(path.parent.name, folder.name, described, path, folder, trust_pt2=trust_pt2)
-        prove_steps(version, where)
+        prove(version, where)
         prove_batching(version, where)
     except ConfigurationError:
         raise

@@ -3,8 +3,10 @@
 import hashlib
 import inspect
 import json
-from collections.abc import Hashable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -14,11 +16,13 @@ import torch
 from torch import Tensor
 
 from service.errors import ConfigurationError, ModelFailedError
-from service.model import buffers, classes, programs, weights
+from service.model import attributes, buffers, classes, programs, weights
 from service.model.datatypes import Datatype
 from service.model.manifest import Manifest, StateSpec, TensorSpec
 from service.model.state import Contents, Layout, StateBuffer, describe
 from service.model.tensors import Array
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -74,13 +78,17 @@ class ModelVersion:
         )
         if self._program is not None:
             self._module = self._program.module
+            self._saved: Callable[[], Mapping[str, Tensor]] = self._module.state_dict
         else:
             self._module = classes.build(str(manifest.target), manifest.arguments, manifest_path)
-            weights.load(self._module, weights.find(folder), manifest.weights)
+            weights.load(self._module, file := weights.find(folder), manifest.weights)
+            self._saved = partial(weights.read, file, manifest.weights)
         self._module.eval().requires_grad_(False)
         self._keywords = keywords(self._module.forward, [spec.name for spec in manifest.inputs])
+        self._parameters = buffers.Parameters(self._module)
         places = buffers.slots(self._module)
-        state = self._find_state({place.name for place in places})
+        self._buffers = frozenset(place.name for place in places)
+        state = self._find_state(self._buffers)
         self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
         self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
         self._slots = [place for place in places if place.name in state]
@@ -155,8 +163,25 @@ class ModelVersion:
         """Bring the module to its device. A worker does this for itself: CUDA does not survive a fork."""
         if self._device is not None:
             self._module.to(self._device)
+            self._parameters.accept()
             frozen = {watched.slot.name for watched in self._frozen}
             self._frozen = [buffers.Watched(slot) for slot in buffers.slots(self._module) if slot.name in frozen]
+
+    def check(self) -> None:
+        """Compare parameters and frozen buffers with what they were at first, value by value.
+
+        Raises:
+            ModelFailedError: forward has changed one in a way that leaves no trace, which no request would notice.
+
+        """
+        names = [watched.slot.name for watched in self._frozen if watched.drifted()]
+        if names or (name := self._parameters.drifted()) is not None:
+            what = f"the buffer {names[0]!r}" if names else f"the parameter {name!r}"
+            raise ModelFailedError(f"forward changed {what} without a trace (by way of .data, say, or of numpy)")
+
+    def attributes(self) -> dict[str, object]:
+        """What tells, for everything that the module holds beside parameters and buffers, whether it has changed."""
+        return {} if self._program else attributes.marks(self._module, self._buffers)
 
     def parameters(self) -> list[TensorInfo]:
         """Every parameter."""
@@ -173,9 +198,9 @@ class ModelVersion:
 
     def frozen_digests(self) -> dict[str, str]:
         """SHA-256 of each frozen buffer's bytes: the same after any number of predictions."""
-        return {watched.slot.name: hashlib.sha256(_bytes(watched.tensor)).hexdigest() for watched in self._frozen}
+        return {watched.slot.name: hashlib.sha256(buffers.raw(watched.tensor)).hexdigest() for watched in self._frozen}
 
-    def _find_state(self, known: set[str]) -> frozenset[str]:
+    def _find_state(self, known: frozenset[str]) -> frozenset[str]:
         """The names of the state buffers: those that a dry run changes, a program's own, and those that are listed."""
         unknown = self.manifest.state.keys() - known
         if unknown:
@@ -235,7 +260,7 @@ class ModelVersion:
         for name, tensor in (*self._module.named_parameters(), *frozen):
             digest.update(name.encode())
             digest.update(b"None" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(_bytes(tensor))
+            digest.update(buffers.raw(tensor))
         return digest.digest()[:8]
 
     def _rows(self, call: Call) -> int:
@@ -316,6 +341,14 @@ class ModelVersion:
                     f"forward changed the buffer {watched.slot.name!r}, which the dry run found to be frozen; "
                     "list it under [state] in the manifest if it is meant to change"
                 )
+        if (name := self._parameters.changed()) is not None:
+            try:
+                self._parameters.restore(self._saved())
+            except (ConfigurationError, KeyError, RuntimeError) as error:
+                log.error("%s: its parameters cannot be put back: %s", self._where, error)  # noqa: TRY400
+            raise ModelFailedError(
+                f"forward changed the parameter {name!r}; what is to change belongs in a buffer (register_buffer)"
+            )
 
 
 def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
@@ -358,10 +391,3 @@ def _info(name: str, tensor: Tensor | None) -> TensorInfo:
 
 def _held(name: str, contents: Contents | None) -> TensorInfo:
     return TensorInfo(name, contents.datatype.name, contents.shape) if contents else TensorInfo(name, None, None)
-
-
-def _bytes(tensor: Tensor | None) -> bytes:
-    if tensor is None:
-        return b""
-    dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
-    return dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
