@@ -40,6 +40,11 @@ def as_compiled(module: nn.Module, folder: Path) -> None:
     torch.save({"model": state_dict}, folder / "weights.pt")
 
 
+def as_safetensors_saves(module: nn.Module, folder: Path) -> None:
+    """With one of the names of each tensor."""
+    safetensors.save_model(module, str(folder / "weights.safetensors"))
+
+
 def as_state_dict(module: nn.Module, folder: Path) -> None:
     torch.save(module.state_dict(), folder / "weights.pt")
 
@@ -233,6 +238,16 @@ CASES = {
         by_position=1,
     ),
     "views": Case(own_models.Views, same_axes("[1, 2, -1]", 0) + "state.calls.batch_dim = 0"),
+    "tied": Case(
+        own_models.Tied,
+        """
+        inputs = [{ name = "tokens", datatype = "INT64", shape = [-1, 1], batch_dim = 1 }]
+        outputs = [{ name = "scores", datatype = "FP32", shape = [-1, 1, 7], batch_dim = 1 }]
+        state.hidden.batch_dim = 1
+        """,
+        as_safetensors_saves,
+    ),
+    "scripted": Case(own_models.Scripted, same_axes("[-1, 2]")),
     "transposed": Case(
         own_models.Transposed,
         """

@@ -716,3 +716,62 @@ class Dicing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.drawn += len(x)
         return x + torch.rand_like(x)
+
+
+class Tied(nn.Module):
+    """(T, B) tokens to (T, B, 7) scores, whose weights are those of the embedding."""
+
+    hidden: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(7, 4)
+        self.gru = nn.GRU(4, 4)
+        self.score = nn.Linear(4, 7, bias=False)
+        self.score.weight = self.embed.weight
+        self.register_buffer("hidden", torch.zeros(1, 1, 4))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        output, self.hidden = self.gru(self.embed(tokens % 7), self.hidden)
+        scores: Tensor = self.score(output)
+        return scores
+
+
+class Scripted(nn.Module):
+    """(T, 2) to (T, 2): a part of it is TorchScript, with parameters and state of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.jit.script(Part())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.inner(x)
+        return y
+
+
+class Part(nn.Module):
+    """(T, 2) to (T, 2): adds up what a layer gives."""
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        self.register_buffer("sum", torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        total: Tensor = self.linear(x).cumsum(0) + self.sum
+        self.sum = total[-1]
+        return total
+
+
+class Lazy(nn.Module):
+    """(N, F) to (N, 2): its checkpoint says how large it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.linear(x)
+        return y

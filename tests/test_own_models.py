@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import Launch
 from harness import Client, RedisServer, Service, problem, together
-from own_cases import CASES, DTYPES, GRU, OTHERS, Case, same_axes
+from own_cases import CASES, DTYPES, GRU, OTHERS, Case, as_state_dict, same_axes
 from torch import Generator, Tensor, nn
 
 from service.model.repository import load_model
@@ -392,6 +392,18 @@ def test_a_parameter_that_cannot_be_put_back_is_not_served(launch: Launch, tmp_p
     kept.rename(folder / "1/weights.safetensors")
     problem(client.post("/v1/models/wandering:predict", {"instances": [1]}), 500)
     assert client.predict("wandering", [1]) == [2]
+
+
+def test_a_lazy_layer_gets_its_size_from_the_checkpoint(tmp_path: Path) -> None:
+    module = own_models.Lazy().eval()
+    x = torch.randn(3, 5)
+    expected = module(x).detach()
+    shapes = [f'datatype = "FP32", shape = [-1, {size}]' for size in (5, 2)]
+    manifest = f'inputs = [{{ name = "x", {shapes[0]} }}]\noutputs = [{{ name = "y", {shapes[1]} }}]\n'
+    case = Case(own_models.Lazy, manifest, lambda _, folder: as_state_dict(module, folder))
+    version = load_model(case.write(tmp_path, "lazy")).default
+    found = version.run([Call({"x": x.numpy()}, b"")])[0].outputs["y"]
+    torch.testing.assert_close(torch.tensor(found), expected)
 
 
 def test_what_makes_no_difference_may_be_kept_in_attributes(served: Served) -> None:

@@ -126,9 +126,9 @@ class _Search:
         try:
             with torch.device("meta"):
                 module = self._cls(**{**self._given, **choice})
+            return {name: tensor.shape for name, tensor in module.state_dict().items()}
         except Exception:  # noqa: BLE001 - a constructor may refuse a size in any way it likes
             return None
-        return {name: tensor.shape for name, tensor in module.state_dict().items()}
 
 
 def _parameters(cls: type[nn.Module], given: Mapping[str, Any]) -> list[inspect.Parameter]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from service import settings
 from service.cli import cautions
@@ -21,6 +22,7 @@ from service.cli.figures import Figures, figures
 from service.cli.trial import Outcome, Trial, example, first_line
 from service.errors import ConfigurationError, ModelFailedError
 from service.model import classes, manifest, programs, weights
+from service.model.buffers import slots
 from service.model.manifest import Manifest, StateSpec, WeightsSpec
 from service.model.programs import Program
 from service.model.proof import prove, prove_batching
@@ -166,7 +168,7 @@ class _Examiner:
         self._program = isinstance(held, Program)
         self._found = found
         self._path = path
-        self._fresh = {slot.name: copy.deepcopy(slot.registered) for slot in Trial(module).slots}
+        self._fresh = {slot.name: copy.deepcopy(slot.registered) for slot in slots(module)}
         self._given = (
             module.state_dict() if isinstance(held, Program) else self._weights(module, described.weights, held)
         )
@@ -204,7 +206,9 @@ class _Examiner:
         for fault in weights.faults(expected, given):
             self._found.refuse(f"{file}: does not fit {type(module).__name__}: {fault}")
         fitting = {
-            name: tensor for name, tensor in given.items() if name in expected and expected[name].shape == tensor.shape
+            name: tensor
+            for name, tensor in given.items()
+            if name in expected and (is_lazy(expected[name]) or expected[name].shape == tensor.shape)
         }
         module.load_state_dict(fitting, strict=False)
         return given

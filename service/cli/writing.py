@@ -142,7 +142,7 @@ def _load(module: nn.Module, source: Path, held: list[StateDict]) -> StateDict:
             raise ConfigurationError(f"{source}: holds no tensors by name")
         nearest = max(faults, key=lambda index: len(expected.keys() & held[index].tensors.keys()))
         raise ConfigurationError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults[nearest])}")
-    module.load_state_dict(fitting[0].tensors)
+    module.load_state_dict(fitting[0].tensors, strict=False)
     return fitting[0]
 
 

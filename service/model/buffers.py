@@ -95,7 +95,7 @@ class Parameters:
     def changed(self) -> str | None:
         """Name one that was rebound or written to."""
         for name, held, local, parameter, version in self._places:
-            if held.get(local) is not parameter or parameter._version != version:  # noqa: SLF001
+            if local not in held or held[local] is not parameter or parameter._version != version:  # noqa: SLF001
                 return name
         return None
 
@@ -110,7 +110,8 @@ class Parameters:
         """Put the first parameters back, and values into them; where those are not the first ones, all stay changed."""
         for name, held, local, parameter, _ in self._places:
             held[local] = parameter
-            parameter.copy_(values[name])
+            if name in values:  # tied weights may be saved under one of their names
+                parameter.copy_(values[name])
         if self.drifted() is None:
             self.accept()
 

@@ -344,7 +344,7 @@ class ModelVersion:
         if (name := self._parameters.changed()) is not None:
             try:
                 self._parameters.restore(self._saved())
-            except (ConfigurationError, KeyError, RuntimeError) as error:
+            except (ConfigurationError, RuntimeError) as error:
                 log.error("%s: its parameters cannot be put back: %s", self._where, error)  # noqa: TRY400
             raise ModelFailedError(
                 f"forward changed the parameter {name!r}; what is to change belongs in a buffer (register_buffer)"

@@ -9,6 +9,7 @@ import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from service.errors import ConfigurationError
 from service.model import programs
@@ -58,6 +59,8 @@ def read(path: Path, spec: WeightsSpec) -> dict[str, Tensor]:
 def load(module: nn.Module, path: Path, spec: WeightsSpec) -> None:
     """Load a checkpoint into a module, strictly: every parameter and persistent buffer, and nothing else.
 
+    Of tensors that share their memory, such as tied weights, one is enough, as safetensors saves them.
+
     Raises:
         ConfigurationError: with the names that are missing, unexpected or of another shape.
 
@@ -65,23 +68,31 @@ def load(module: nn.Module, path: Path, spec: WeightsSpec) -> None:
     given = read(path, spec)
     if found := faults(module.state_dict(), given):
         raise ConfigurationError(f"{path}: does not fit {type(module).__name__}: {'; '.join(found)}")
-    module.load_state_dict(given, strict=True)
+    module.load_state_dict(given, strict=False)
 
 
 def faults(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
     """Say what keeps a state dict from being loaded where another is expected: names and shapes."""
+    held = {_memory(tensor) for name, tensor in expected.items() if name in given}
     return [
         f"{word} {', '.join(sorted(names))}"
         for word, names in (
-            ("missing", expected.keys() - given.keys()),
+            ("missing", {name for name in expected.keys() - given.keys() if _memory(expected[name]) not in held}),
             ("unexpected", given.keys() - expected.keys()),
         )
         if names
     ] + [
         f"{name} has shape {list(given[name].shape)} where the class has {list(expected[name].shape)}"
         for name in sorted(expected.keys() & given.keys())
-        if given[name].shape != expected[name].shape
+        if not is_lazy(expected[name]) and given[name].shape != expected[name].shape
     ]
+
+
+def _memory(tensor: Tensor) -> object:
+    """What two tensors have in common where one is the other under a second name."""
+    if is_lazy(tensor) or not tensor.numel():
+        return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def contents(path: Path) -> Any:
