@@ -18,7 +18,7 @@ from torch.export import Dim
 
 from service import create_app
 from service.errors import ConfigurationError
-from service.model.repository import load_model
+from service.model.repository import Repository, load_model
 from service.model.version import Call
 
 TOUCHED = "CARRYOVER_TOUCHED"
@@ -266,6 +266,19 @@ def assert_near(found: Any, wanted: Tensor) -> None:
     torch.testing.assert_close(torch.tensor(found).reshape(wanted.shape), wanted, rtol=1e-5, atol=1e-5)
 
 
+def test_a_broken_new_program_leaves_the_old_one_serving(tmp_path: Path) -> None:
+    folder = CASES["ledger"].write(tmp_path / "ledger")
+    before = Repository.load([tmp_path], trust_pt2=True)
+    (folder / "2").mkdir()
+    (folder / "2/model.pt2").write_bytes((folder / "1/model.pt2").read_bytes()[:1000])
+    after = before.reloaded()
+    assert after.reasons() == {"ledger": "ledger/2/model.pt2: is not a readable program: File is not a zip file"}
+    assert after.model("ledger").default.fingerprint == before.model("ledger").default.fingerprint
+    (folder / "2/model.pt2").write_bytes((folder / "1/model.pt2").read_bytes())
+    assert after.reloaded().failures == ()
+    assert list(after.reloaded().model("ledger").versions) == ["1", "2"]
+
+
 def test_another_program_with_the_same_weights_has_another_fingerprint(tmp_path: Path) -> None:
     case = CASES["ledger"]
     doubled = Case(type("Doubled", (Ledger,), {"forward": _doubled}), case.manifest, case.example, case.dynamic,
@@ -325,6 +338,12 @@ def in_manifest(line: str) -> Callable[[Path], object]:
     return lambda folder: (folder / "model.toml").write_text(f"{line}\n{(folder / 'model.toml').read_text()}")
 
 
+def elsewhere(folder: Path) -> None:
+    """Put a program there that was exported on another device."""
+    exported = torch.export.export(Classify().eval().to("meta"), (torch.zeros(3, 4, device="meta"),))
+    torch.export.save(exported, folder / "1/model.pt2")
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -337,6 +356,9 @@ def in_manifest(line: str) -> Callable[[Path], object]:
          "1: holds no weights: expected weights.safetensors or weights.pt; model.pt2 is loaded where "),
         (in_manifest("arguments = { size = 3 }"),
          "model.toml: the file as a whole: arguments and weights are those of a class, and there is no class"),
+        (in_manifest('device = "cuda:0"'),
+         "model.toml: the file as a whole: device = 'cuda:0': without a class it is a program, which runs on the CPU"),
+        (elsewhere, "1/model.pt2: is not a readable program: it was exported for meta; export it for the CPU"),
         (in_manifest("state.cell = {}"), "model.toml (version 1): state: the module has no buffer 'cell'"),
         (lambda folder: (folder / "model.toml").write_text(GRU.replace("[1, 1, 3]", "[-1, 3, 3]")),
          "model.toml (version 1): forward failed on zeros of x [1, 3, 3]: Guard failed: x.size()[1] == 1"),

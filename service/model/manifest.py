@@ -110,6 +110,8 @@ class Manifest(_Strict):
     def _consistent(self) -> "Manifest":
         if self.target is None and (self.arguments or self.weights != WeightsSpec()):
             raise ValueError("arguments and weights are those of a class, and there is no class")
+        if self.target is None and self.device not in ("cpu", "auto"):
+            raise ValueError(f"device = {self.device!r}: without a class it is a program, which runs on the CPU")
         dims = [spec.batch_dim is None for spec in (*self.inputs, *self.outputs)]
         if any(dims) and not all(dims):
             raise ValueError("batch_dim must be given for every input and output, or for none")

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
+from hashlib import file_digest
 from inspect import Parameter, Signature
 from pathlib import Path
 
@@ -51,7 +51,9 @@ def load(path: Path, *, trusted: bool) -> Program:
     try:
         with _quiet():
             exported = torch.export.load(path)
-            return Program(_module(exported), _mutated(exported), sha256(path.read_bytes()).digest())
+            with path.open("rb") as file:
+                digest = file_digest(file, "sha256").digest()
+            return Program(_module(exported), _mutated(exported), digest)
     except (Exception, SystemExit) as error:
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ConfigurationError(f"{path}: is not a readable program: {first}") from error
@@ -60,6 +62,8 @@ def load(path: Path, *, trusted: bool) -> Program:
 def _module(exported: ExportedProgram) -> nn.Module:
     """The module that the program was exported from, as far as a caller can tell."""
     module = exported.module()
+    if elsewhere := {str(held.device) for held in module.state_dict().values()} - {"cpu"}:
+        raise ValueError(f"it was exported for {', '.join(elsewhere)}; export it for the CPU")
     # It stays in the mode in which it was exported, and raises where it is told to.
     module.eval = lambda: module  # type: ignore[method-assign]
     # It takes by position and by name what it was exported with, and its forward's own signature does not tell.

@@ -72,7 +72,7 @@ class ModelVersion:
         self.manifest = manifest
         self.labels = manifest.labels
         self._where = f"{manifest_path} (version {version})"
-        self._device = _device(manifest.device, self._where)
+        self._device = _device(manifest.device if manifest.target else "cpu", self._where)
         self._program = (
             None if manifest.target else programs.load(programs.find(folder, manifest_path), trusted=trust_pt2)
         )
