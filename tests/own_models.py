@@ -624,18 +624,29 @@ class Counter(nn.Module):
 
 
 class Wandering(nn.Module):
-    """(T,) to (T,): writes to its parameter for numbers above 5, and replaces it for numbers below -5."""
+    """(T,) to (T,): writes to its parameter for numbers above 5, and replaces it for numbers below -5.
+
+    Above 10 it writes to all that it has.
+    """
+
+    scale: Tensor
+    shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.tensor([2.0, 3.0]))
+        self.register_buffer("scale", torch.tensor(1.0))
+        self.register_buffer("shift", torch.tensor(0.0))
 
     def forward(self, x: Tensor) -> Tensor:
         if bool((x > 5).any()):
             self.weight.add_(1)
         if bool((x < -5).any()):
             self.weight = nn.Parameter(torch.zeros(2))
-        return x * self.weight[0]
+        if bool((x > 10).any()):
+            self.scale.add_(1)
+            self.shift = self.shift + 1
+        return x * self.weight[0] * self.scale + self.shift
 
 
 class Stealthy(nn.Module):

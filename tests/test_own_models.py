@@ -382,6 +382,15 @@ def test_a_parameter_that_a_request_changes_is_put_back(served: Served, value: i
             assert client.predict("wandering", [1, 2]) == [2, 4]
 
 
+def test_all_that_a_request_changes_is_put_back(served: Served) -> None:
+    for client in served.workers("wandering"):
+        answer = client.post("/v1/models/wandering:predict", {"instances": [1, 11]})
+        assert problem(answer, 500).startswith(
+            "forward changed the buffer 'scale', which the dry run found to be frozen"
+        )
+        assert client.predict("wandering", [1, 2]) == [2, 4]
+
+
 def test_a_parameter_that_cannot_be_put_back_is_not_served(launch: Launch, tmp_path: Path) -> None:
     folder = OTHERS["wandering"].write(tmp_path / "models", "wandering")
     client = launch(MODEL_REPOSITORY=tmp_path / "models", WORKERS=1).client()

@@ -334,20 +334,24 @@ class ModelVersion:
         return values
 
     def _check_frozen(self) -> None:
-        for watched in self._frozen:
-            if watched.changed():
-                watched.restore()
-                raise ModelFailedError(
-                    f"forward changed the buffer {watched.slot.name!r}, which the dry run found to be frozen; "
-                    "list it under [state] in the manifest if it is meant to change"
-                )
-        if (name := self._parameters.changed()) is not None:
+        """Put back what inference only reads, where forward has changed it: all of it, or the next call would fail."""
+        written = [watched for watched in self._frozen if watched.changed()]
+        parameter = self._parameters.changed()
+        for watched in written:
+            watched.restore()
+        if parameter is not None:
             try:
                 self._parameters.restore(self._saved())
             except (ConfigurationError, RuntimeError) as error:
                 log.error("%s: its parameters cannot be put back: %s", self._where, error)  # noqa: TRY400
+        if written:
             raise ModelFailedError(
-                f"forward changed the parameter {name!r}; what is to change belongs in a buffer (register_buffer)"
+                f"forward changed the buffer {written[0].slot.name!r}, which the dry run found to be frozen; "
+                "list it under [state] in the manifest if it is meant to change"
+            )
+        if parameter is not None:
+            raise ModelFailedError(
+                f"forward changed the parameter {parameter!r}; what is to change belongs in a buffer (register_buffer)"
             )
 
 
