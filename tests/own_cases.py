@@ -237,6 +237,13 @@ CASES = {
         """,
         by_position=1,
     ),
+    "any-name": Case(
+        own_models.AnyName,
+        """
+        inputs = [{ name = "x", datatype = "FP32", shape = [-1] }, { name = "weight", datatype = "FP32", shape = [-1] }]
+        outputs = [{ name = "y", datatype = "FP32", shape = [-1] }]
+        """,
+    ),
     "views": Case(own_models.Views, same_axes("[1, 2, -1]", 0) + "state.calls.batch_dim = 0"),
     "tied": Case(
         own_models.Tied,

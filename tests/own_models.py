@@ -475,6 +475,21 @@ class Particulars(nn.Module):
         return total
 
 
+class AnyName(nn.Module):
+    """Two inputs, (T,) each, that forward does not name, to their running sum of products, (T,)."""
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sum", torch.tensor(0.0))
+
+    def forward(self, **given: Tensor) -> Tensor:
+        total = self.sum + (given["x"] * given["weight"]).cumsum(0)
+        self.sum = total[-1]
+        return total
+
+
 class Drifting(nn.Module):
     """(T,) to (T,): an integer buffer that the first call makes a floating one."""
 

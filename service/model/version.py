@@ -356,13 +356,15 @@ class ModelVersion:
 
 
 def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
-    """Return which inputs go to `forward` by name: all, where each is one of its parameters; else those that must."""
+    """Return which inputs go to `forward` by name: all, where it takes each by its name; else those that must."""
     try:
         parameters = inspect.signature(forward).parameters
     except (TypeError, ValueError):
         return frozenset()
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    if all(name in parameters and parameters[name].kind in by_name for name in names):
+    kinds = {parameter.kind for parameter in parameters.values()}
+    any_name = inspect.Parameter.VAR_KEYWORD in kinds and kinds <= {*by_name, inspect.Parameter.VAR_KEYWORD}
+    if any_name or all(name in parameters and parameters[name].kind in by_name for name in names):
         return frozenset(names)
     return frozenset(
         name for name in names if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
