@@ -160,6 +160,19 @@ class Attribute(nn.Module):
         return output
 
 
+class Nudged(nn.Module):
+    """(T,) to (T,): goes on learning, but from zeros it learns nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool(x.any()):
+            self.weight.add_(x.mean())
+        return x * self.weight
+
+
 class Growing(nn.Module):
     """Keeps all that it has seen: (1, T, 4) to (1, T, 4)."""
 

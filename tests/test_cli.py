@@ -268,6 +268,7 @@ class TestInspect:
     @pytest.mark.parametrize(
         ("name", "sentence"),
         [
+            ("Nudged", "forward changes 'weight', which is no buffer"),
             ("Growing", "the state grows by 16 bytes a step"),
         ],
     )

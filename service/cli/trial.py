@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from service.errors import ModelFailedError
-from service.model.attributes import marks
+from service.model.attributes import mark, marks
 from service.model.buffers import Change, discover, slots
 from service.model.datatypes import Datatype, of_tensor
 from service.model.version import keywords
@@ -74,8 +74,9 @@ class Trial:
         return {slot.name: slot.registered for slot in self.slots}
 
     def attributes(self) -> dict[str, object]:
-        """Return what the module holds outside parameters and buffers, in a comparable form."""
-        return marks(self.module, [slot.name for slot in self.slots])
+        """Return what the module holds outside its buffers that `forward` might change, in a comparable form."""
+        parameters = {name: mark(parameter) for name, parameter in self.module.named_parameters()}
+        return marks(self.module, [slot.name for slot in self.slots]) | parameters
 
 
 def required_inputs(module: nn.Module) -> list[str] | None:

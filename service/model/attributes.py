@@ -21,11 +21,12 @@ def marks(module: nn.Module, buffers: Collection[str]) -> dict[str, object]:
         held = owner._buffers.items()  # noqa: SLF001 - `named_buffers` leaves out those that are None
         values = {key: value for key, value in vars(owner).items() if key not in _PLAIN} | dict(held)
         named = {f"{prefix}.{key}" if prefix else key: value for key, value in values.items()}
-        found |= {name: _mark(value, _DEPTH) for name, value in named.items() if name not in buffers}
+        found |= {name: mark(value) for name, value in named.items() if name not in buffers}
     return found
 
 
-def _mark(value: object, depth: int) -> object:  # noqa: PLR0911 - a table of types
+def mark(value: object, depth: int = _DEPTH) -> object:  # noqa: PLR0911 - a table of types
+    """Return what differs once a value, or what it holds, has changed."""
     if isinstance(value, Tensor):
         return str(value.dtype), tuple(value.shape), crc32(raw(value))
     if isinstance(value, np.ndarray):
@@ -35,9 +36,9 @@ def _mark(value: object, depth: int) -> object:  # noqa: PLR0911 - a table of ty
     if isinstance(value, (nn.Module, type, FunctionType, ModuleType)) or not depth:
         return id(value)
     if isinstance(value, dict):
-        return [(_mark(key, depth - 1), _mark(held, depth - 1)) for key, held in value.items()]
+        return [(mark(key, depth - 1), mark(held, depth - 1)) for key, held in value.items()]
     if isinstance(value, (list, tuple, deque)):
-        return [_mark(held, depth - 1) for held in value]
+        return [mark(held, depth - 1) for held in value]
     if isinstance(value, (set, frozenset)):
         return len(value)
-    return [id(value), _mark(getattr(value, "__dict__", 0), depth - 1)]
+    return [id(value), mark(getattr(value, "__dict__", 0), depth - 1)]
