@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Collection
+from contextlib import suppress
 from types import FunctionType, ModuleType
 from zlib import crc32
 
@@ -28,7 +29,9 @@ def marks(module: nn.Module, buffers: Collection[str]) -> dict[str, object]:
 def mark(value: object, depth: int = _DEPTH) -> object:  # noqa: PLR0911 - a table of types
     """Return what differs once a value, or what it holds, has changed."""
     if isinstance(value, Tensor):
-        return str(value.dtype), tuple(value.shape), crc32(raw(value))
+        with suppress(RuntimeError):  # of what has no bytes to look at: quantized, nested, on no device
+            return str(value.dtype), tuple(value.shape), crc32(raw(value))
+        return id(value)
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, crc32(value.tobytes())
     if isinstance(value, (int, float, complex, str, bytes)):
