@@ -281,6 +281,7 @@ def test_the_service_does_not_start_for_a_fault(models: Path, tmp_path: Path, br
         ("MAX_BODY_BYTES", "16MB"),
         ("GRACEFUL_TIMEOUT", "-1"),
         ("LOG_FORMAT", "xml"),
+        ("TRUST_PT2", "maybe"),
     ],
 )
 def test_a_bad_setting_is_one_sentence_that_says_which(

@@ -80,9 +80,11 @@ def _module(exported: ExportedProgram) -> nn.Module:
 
 def _mutated(exported: ExportedProgram) -> frozenset[str]:
     """The buffers that the graph signature names; that of a program not yet functional names none."""
-    with suppress(Exception):  # aliased buffers, among others, cannot be made functional: the dry run finds them
-        exported = exported.run_decompositions({})
-    return frozenset(exported.graph_signature.buffers_to_mutate.values())
+    signature = exported.graph_signature
+    if signature.buffers and not signature.buffers_to_mutate:
+        with suppress(Exception):  # aliased buffers, among others, cannot be made functional: the dry run finds them
+            signature = exported.run_decompositions({}).graph_signature
+    return frozenset(signature.buffers_to_mutate.values())
 
 
 @contextmanager
