@@ -174,10 +174,13 @@ class ModelVersion:
             ModelFailedError: forward has changed one in a way that leaves no trace, which no request would notice.
 
         """
-        names = [watched.slot.name for watched in self._frozen if watched.drifted()]
-        if names or (name := self._parameters.drifted()) is not None:
-            what = f"the buffer {names[0]!r}" if names else f"the parameter {name!r}"
-            raise ModelFailedError(f"forward changed {what} without a trace (by way of .data, say, or of numpy)")
+        if names := [watched.slot.name for watched in self._frozen if watched.drifted()]:
+            raise ModelFailedError(
+                f"forward changed the buffer {names[0]!r} without a trace, as .data and batch_norm do; "
+                "list it under [state] in the manifest if it is meant to change"
+            )
+        if (name := self._parameters.drifted()) is not None:
+            raise ModelFailedError(f"forward changed the parameter {name!r} without a trace, as .data does")
 
     def attributes(self) -> dict[str, object]:
         """What tells, for everything that the module holds beside parameters and buffers, whether it has changed."""
