@@ -122,7 +122,8 @@ class ModelVersion:
         The calls are of one `group`; a call of group None is alone.
 
         Raises:
-            ModelFailedError: the module raised, wrote to a frozen buffer, or returned what the manifest does not say.
+            ModelFailedError: the module raised, changed a frozen buffer or a parameter, or returned what the
+                manifest does not say.
 
         """
         counts = [1] if len(calls) == 1 else [self._rows(call) for call in calls]
