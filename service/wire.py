@@ -43,7 +43,7 @@ def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
     except EOFError:
         return
     finally:
-        reader.kill()
+        reader.kill(block=False)
 
 
 def _taken(queue: "Queue[bytes | Exception]") -> bytes:
