@@ -802,3 +802,20 @@ class Lazy(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.linear(x)
         return y
+
+
+class Loudness(nn.Module):
+    """(B, T) samples to (B, F) smoothed loudness of windows of 8 samples, 4 apart: it takes no fewer than 8."""
+
+    level: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("level", torch.zeros(1))
+
+    def forward(self, samples: Tensor) -> Tensor:
+        levels = []
+        for loud in samples.unfold(1, 8, 4).square().mean(2).unbind(1):
+            self.level = 0.5 * self.level + 0.5 * loud
+            levels.append(self.level)
+        return torch.stack(levels, 1)

@@ -1,5 +1,6 @@
 """What is queued is processed together, in order, and nobody is left waiting."""
 
+import ctypes
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from harness import JSON, Client, Service, Wire, line_of, problem
 
 from service.engine.batching import Batcher
 from service.errors import OverloadedError
+from service.model.stack import FRAMES, deep
 
 
 class Item:
@@ -318,3 +320,14 @@ def stepped(client: Client, addresses: list[str]) -> None:
     for address in addresses:
         before = client.step_of(address)
         assert client.step(address, [1])["step"] == before + 1
+
+
+def test_a_deep_function_runs_above_all_the_frames_that_torch_looks_at() -> None:
+    libc = ctypes.CDLL(None)
+    found = (ctypes.c_void_p * 4096)()
+
+    def frames() -> int:
+        count: int = libc.backtrace(found, len(found))
+        return count
+
+    assert deep(frames)() - frames() >= FRAMES

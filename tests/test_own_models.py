@@ -19,6 +19,7 @@ from harness import Client, RedisServer, Service, problem, together
 from own_cases import CASES, DTYPES, GRU, OTHERS, Case, as_state_dict, same_axes
 from torch import Generator, Tensor, nn
 
+from service import create_app
 from service.model.repository import load_model
 from service.model.tensors import instances
 from service.model.version import Call
@@ -415,6 +416,25 @@ def test_a_lazy_layer_gets_its_size_from_the_checkpoint(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(found), expected)
 
 
+def test_a_model_may_need_a_whole_window(launch: Launch, tmp_path: Path) -> None:
+    shape = 'datatype = "FP32", shape = [-1, -1], batch_dim = 0'
+    manifest = (
+        f'inputs = [{{ name = "x", {shape} }}]\noutputs = [{{ name = "y", {shape} }}]\nstate.level.batch_dim = 0\n'
+    )
+    folder = Case(own_models.Loudness, manifest).write(tmp_path / "models", "loudness")
+    inspected = create_app().test_cli_runner().invoke(args=["inspect", str(folder)])
+    assert (inspected.exit_code, "level" in inspected.output) == (0, True), inspected.output
+    x, module = torch.randn(16), own_models.Loudness()
+    expected = [module(x[None, :12])[0].tolist(), module(x[None, 8:])[0].tolist()]
+    assert [len(loudness) for loudness in expected] == [2, 1]
+    with launch(MODEL_REPOSITORY=tmp_path / "models").client() as client:
+        address = client.create("loudness")
+        assert client.step(address, x[:12].tolist())["predictions"] == pytest.approx(expected[0])
+        assert client.step(address, x[8:].tolist())["predictions"] == pytest.approx(expected[1])
+        problem(client.post(f"{address}:predict", {"instances": [1.0] * 7}), 500)
+        assert client.step_of(address) == 2
+
+
 def test_what_makes_no_difference_may_be_kept_in_attributes(served: Served) -> None:
     for client in served.workers("harmless"):
         first = client.predict("harmless", [1, 2])
@@ -430,9 +450,6 @@ def test_bfloat16_reaches_forward_in_order(tmp_path: Path) -> None:
     assert outputs["y"].tolist() == [[[1, 4, 9], [11, 15, 21]]]
 
 
-@pytest.mark.xfail(
-    reason="torch looks at the stack below the greenlet and crashes the worker, now and then", strict=False
-)
 def test_an_error_that_torch_raises_ends_no_worker(launch: Launch, tmp_path: Path) -> None:
     Case(own_models.Mismatched, same_axes("[-1, 4]")).write(tmp_path / "models", "mismatched")
     service = launch(MODEL_REPOSITORY=tmp_path / "models")

@@ -37,7 +37,11 @@ class Subject:
         random = None if seed is None else torch.Generator().manual_seed(seed)
         return self.trial.run(
             {
-                spec.name: example(spec.datatype, resized(spec.example_shape, spec.instance_axis, instances), random)
+                spec.name: example(
+                    spec.datatype,
+                    resized(spec.example_shape, spec.instance_axis, spec.example_length + instances - 1),
+                    random,
+                )
                 for spec in self.inputs
             }
         )

@@ -23,7 +23,7 @@ from service.cli.trial import Outcome, Trial, example, first_line
 from service.errors import ConfigurationError, ModelFailedError
 from service.model import classes, manifest, programs, weights
 from service.model.buffers import slots
-from service.model.manifest import Manifest, StateSpec, WeightsSpec
+from service.model.manifest import Manifest, StateSpec, WeightsSpec, by_example_length
 from service.model.programs import Program
 from service.model.proof import prove, prove_batching
 from service.model.version import ModelVersion
@@ -235,13 +235,18 @@ class _Examiner:
         return described.model_copy(update={"state": state, "device": "cpu"})
 
     def _dry_run(self) -> Outcome | None:
-        specs = self._manifest.inputs
-        try:
-            return self._trial.run({spec.name: example(spec.datatype, spec.example_shape) for spec in specs})
-        except ModelFailedError as error:
-            shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in specs)
-            self._found.refuse(f"{self._path}: forward failed on zeros of {shapes}: {error}")
-            return None
+        failure: ModelFailedError | None = None
+        for specs in by_example_length(self._manifest.inputs):
+            try:
+                zeros = self._trial.run({spec.name: example(spec.datatype, spec.example_shape) for spec in specs})
+            except ModelFailedError as error:
+                failure = failure or error
+            else:
+                self._manifest = self._manifest.model_copy(update={"inputs": specs})
+                return zeros
+        shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in self._manifest.inputs)
+        self._found.refuse(f"{self._path}: forward failed on zeros of {shapes}: {failure}")
+        return None
 
     def _rows(self, zeros: Outcome | None) -> list[Row]:
         saved = self._trial.module.state_dict().keys()

@@ -1,11 +1,12 @@
 """`model.toml`: what a model's folder says about it, checked before anything is loaded."""
 
 import tomllib
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from service.errors import ConfigurationError
@@ -13,6 +14,9 @@ from service.model.datatypes import Datatype
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _CLASS = r"^([A-Za-z_][\w.]*|[A-Za-z_]\w*\.py):[A-Za-z_]\w*$"
+
+EXAMPLE_LENGTHS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Sizes of what varies that a model's forward is tried on, until it takes one."""
 
 Size = Annotated[int, Field(ge=-1)]
 
@@ -32,6 +36,7 @@ class TensorSpec(_Strict):
     datatype: Datatype
     shape: tuple[Size, ...]
     batch_dim: int | None = Field(default=None, ge=0)
+    _example_length: int = PrivateAttr(1)
 
     @field_validator("datatype", mode="before")
     @classmethod
@@ -67,9 +72,33 @@ class TensorSpec(_Strict):
         return self.shape if axis is None else self.shape[:axis] + self.shape[axis + 1 :]
 
     @property
+    def example_length(self) -> int:
+        """What stands for -1 in an example: 1, unless the model takes no less than more."""
+        return self._example_length
+
+    @property
     def example_shape(self) -> tuple[int, ...]:
-        """`shape` with 1 for -1: what the dry run feeds."""
-        return tuple(1 if size == -1 else size for size in self.shape)
+        """`shape` with `example_length` for -1, and one request's `batch_dim`: what the dry run feeds."""
+        return self.sized(1, self._example_length)
+
+    def sized(self, batch: int, length: int) -> tuple[int, ...]:
+        """Return `shape` with sizes for -1: that of `batch_dim`, and that of all others."""
+        return tuple(
+            size if size != -1 else batch if axis == self.batch_dim else length for axis, size in enumerate(self.shape)
+        )
+
+    def with_example_length(self, length: int) -> "TensorSpec":
+        """Return the spec with longer examples."""
+        spec = self.model_copy()
+        spec._example_length = length  # noqa: SLF001 - of its own class
+        return spec
+
+
+def by_example_length(specs: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, ...]]:
+    """Yield inputs with examples of length 1 first, and then of lengths that a model may need (a window, a frame)."""
+    varies = any(-1 in spec.shape for spec in specs)
+    for length in EXAMPLE_LENGTHS if varies else EXAMPLE_LENGTHS[:1]:
+        yield tuple(spec.with_example_length(length) for spec in specs)
 
 
 class StateSpec(_Strict):

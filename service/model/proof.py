@@ -150,7 +150,7 @@ def _sessions(version: ModelVersion, steps: Sequence[int], length: int, numbers:
 
 
 def _shape(spec: TensorSpec, length: int) -> tuple[int, ...]:
-    return tuple(length if size == -1 else size for size in spec.shape)
+    return spec.sized(length, spec.example_length + length - 1)
 
 
 def _reason(error: ModelFailedError) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from service.errors import CarryoverError, ForeignStateError, InvalidInputError, NonFiniteStateError
+from service.model.stack import deep
 from service.model.state import Contents, describe
 from service.model.version import Call, ModelVersion
 
@@ -32,6 +33,7 @@ class Snapshot:
     fingerprint: bytes | None
 
     @classmethod
+    @deep
     def parse(cls, data: bytes) -> "Snapshot":
         """Read a file.
 
@@ -85,6 +87,7 @@ def dump(version: ModelVersion, state: bytes, step: int) -> bytes:
     return safetensors.torch.save(tensors, said)
 
 
+@deep
 def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) -> bytes:
     """Return a file's state as a session's bytes.
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from service.errors import ConfigurationError, ModelFailedError
 from service.model import attributes, buffers, classes, programs, weights
 from service.model.datatypes import Datatype
-from service.model.manifest import Manifest, StateSpec, TensorSpec
+from service.model.manifest import Manifest, StateSpec, TensorSpec, by_example_length
+from service.model.stack import deep
 from service.model.state import Contents, Layout, StateBuffer, describe
 from service.model.tensors import Array
 
@@ -89,7 +90,8 @@ class ModelVersion:
         places = buffers.slots(self._module)
         self._buffers = frozenset(place.name for place in places)
         state = self._find_state(self._buffers)
-        self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
+        given = self.manifest.inputs
+        self.inputs = given if not state else tuple(spec.of_one_session() for spec in given)
         self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
         self._slots = [place for place in places if place.name in state]
         self.layout = Layout([self._describe(slot) for slot in self._slots])
@@ -116,6 +118,7 @@ class ModelVersion:
         shapes = [(spec.batch_dim or 0, call.inputs[spec.name].shape) for spec in self.inputs]
         return (*((*shape[:dim], *shape[dim + 1 :]) for dim, shape in shapes), self.layout.signature(call.state))
 
+    @deep
     def run(self, calls: Sequence[Call]) -> list[Result]:
         """Run one forward for all the calls, side by side along `batch_dim`.
 
@@ -211,7 +214,23 @@ class ModelVersion:
             raise ConfigurationError(
                 f"{self._where}: state: the module has no buffer {min(unknown)!r}; it has {sorted(known)}"
             )
-        specs = self.manifest.inputs
+        failure: Exception | None = None
+        for specs in by_example_length(self.manifest.inputs):
+            try:
+                found = self._dry_run(specs)
+            except ModelFailedError as error:
+                raise ConfigurationError(f"{self._where}: outputs: {error}") from error
+            except Exception as error:  # noqa: BLE001 - it may be that this is too short
+                failure = failure or error
+            else:
+                self.manifest = self.manifest.model_copy(update={"inputs": specs})
+                return found | (self._program.mutated if self._program else frozenset()) | self.manifest.state.keys()
+        first = (str(failure).strip() or type(failure).__name__).splitlines()[0]
+        shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in self.manifest.inputs)
+        raise ConfigurationError(f"{self._where}: forward failed on zeros of {shapes}: {first}") from failure
+
+    def _dry_run(self, specs: Sequence[TensorSpec]) -> frozenset[str]:
+        """The names of the buffers that a forward on zeros changes."""
         arguments = [torch.zeros(spec.example_shape, dtype=spec.datatype.torch) for spec in specs]
 
         def forward() -> None:
@@ -226,15 +245,7 @@ class ModelVersion:
 
         self.outputs = self.manifest.outputs
         with torch.no_grad():
-            try:
-                mutated = self._program.mutated if self._program else frozenset()
-                return frozenset(buffers.discover(self._module, forward)) | mutated | self.manifest.state.keys()
-            except ModelFailedError as error:
-                raise ConfigurationError(f"{self._where}: outputs: {error}") from error
-            except Exception as error:
-                first = (str(error).strip() or type(error).__name__).splitlines()[0]
-                shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in specs)
-                raise ConfigurationError(f"{self._where}: forward failed on zeros of {shapes}: {first}") from error
+            return frozenset(buffers.discover(self._module, forward))
 
     def _describe(self, slot: buffers.Slot) -> StateBuffer:
         dim = self.manifest.state.get(slot.name, StateSpec()).batch_dim

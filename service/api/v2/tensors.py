@@ -67,7 +67,7 @@ def raw_input_of(model: Model, data: bytes) -> dict[str, Array]:
             f"The shape of the raw input '{spec.name}' can not be deduced because there are more than one "
             "variable-sized dimension"
         )
-    one = math.prod(spec.example_shape) * wire(spec.datatype).itemsize
+    one = math.prod(size for size in spec.shape if size != -1) * wire(spec.datatype).itemsize
     if len(data) % one or not data or (-1 not in spec.shape and len(data) != one):
         raise InvalidInputError(
             f"input byte size mismatch for input '{spec.name}' for model '{model.name}'. Expected "
