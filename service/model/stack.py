@@ -1,8 +1,8 @@
 """Calling torch where it may raise: on a stack that is deeper than torch looks.
 
 An error that torch raises notes the innermost 65 frames of the C stack (c10/util/Backtrace.cpp). A greenlet's own
-frames may be fewer; what lies below was left there by whichever greenlets have run meanwhile, and to take that for frames
-crashes the process.
+frames may be fewer; what lies below was left there by whichever greenlets have run meanwhile, and to take that for
+frames crashes the process.
 """
 
 from collections.abc import Callable
