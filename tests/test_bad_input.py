@@ -1,5 +1,6 @@
 """What is wrong with a request is said in one sentence, with the right status, and changes nothing."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from harness import JSON, Answer, Client, Service, Stream, Wire, problem, sentence
+from harness import JSON, NDJSON, Answer, Client, Service, Stream, Wire, problem, sentence
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 MEGABYTE = 2**20
@@ -398,6 +399,28 @@ def test_a_wrong_media_type_is_415(client: Client, session: str, media_type: str
 )
 def test_json_may_be_called_so_in_several_ways_or_not_at_all(client: Client, media_type: str | None) -> None:
     headers = {} if media_type is None else {"Content-Type": media_type}
+    client.request("POST", "/v1/models/digits-rnn:predict", text_of([ROW]), headers).expect()
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
+def test_a_compressed_body_is_415_where_none_is_read(client: Client, session: str, encoding: str) -> None:
+    for path, kind, body in (
+        ("/v1/models/digits-rnn:predict", JSON, text_of([ROW])),
+        (f"{session}:predict", JSON, text_of([ROW])),
+        ("/v1/models/digits-rnn/sessions:predict", JSON, b"{}"),
+        ("/v1/models/digits-rnn/sessions", JSON, b"{}"),
+        ("/v1/accumulators/compressed", JSON, b'{"values":[1]}'),
+        (f"{session}:stream", NDJSON, text_of([ROW])),
+    ):
+        headers = {"Content-Type": kind, "Content-Encoding": encoding}
+        assert encoding in problem(client.request("POST", path, gzip.compress(body), headers), 415)
+    headers = {"Content-Type": "application/octet-stream", "Content-Encoding": encoding}
+    problem(client.request("PUT", f"{session}/state", b"", headers), 415)
+    assert client.step_of(session) == 1
+
+
+def test_a_body_may_be_said_not_to_be_compressed(client: Client) -> None:
+    headers = {"Content-Type": JSON, "Content-Encoding": "identity"}
     client.request("POST", "/v1/models/digits-rnn:predict", text_of([ROW]), headers).expect()
 
 

@@ -34,7 +34,7 @@ def read(model: type[Body], *, or_nothing: bool = False) -> Body:
     data = content(environ)
     if or_nothing and not data:
         return parse(model, b"{}")
-    if environ.get("CONTENT_TYPE", "application/json") != "application/json":
+    if environ.get("CONTENT_TYPE", "application/json") != "application/json" or "HTTP_CONTENT_ENCODING" in environ:
         require_media_type("application/json")
     return parse(model, data)
 
@@ -80,7 +80,12 @@ def parse(model: type[Body], data: bytes) -> Body:
 
 
 def require_media_type(*wanted: str) -> None:
-    """Raise MediaTypeError unless the request's body has one of the media types, or says nothing of it."""
+    """Raise MediaTypeError unless the request's body has one of the media types, or says nothing of it, as it is."""
+    encoding = request.headers.get("Content-Encoding", "").strip()
+    if encoding.lower() not in ("", "identity"):
+        raise MediaTypeError(
+            f"the body must not be compressed: Content-Encoding {encoding:.40} is read under /v2 alone"
+        )
     given = request.mimetype
     if given and given not in wanted:
         raise MediaTypeError(f"the body must be {wanted[0]}, not {given:.80}")
