@@ -523,6 +523,51 @@ def test_a_body_that_does_not_come_whole_is_no_request(
     assert client.step_of(session) == 1
 
 
+BROKEN_CHUNKS = {
+    "size": b"zz\r\nhello\r\n0\r\n\r\n",
+    "negative-size": b"-5\r\nhello\r\n0\r\n\r\n",
+    "no-size": b"\r\n\r\n",
+    "longer-than-its-size": b"2\r\nhello\r\n0\r\n\r\n",
+    "extension": b"2;\x01\r\n{}\r\n0\r\n\r\n",
+    "trailer": b"2\r\n{}\r\n0\r\nno trailer\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("body", BROKEN_CHUNKS.values(), ids=BROKEN_CHUNKS.keys())
+@pytest.mark.parametrize("rest", [":predict", ":reset", ":stream"])
+def test_a_body_of_broken_chunks_is_no_fault_of_the_service(
+    service: Service, client: Client, session: str, rest: str, body: bytes
+) -> None:
+    before = len(service.err())
+    kind = NDJSON if rest == ":stream" else JSON
+    wire = Wire(service.port)
+    head = f"POST {session}{rest} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    wire.send(head.encode() + body)
+    answer = wire.answer()
+    if rest != ":stream":
+        assert "chunk" in problem(answer, 400)
+    wire.rest()
+    wire.close()
+    assert client.step_of(session) == 1
+    assert "Traceback" not in service.err()[before:]
+
+
+def test_a_client_that_goes_in_the_middle_of_a_body_is_no_fault_of_the_service(
+    service: Service, client: Client, session: str
+) -> None:
+    before = len(service.err())
+    for framing in ("Content-Length: 50", "Transfer-Encoding: chunked"):
+        wire = Wire(service.port)
+        head = f"POST {session}:predict HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{framing}\r\n\r\n"
+        wire.send(head.encode())
+        assert wire.head()[0] == 100
+        wire.send(b"1")
+        wire.abort()
+    for _ in range(4):
+        assert client.step_of(session) == 1
+    assert "Traceback" not in service.err()[before:]
+
+
 def test_an_error_is_a_problem_whatever_the_client_accepts(client: Client) -> None:
     for accept in ("text/html", "application/xml", "*/*"):
         answer = client.request("GET", "/v1/models/nothing", headers={"Accept": accept})

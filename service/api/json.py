@@ -8,6 +8,7 @@ from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 
 from service.errors import BodyTooLargeError, InvalidInputError, MediaTypeError
+from service.wire import CutShortError, whole
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -44,7 +45,7 @@ def content(environ: dict[str, Any] | None = None) -> bytes:
 
     Raises:
         BodyTooLargeError: it is over the limit, said or not.
-        InvalidInputError: it ended before its end.
+        InvalidInputError: it ended before its end, or is malformed.
 
     """
     environ = request.environ if environ is None else environ
@@ -54,7 +55,10 @@ def content(environ: dict[str, Any] | None = None) -> bytes:
         length = int(environ.get("CONTENT_LENGTH") or limit + 1)
         if length > limit and "CONTENT_LENGTH" in environ:
             raise _too_large(limit)
-        data = environ["carryover.content"] = environ["wsgi.input"].read(length)
+        try:
+            data = environ["carryover.content"] = whole(environ, length)
+        except CutShortError:
+            raise InvalidInputError("the body broke off before its end, or its chunks are malformed") from None
         if len(data) > limit:
             raise _too_large(limit)
         if len(data) < length <= limit:
