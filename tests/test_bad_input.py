@@ -484,6 +484,9 @@ def test_a_request_that_is_not_http_does_not_hurt(service: Service, client: Clie
     "head",
     [
         b"GET / HTTP/9.9\r\n\r\n",
+        b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nExpect: much\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET  /v1/models\r\n\r\n",
         b"GET /v1/models HTTP/1.1\r\nbad header\r\n\r\n",
         b"POST /v1/models/sum:predict HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
@@ -491,15 +494,25 @@ def test_a_request_that_is_not_http_does_not_hurt(service: Service, client: Clie
         b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 10_000 + b"\r\n\r\n",
     ],
-    ids=["version", "line", "header", "length", "encoding", "long-line", "long-header"],
+    ids=[
+        "version",
+        "method",
+        "expectation",
+        "not-ascii",
+        "line",
+        "header",
+        "length",
+        "encoding",
+        "long-line",
+        "long-header",
+    ],
 )
-def test_a_malformed_request_tells_nothing_of_the_services_insides(service: Service, head: bytes) -> None:
+def test_a_malformed_request_gets_a_problem_as_any_other(service: Service, head: bytes) -> None:
     wire = Wire(service.port)
     wire.send(head)
     answer: Answer = wire.answer()
     assert 400 <= answer.status <= 505
-    for inside in (b"Traceback", b".py", b"site-packages", b"gunicorn/"):
-        assert inside not in answer.body
+    problem(answer, answer.status)
     wire.close()
 
 
