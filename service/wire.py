@@ -8,28 +8,45 @@ from gevent.hub import get_hub
 from gevent.queue import Queue
 from greenlet import greenlet
 from gunicorn.http.body import ChunkedReader
-from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData
+from gunicorn.http.errors import NoMoreData, ParseException
 
 AHEAD = 64
 """Pieces that are read ahead of whoever takes them, at most; gunicorn reads 8 kB at a time."""
+
+# gunicorn's NoMoreData is an OSError.
+_BROKEN = (OSError, ParseException)
 
 _waiting: set[greenlet] = set()
 _drained = False
 
 
 class CutShortError(Exception):
-    """The connection, or the worker, ended before the body did."""
+    """The connection, or the worker, ended before the body did; or what came is no body."""
 
 
 class _DrainedError(Exception):
     """The worker ends: stop waiting for the client."""
 
 
+def whole(environ: dict[str, Any], most: int) -> bytes:
+    """Return a request's body, or the first `most` bytes of it.
+
+    Raises:
+        CutShortError: the connection ends before the body does, or its chunks are malformed.
+
+    """
+    try:
+        body: bytes = environ["wsgi.input"].read(most)
+    except _BROKEN:
+        raise CutShortError from None
+    return body
+
+
 def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
     """Yield a request's body as it arrives: at each turn all that has come since the last one, waiting for something.
 
     Raises:
-        CutShortError: the connection or the worker ends before the body does.
+        CutShortError: the connection or the worker ends before the body does, or its chunks are malformed.
 
     """
     queue: Queue[bytes | Exception] = Queue(AHEAD)
@@ -80,7 +97,7 @@ def _pieces(environ: dict[str, Any]) -> Iterator[bytes]:
             if _drained:
                 raise _DrainedError
             piece = next(pieces, None)
-        except (_DrainedError, NoMoreData, ChunkMissingTerminator, OSError):
+        except (_DrainedError, *_BROKEN):
             body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the answer
             raise CutShortError from None
         finally:

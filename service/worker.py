@@ -2,15 +2,18 @@
 
 import os
 import signal
+from http import HTTPStatus
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Literal, Self
 
 import gevent
 from gevent.hub import get_hub
+from gunicorn import util
 from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
 
 from service import wire
+from service.api import problems
 from service.errors import UnavailableError
 
 _NOTICE = 1.0
@@ -18,6 +21,19 @@ _NOTICE = 1.0
 _RELOAD_SECONDS = 120.0
 _LAST_CALL = 0.5
 """Seconds between the signal and the closing of idle connections: a request on its way still arrives."""
+
+
+def _answer_malformed(sock: Any, status: int, _: str, reason: str) -> None:
+    """Answer what gunicorn could not read as a request, or failed to answer, with problem details."""
+    body = problems.malformed(status, reason)
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+        f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    util.write_nonblock(sock, head.encode() + body)
+
+
+util.write_error = _answer_malformed  # gunicorn's own says it in HTML
 
 
 class _Pause(gevent.Timeout):

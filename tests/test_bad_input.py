@@ -1,5 +1,6 @@
 """What is wrong with a request is said in one sentence, with the right status, and changes nothing."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -7,7 +8,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from harness import JSON, Answer, Client, Service, Stream, Wire, problem, sentence
+from harness import JSON, NDJSON, Answer, Client, Service, Stream, Wire, problem, sentence
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 MEGABYTE = 2**20
@@ -401,6 +402,28 @@ def test_json_may_be_called_so_in_several_ways_or_not_at_all(client: Client, med
     client.request("POST", "/v1/models/digits-rnn:predict", text_of([ROW]), headers).expect()
 
 
+@pytest.mark.parametrize("encoding", ["gzip", "deflate", "br", "gzip, gzip"])
+def test_a_compressed_body_is_415_where_none_is_read(client: Client, session: str, encoding: str) -> None:
+    for path, kind, body in (
+        ("/v1/models/digits-rnn:predict", JSON, text_of([ROW])),
+        (f"{session}:predict", JSON, text_of([ROW])),
+        ("/v1/models/digits-rnn/sessions:predict", JSON, b"{}"),
+        ("/v1/models/digits-rnn/sessions", JSON, b"{}"),
+        ("/v1/accumulators/compressed", JSON, b'{"values":[1]}'),
+        (f"{session}:stream", NDJSON, text_of([ROW])),
+    ):
+        headers = {"Content-Type": kind, "Content-Encoding": encoding}
+        assert encoding in problem(client.request("POST", path, gzip.compress(body), headers), 415)
+    headers = {"Content-Type": "application/octet-stream", "Content-Encoding": encoding}
+    problem(client.request("PUT", f"{session}/state", b"", headers), 415)
+    assert client.step_of(session) == 1
+
+
+def test_a_body_may_be_said_not_to_be_compressed(client: Client) -> None:
+    headers = {"Content-Type": JSON, "Content-Encoding": "identity"}
+    client.request("POST", "/v1/models/digits-rnn:predict", text_of([ROW]), headers).expect()
+
+
 def chunks(megabytes: int) -> Iterator[bytes]:
     """A body that is right, but for its size: what is too much stands at its end."""
     yield text_of([ROW])
@@ -461,6 +484,9 @@ def test_a_request_that_is_not_http_does_not_hurt(service: Service, client: Clie
     "head",
     [
         b"GET / HTTP/9.9\r\n\r\n",
+        b"get / HTTP/1.1\r\nHost: a\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: a\r\nExpect: much\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET  /v1/models\r\n\r\n",
         b"GET /v1/models HTTP/1.1\r\nbad header\r\n\r\n",
         b"POST /v1/models/sum:predict HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
@@ -468,15 +494,25 @@ def test_a_request_that_is_not_http_does_not_hurt(service: Service, client: Clie
         b"GET /" + b"a" * 10_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: a\r\nX: " + b"a" * 10_000 + b"\r\n\r\n",
     ],
-    ids=["version", "line", "header", "length", "encoding", "long-line", "long-header"],
+    ids=[
+        "version",
+        "method",
+        "expectation",
+        "not-ascii",
+        "line",
+        "header",
+        "length",
+        "encoding",
+        "long-line",
+        "long-header",
+    ],
 )
-def test_a_malformed_request_tells_nothing_of_the_services_insides(service: Service, head: bytes) -> None:
+def test_a_malformed_request_gets_a_problem_as_any_other(service: Service, head: bytes) -> None:
     wire = Wire(service.port)
     wire.send(head)
     answer: Answer = wire.answer()
     assert 400 <= answer.status <= 505
-    for inside in (b"Traceback", b".py", b"site-packages", b"gunicorn/"):
-        assert inside not in answer.body
+    problem(answer, answer.status)
     wire.close()
 
 
@@ -498,6 +534,51 @@ def test_a_body_that_does_not_come_whole_is_no_request(
     assert b" 200 " not in wire.rest()
     wire.close()
     assert client.step_of(session) == 1
+
+
+BROKEN_CHUNKS = {
+    "size": b"zz\r\nhello\r\n0\r\n\r\n",
+    "negative-size": b"-5\r\nhello\r\n0\r\n\r\n",
+    "no-size": b"\r\n\r\n",
+    "longer-than-its-size": b"2\r\nhello\r\n0\r\n\r\n",
+    "extension": b"2;\x01\r\n{}\r\n0\r\n\r\n",
+    "trailer": b"2\r\n{}\r\n0\r\nno trailer\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("body", BROKEN_CHUNKS.values(), ids=BROKEN_CHUNKS.keys())
+@pytest.mark.parametrize("rest", [":predict", ":reset", ":stream"])
+def test_a_body_of_broken_chunks_is_no_fault_of_the_service(
+    service: Service, client: Client, session: str, rest: str, body: bytes
+) -> None:
+    before = len(service.err())
+    kind = NDJSON if rest == ":stream" else JSON
+    wire = Wire(service.port)
+    head = f"POST {session}{rest} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
+    wire.send(head.encode() + body)
+    answer = wire.answer()
+    if rest != ":stream":
+        assert "chunk" in problem(answer, 400)
+    wire.rest()
+    wire.close()
+    assert client.step_of(session) == 1
+    assert "Traceback" not in service.err()[before:]
+
+
+def test_a_client_that_goes_in_the_middle_of_a_body_is_no_fault_of_the_service(
+    service: Service, client: Client, session: str
+) -> None:
+    before = len(service.err())
+    for framing in ("Content-Length: 50", "Transfer-Encoding: chunked"):
+        wire = Wire(service.port)
+        head = f"POST {session}:predict HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\n{framing}\r\n\r\n"
+        wire.send(head.encode())
+        assert wire.head()[0] == 100
+        wire.send(b"1")
+        wire.abort()
+    for _ in range(4):
+        assert client.step_of(session) == 1
+    assert "Traceback" not in service.err()[before:]
 
 
 def test_an_error_is_a_problem_whatever_the_client_accepts(client: Client) -> None:

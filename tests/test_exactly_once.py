@@ -15,7 +15,7 @@ import torch
 from calls import REPLAYED, call, fresh, head_of, held, post, put_state, state
 from conftest import Launch
 from few import write_few
-from harness import Answer, Client, RedisServer, Service, Stream, Wire, eventually, problem, sentence, together
+from harness import NDJSON, Answer, Client, RedisServer, Service, Stream, Wire, eventually, problem, sentence, together
 from repository import rnn, spec, write_model
 from safetensors.torch import load
 
@@ -384,6 +384,13 @@ class TestStreamedLines:
         sentence(self.ask(stream, 1.0, ""), 400)
         stream.close()
 
+    def test_a_key_for_the_whole_stream_is_refused_and_not_ignored(self, client: Client) -> None:
+        address = client.create("sum", fresh())
+        headers = {"Content-Type": NDJSON, "Idempotency-Key": "a"}
+        answer = client.request("POST", f"{address}:stream", b'{"instances":[1]}\n', headers)
+        assert "idempotency_key" in problem(answer, 400)
+        assert client.step_of(address) == 0
+
     def test_lines_sent_again_after_a_cut_are_stepped_once(self, service: Service, client: Client) -> None:
         address = client.create("sum", fresh())
         lines = [json.dumps({"instances": [float(i)], "idempotency_key": str(i)}).encode() + b"\n" for i in range(50)]
@@ -470,6 +477,52 @@ class TestSteps:
         problem(call(client, "DELETE", address, match='"1"'), 412)
         assert call(client, "DELETE", address, match='"2"').status == 204
 
+    def test_an_accumulator_is_shown_at_the_step_that_is_named(self, client: Client) -> None:
+        address = f"/v1/accumulators/{fresh()}"
+        client.post(address, {"values": [1]}).expect()
+        answer = call(client, "GET", address, match='"0"')
+        assert "stands at step 1" in problem(answer, 412)
+        assert answer.headers["ETag"] == '"1"'
+        assert call(client, "GET", address, match='"1"').expect()["sum"] == 1
+
+    def test_many_sessions_step_where_they_stand_at_the_step_that_is_named(self, client: Client) -> None:
+        there, further = _session(client), _session(client)
+        client.step(further, [ROW])
+        names = [address.rpartition("/")[2] for address in (there, further)]
+        body = {"sessions": {name: [ROW] for name in names}}
+        entries = post(client, f"{SESSIONS}:predict", body, match='"1"').expect()["sessions"]
+        first, second = (entries[name] for name in names)
+        assert first["step"] == 2
+        assert "stands at step 2" in sentence(second, 412)
+        assert second["step"] == 2
+        problem(post(client, f"{SESSIONS}:predict", body, match="one"), 400)
+        assert [client.step_of(address) for address in (there, further)] == [2, 2]
+
+    def test_a_stream_begins_at_the_step_that_is_named(self, client: Client) -> None:
+        path = f"{_session(client)}:stream"
+        lines = json.dumps({"instances": [ROW]}).encode() + b"\n"
+
+        def stream(match: str) -> Answer:
+            return client.request("POST", path, lines * 2, {"Content-Type": NDJSON, "If-Match": match})
+
+        assert "stands at step 1" in problem(stream('"0"'), 412)
+        problem(stream("one"), 400)
+        assert [json.loads(line)["step"] for line in stream('"1"').body.splitlines()] == [2, 3]
+
+    def test_a_stream_whose_session_has_gone_on_does_not_begin(self, service: Service, client: Client) -> None:
+        address = _session(client)
+        wire = Wire(service.port)
+        head = f"POST {address}:stream HTTP/1.1\r\nHost: a\r\nContent-Type: {NDJSON}\r\n"
+        wire.send(f'{head}If-Match: "1"\r\nTransfer-Encoding: chunked\r\n\r\n'.encode())
+        assert wire.head()[0] == 200
+        client.step(address, [ROW])
+        line = json.dumps({"instances": [ROW]}).encode() + b"\n"
+        wire.send(b"%x\r\n%s\r\n" % (len(line) * 2, line * 2))
+        refused = [json.loads(each) for each in wire.chunk().splitlines()]
+        assert ["stands at step 2" in sentence(each, 412) for each in refused] == [True, True]
+        wire.close()
+        assert client.step_of(address) == 2
+
     def test_of_many_that_name_one_step_one_runs(self, service: Service, client: Client) -> None:
         address = _session(client)
         with service.clients(8) as clients:
@@ -491,6 +544,17 @@ class TestSteps:
         problem(post(client, path, {"session": name}, none_match="*"), 412)
         problem(post(client, path, {"session": name}, none_match='"1"'), 400)
         assert held(client, f"{SESSIONS}/{name}") == before
+
+    def test_if_none_match_begins_an_accumulator_and_adds_to_none(self, client: Client) -> None:
+        address = f"/v1/accumulators/{fresh()}"
+        begun = post(client, address, {"values": [1]}, key="a", none_match="*")
+        assert begun.expect()["sum"] == 1
+        problem(post(client, address, {"values": [1]}, none_match="*"), 412)
+        problem(post(client, address, {"values": [1]}, none_match='"1"'), 400)
+        same(begun, post(client, address, {"values": [1]}, key="a", none_match="*"))
+        assert client.get(address).expect()["sum"] == 1
+        client.delete(address)
+        assert post(client, address, {"values": [5]}, none_match="*").expect()["sum"] == 5
 
     def test_if_none_match_puts_no_state_over_another(self, client: Client) -> None:
         origin, name = _session(client), fresh()

@@ -276,8 +276,16 @@ def test_the_service_does_not_start_for_a_fault(models: Path, tmp_path: Path, br
         ("SESSION_TTL", "-5"),
         ("SESSION_TTL", "1.5"),
         ("REDIS_TIMEOUT", "0"),
+        ("REDIS_TIMEOUT", "inf"),
+        ("IDEMPOTENCY_TTL", "999999999999999999999"),
+        ("BIND", "127.0.0.1:65536"),
         ("MAX_BATCH", "0"),
+        ("MAX_BATCH", "99999999999999999999"),
         ("MAX_QUEUE", "none"),
+        ("MAX_QUEUE", "99999999999999999999"),
+        ("MAX_BODY_BYTES", "99999999999999999999"),
+        ("MAX_STATE_BYTES", "99999999999999999999"),
+        ("GRACEFUL_TIMEOUT", "99999999999999999999"),
         ("MAX_BODY_BYTES", "16MB"),
         ("GRACEFUL_TIMEOUT", "-1"),
         ("LOG_FORMAT", "xml"),
@@ -294,11 +302,21 @@ def test_a_bad_setting_is_one_sentence_that_says_which(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("variable", [name.upper() for name in settings.Settings.model_fields])
+def test_an_empty_setting_is_not_set(monkeypatch: pytest.MonkeyPatch, variable: str) -> None:
+    monkeypatch.delenv(variable, raising=False)
+    without = settings.read()
+    monkeypatch.setenv(variable, "")
+    assert settings.read() == without
+
+
 SETTINGS: dict[str, tuple[dict[str, str], list[str]]] = {
     "no-repository": ({"MODEL_REPOSITORY": "/nowhere/models"}, ["/nowhere/models", "MODEL_REPOSITORY"]),
     "workers": ({"WORKERS": "many"}, ["WORKERS=many"]),
     "redis-no-url": ({"REDIS_URL": "localhost"}, ["REDIS_URL"]),
     "redis-port": ({"REDIS_URL": "redis://localhost:port/0"}, ["REDIS_URL"]),
+    "redis-option": ({"REDIS_URL": "redis://localhost?no_such_option=1"}, ["REDIS_URL", "no_such_option"]),
+    "redis-database": ({"REDIS_URL": "redis://localhost/first"}, ["REDIS_URL", "first"]),
     "bind-no-port": ({"BIND": "127.0.0.1:http"}, ["http"]),
     "data-dir": ({"DATA_DIR": "/proc/nothing"}, ["DATA_DIR", "/proc/nothing"]),
     "data-dir-read-only": ({"DATA_DIR": "/proc"}, ["/proc"]),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from harness import Answer, Client, problem
+from harness import Answer, Client, Service, problem
 from triton_calls import HEADER_LENGTH, described
 
 FOUR = np.arange(4, dtype="<f4").tobytes()
@@ -231,3 +231,11 @@ def test_strings_have_their_lengths_before_them(client: Client) -> None:
         "name": "x", "datatype": "BYTES", "shape": [1, 2], "parameters": {"binary_data_size": len(tail)},
     }  # fmt: skip
     assert tail == struct.pack("<I6sI5s", 6, b"10.0:2", 5, b"5.0:1")
+
+
+def test_a_long_body_that_is_damaged_is_no_error_of_the_service(service: Service, client: Client) -> None:
+    before = len(service.err())
+    for encoding in PACK:
+        body = client.request("POST", "/v2/models/sum/infer", b"x" * 1000, {"Content-Encoding": encoding})
+        assert encoding in problem(body, 400)
+    assert "Traceback" not in service.err()[before:]

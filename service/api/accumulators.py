@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 
 from service.api import bodies, once
 from service.api.json import read, reply
-from service.api.sessions import if_match, migrate
+from service.api.sessions import if_match, if_none_match, migrate
 from service.engine import Engine, Request, Step
 from service.errors import InvalidInputError
 from service.model.repository import Model
@@ -33,14 +33,15 @@ def routes(engine: Engine) -> Blueprint:
         if not values:
             raise InvalidInputError("values is empty: it takes at least one number")
         step = Step(model(), name, _inputs(model(), values), expected=if_match(), create=engine.ttl)
-        step.once, step.render, step.migrate, step.exists = kept, render, migrate(), "HTTP_IF_MATCH" in request.environ
+        step.once, step.render, step.migrate = kept, render, migrate()
+        step.exists, step.new = "HTTP_IF_MATCH" in request.environ, if_none_match()
         engine.run([step])
         return once.answer_step(step, _answer_of)
 
     @blueprint.get("/v1/accumulators/<name:name>")
     def show(name: str) -> Response:
         # Nothing added: the module answers with its totals as they are.
-        outputs, step = engine.peek(model(), bodies.name(name), _inputs(model(), []))
+        outputs, step = engine.peek(model(), bodies.name(name), _inputs(model(), []), if_match())
         return reply(_totals(name, outputs, step), step=step)
 
     @blueprint.delete("/v1/accumulators/<name:name>")

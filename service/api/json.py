@@ -8,6 +8,7 @@ from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 
 from service.errors import BodyTooLargeError, InvalidInputError, MediaTypeError
+from service.wire import CutShortError, whole
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -34,7 +35,7 @@ def read(model: type[Body], *, or_nothing: bool = False) -> Body:
     data = content(environ)
     if or_nothing and not data:
         return parse(model, b"{}")
-    if environ.get("CONTENT_TYPE", "application/json") != "application/json":
+    if environ.get("CONTENT_TYPE", "application/json") != "application/json" or "HTTP_CONTENT_ENCODING" in environ:
         require_media_type("application/json")
     return parse(model, data)
 
@@ -44,7 +45,7 @@ def content(environ: dict[str, Any] | None = None) -> bytes:
 
     Raises:
         BodyTooLargeError: it is over the limit, said or not.
-        InvalidInputError: it ended before its end.
+        InvalidInputError: it ended before its end, or is malformed.
 
     """
     environ = request.environ if environ is None else environ
@@ -54,7 +55,10 @@ def content(environ: dict[str, Any] | None = None) -> bytes:
         length = int(environ.get("CONTENT_LENGTH") or limit + 1)
         if length > limit and "CONTENT_LENGTH" in environ:
             raise _too_large(limit)
-        data = environ["carryover.content"] = environ["wsgi.input"].read(length)
+        try:
+            data = environ["carryover.content"] = whole(environ, length)
+        except CutShortError:
+            raise InvalidInputError("the body broke off before its end, or its chunks are malformed") from None
         if len(data) > limit:
             raise _too_large(limit)
         if len(data) < length <= limit:
@@ -80,7 +84,12 @@ def parse(model: type[Body], data: bytes) -> Body:
 
 
 def require_media_type(*wanted: str) -> None:
-    """Raise MediaTypeError unless the request's body has one of the media types, or says nothing of it."""
+    """Raise MediaTypeError unless the request's body has one of the media types, or says nothing of it, as it is."""
+    encoding = request.headers.get("Content-Encoding", "").strip()
+    if encoding.lower() not in ("", "identity"):
+        raise MediaTypeError(
+            f"the body must not be compressed: Content-Encoding {encoding:.40} is read under /v2 alone"
+        )
     given = request.mimetype
     if given and given not in wanted:
         raise MediaTypeError(f"the body must be {wanted[0]}, not {given:.80}")

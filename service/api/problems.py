@@ -29,6 +29,8 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.CarryoverError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
+_UNKNOWN = "the service failed in a way it does not know; its log says more"
+
 log = logging.getLogger(__name__)
 
 
@@ -40,6 +42,12 @@ def problem(error: errors.CarryoverError) -> dict[str, Any]:
     if isinstance(error, errors.StepMismatchError):
         details["step"] = error.step
     return details
+
+
+def malformed(status: int, reason: str) -> bytes:
+    """Return, as JSON, the problem details of what has not become a request; `reason` is the server's."""
+    sentence = f"this is not an HTTP request that the service reads: {' '.join(reason.split())}" if reason else _UNKNOWN
+    return encode(_details("about:blank", HTTPStatus(status), f"{sentence:.400}"))
 
 
 def register(app: Flask) -> None:
@@ -78,7 +86,7 @@ def _http(error: HTTPException) -> Response:
 def _unexpected(error: Exception) -> Response:
     log.error("unexpected error", exc_info=error)
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return _response(_details("about:blank", status, "the service failed in a way it does not know; its log says more"))
+    return _response(_details("about:blank", status, _UNKNOWN))
 
 
 def _details(kind: str, status: HTTPStatus, sentence: str) -> dict[str, Any]:

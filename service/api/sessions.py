@@ -93,9 +93,9 @@ def _steps(blueprint: Blueprint, engine: Engine) -> None:
         found = engine.repository.model(model, version)
         outcomes = steps_of(found, read(bodies.PredictMany).sessions)
         steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
-        take_over = migrate()
+        expected, take_over = if_match(), migrate()
         for step in steps:
-            step.migrate, step.once, step.render = take_over, kept, render
+            step.expected, step.migrate, step.once, step.render = expected, take_over, kept, render
         if steps:
             engine.run(steps)
         _raise_common(steps)
@@ -142,11 +142,24 @@ def if_match() -> int | None:
     return int(step[:_STEP_DIGITS])
 
 
+def if_none_match() -> bool:
+    """Return whether `If-None-Match` asks that there be nothing yet.
+
+    Raises:
+        InvalidInputError: it asks for something else.
+
+    """
+    given = request.environ.get("HTTP_IF_NONE_MATCH")
+    if given is not None and given.strip() != "*":
+        raise InvalidInputError(f"If-None-Match: {given:.80} must be *, where it is given")
+    return given is not None
+
+
 def migrate() -> bool:
     """Return whether the query asks to take a state over from a version that is gone."""
     given = request.args.get("migrate", "false") if request.environ.get("QUERY_STRING") else "false"
     if given not in ("true", "false"):
-        raise InvalidInputError(f"migrate={given:.80} must be true or false")
+        raise InvalidInputError(f"migrate={given!r:.80} must be true or false")
     return given == "true"
 
 
@@ -189,14 +202,11 @@ def entry_of(outcome: Step | CarryoverError) -> bytes:
 
 def _request(status: int) -> Request:
     """What the headers ask of a change of a session."""
-    none_match = request.headers.get("If-None-Match")
-    if none_match is not None and none_match.strip() != "*":
-        raise InvalidInputError(f"If-None-Match: {none_match:.80} must be *, where it is given")
     return Request(
         if_match(),
         once.from_header(),
         lambda session: once.keep(status, session.step, encode(_describe(session))),
-        new=none_match is not None,
+        new=if_none_match(),
         exists="If-Match" in request.headers,
     )
 

@@ -7,9 +7,9 @@ from flask import Blueprint, Response, request
 from service.api import bodies, once
 from service.api.json import parse, require_media_type
 from service.api.routing import model_route
-from service.api.sessions import answer_of, entry_of, migrate, step_of
+from service.api.sessions import answer_of, entry_of, if_match, migrate, step_of
 from service.engine import Engine, Step
-from service.errors import BodyTooLargeError, CarryoverError
+from service.errors import BodyTooLargeError, CarryoverError, InvalidInputError
 from service.model.repository import Model
 from service.wire import CutShortError, arrivals
 
@@ -26,18 +26,22 @@ def routes(engine: Engine, max_line_bytes: int) -> Blueprint:
     def stream(model: str, version: str | None, session: str) -> Response:
         require_media_type(NDJSON)
         found = engine.repository.model(model, version)
-        engine.session(found, bodies.name(session))
+        if "HTTP_IDEMPOTENCY_KEY" in request.environ:
+            raise InvalidInputError(
+                "a stream takes no Idempotency-Key: each of its lines may hold an 'idempotency_key'"
+            )
+        expected = if_match()
+        engine.session(found, bodies.name(session), expected)
         lines = _Lines(arrivals(request.environ), max_line_bytes)
         headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-        return Response(
-            _answers(engine, found, session, request.path, lines, take_over=migrate()), mimetype=NDJSON, headers=headers
-        )
+        answers = _answers(engine, found, session, request.path, lines, expected=expected, take_over=migrate())
+        return Response(answers, mimetype=NDJSON, headers=headers)
 
     return blueprint
 
 
 def _answers(  # noqa: PLR0913
-    engine: Engine, model: Model, session: str, path: str, lines: "_Lines", *, take_over: bool
+    engine: Engine, model: Model, session: str, path: str, lines: "_Lines", *, expected: int | None, take_over: bool
 ) -> Iterator[bytes]:
     yield b""  # the response's head goes out before the first line comes in
     render = once.renderer(answer_of)
@@ -46,13 +50,24 @@ def _answers(  # noqa: PLR0913
         steps = [step for step in asked if isinstance(step, Step)]
         for step in steps:
             step.render, step.migrate = render, take_over
-        try:
-            if steps:
-                engine.run(steps)
-        except CarryoverError as error:
-            for step in steps:
-                step.error = error
+        # Until one line is stepped, each is on its own: that one must find the session where the stream is to begin.
+        while steps and expected is not None:
+            first = steps.pop(0)
+            first.expected = expected
+            _run(engine, [first])
+            if first.error is None:
+                expected = None
+        if steps:
+            _run(engine, steps)
         yield b"".join(entry_of(step) + b"\n" for step in asked)
+
+
+def _run(engine: Engine, steps: list[Step]) -> None:
+    try:
+        engine.run(steps)
+    except CarryoverError as error:
+        for step in steps:
+            step.error = error
 
 
 def _step(model: Model, session: str, path: str, line: bytes | CarryoverError) -> Step | CarryoverError:

@@ -138,7 +138,9 @@ class Engine:
             step.queued = now
         self._steps[steps[0].model.name].run(steps)
 
-    def peek(self, model: Model, name: str, inputs: Mapping[str, Array]) -> tuple[Mapping[str, Array], int]:
+    def peek(
+        self, model: Model, name: str, inputs: Mapping[str, Array], expected: int | None = None
+    ) -> tuple[Mapping[str, Array], int]:
         """Run a step without committing it.
 
         Returns:
@@ -147,6 +149,7 @@ class Engine:
         """
         _require_state(model)
         version, record = resolve(model, name, self.store.look(key(model, name))[0])
+        _require_step(name, record.step, expected)
         result = self._forwards.run(version, [Call(inputs, record.state)])[0]
         return _outputs(result), record.step
 

@@ -5,12 +5,12 @@ import time
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-from gevent.hub import get_hub
 from gevent.lock import Semaphore
 
 from service.engine.statistics import Counters, Statistics
 from service.errors import CarryoverError, ModelFailedError
 from service.model.version import Call, ModelVersion, Result
+from service.threads import elsewhere
 
 LONG = 0.005
 """Seconds that a forward may hold up the worker; one that takes longer runs in a native thread."""
@@ -58,8 +58,7 @@ class _Lane:
             if self._expected(size) < LONG:
                 return self._timed(size, calls)
             # torch releases the GIL in its kernels: the worker goes on accepting meanwhile.
-            results: list[Result] = get_hub().threadpool.apply(self._timed, (size, calls))
-            return results
+            return elsewhere(lambda: self._timed(size, calls))
 
     def _timed(self, size: int, calls: Sequence[Call]) -> list[Result]:
         start, busy = time.perf_counter_ns(), self._clock()

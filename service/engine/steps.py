@@ -36,6 +36,7 @@ class Step:
 
     - `expected`: it must stand at this step (`If-Match`);
     - `exists`: there must be one (`If-Match`, whatever it names);
+    - `new`: there must be none yet (`If-None-Match: *`);
     - `create`: it begins with this time to live, in seconds, where there is none;
     - `start`: it begins anew, with this time to live, whatever there is;
     - `end`: it ends with this step;
@@ -53,6 +54,7 @@ class Step:
     inputs: Mapping[str, Array]
     expected: int | None = None
     exists: bool = False
+    new: bool = False
     create: int | None = None
     start: int | None = None
     end: bool = False
@@ -382,6 +384,8 @@ class _Chain:
             raise gone(step.model, step.session)
         elif step.model.of_fingerprint(place.version.fingerprint) is None:
             raise foreign(step.model, step.session, place.record)
+        if step.new:
+            raise PreconditionFailedError(f"model {step.model.name!r} has a session {step.session!r} already")
         if step.expected is not None and step.expected != place.number:
             sentence = f"session {step.session!r} stands at step {place.number}, not at {step.expected}"
             raise StepMismatchError(sentence, place.number)

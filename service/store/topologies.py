@@ -235,15 +235,34 @@ def connect(url: str, timeout: float) -> Topology:
     try:
         match form:
             case "":
-                return OneServer(redis.Redis.from_url(url, **options))
+                return _server(redis.Redis.from_url(_with_number(url), **options))
             case "sentinel":
-                return OneServer(_sentinel(kind, rest, options))
+                return _server(_sentinel(kind, rest, options))
             case "cluster":
                 hosts = _parse(kind, rest)
                 return Cluster(lambda: _cluster(hosts, options))
     except ValueError as error:
         raise ConfigurationError(f"REDIS_URL: {error}") from None
     raise ConfigurationError(f"REDIS_URL: {scheme}:// is none of redis, rediss, unix, redis+sentinel, redis+cluster")
+
+
+def _server(client: Any) -> OneServer:
+    pool = client.connection_pool
+    try:
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError as error:
+        # redis-py reads any option, and fails over it when it connects.
+        raise ValueError(f"there is no option {str(error).rpartition(' ')[2]}") from None
+    return OneServer(client)
+
+
+def _with_number(url: str) -> str:
+    """The URL, whose database is a number: redis-py takes any other for 0."""
+    parts = urlsplit(url)
+    database = parts.path.strip("/")
+    if parts.scheme != "unix" and database and not database.isdecimal():
+        raise ValueError(f"the database {database!r} is not a number")
+    return url
 
 
 def _options(command: tuple[Any, ...]) -> dict[str, Any]:

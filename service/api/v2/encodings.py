@@ -4,10 +4,10 @@ import zlib
 from collections.abc import Callable
 
 from flask import Response, request
-from gevent.hub import get_hub
 
 from service.api.json import content
 from service.errors import BodyTooLargeError, InvalidInputError, MediaTypeError
+from service.threads import elsewhere
 
 # RFC 9110, section 8.4.1: gzip is RFC 1952, deflate is the zlib format of RFC 1950.
 _WINDOW = {"gzip": 31, "deflate": 15}
@@ -76,5 +76,4 @@ def _elsewhere(size: int, work: Callable[[], bytes]) -> bytes:
     """Do work on so many bytes, in a native thread where there are many."""
     if size < _LONG:
         return work()
-    done: bytes = get_hub().threadpool.apply(work)
-    return done
+    return elsewhere(work)

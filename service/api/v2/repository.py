@@ -5,13 +5,13 @@ reading the folders again, for all workers, and unloading one is that too, once 
 """
 
 from flask import Blueprint, Response
-from gevent.hub import get_hub
 
 from service.api.json import parse, reply
 from service.api.v2 import bodies
 from service.api.v2.encodings import read_body
 from service.engine import Engine
 from service.errors import ConfigurationError, InvalidInputError, NotFoundError, UnsupportedError
+from service.threads import elsewhere
 
 
 def routes(engine: Engine, max_body_bytes: int) -> Blueprint:
@@ -33,7 +33,7 @@ def routes(engine: Engine, max_body_bytes: int) -> Blueprint:
             )
         try:
             # It takes its time; torch and the file system let the worker go on meanwhile.
-            get_hub().threadpool.apply(engine.repository.probe, (model,))
+            elsewhere(lambda: engine.repository.probe(model))
         except NotFoundError:
             raise InvalidInputError(
                 f"failed to load {model!r:.80}, failed to poll from model repository: it has no folder of this name"
