@@ -273,6 +273,14 @@ CASES = {
     ),
     "scratch": Case(own_models.Scratch, same_axes("[3]")),
     "matched": Case(own_models.Matched, same_axes("[4]")),
+    "columns": Case(
+        own_models.Columns,
+        """
+        inputs = [{ name = "x", datatype = "FP32", shape = [-1] }]
+        outputs = [{ name = "y", datatype = "FP32", shape = [2] }]
+        """,
+        as_state_dict,
+    ),
     "saliency": Case(own_models.Saliency, same_axes("[3]")),
 }  # fmt: skip
 

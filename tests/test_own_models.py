@@ -4,6 +4,7 @@ Every model has its class in a file beside its manifest. The steps of a session 
 the service answers is compared with what the same module answers in this process.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -433,6 +434,14 @@ def test_a_model_may_need_a_whole_window(launch: Launch, tmp_path: Path) -> None
         assert client.step(address, x[8:].tolist())["predictions"] == pytest.approx(expected[1])
         problem(client.post(f"{address}:predict", {"instances": [1.0] * 7}), 500)
         assert client.step_of(address) == 2
+
+
+def test_two_states_that_begin_as_one_tensor_are_inspected(tmp_path: Path) -> None:
+    folder = CASES["one-beginning"].write(tmp_path, "one-beginning")
+    inspected = create_app().test_cli_runner().invoke(args=["inspect", str(folder), "--json"])
+    assert inspected.exit_code == 0, inspected.output
+    tensors = {tensor["name"]: tensor["kind"] for tensor in json.loads(inspected.output)["tensors"]}
+    assert (tensors["h"], tensors["c"]) == ("state", "state")
 
 
 def test_an_answer_outlives_the_tensor_it_was_written_to(tmp_path: Path) -> None:

@@ -179,6 +179,34 @@ def discover(module: nn.Module, forward: Callable[[], object]) -> dict[str, Chan
     return discover(module, forward) if any(parted) else changes
 
 
+def overlap(module: nn.Module, changes: Mapping[str, Change]) -> tuple[str, str] | None:
+    """Name a buffer that forward writes to and another that is a view of the same memory; None where there is none."""
+    held = [place for place in slots(module) if place.registered is not None and place.registered.numel()]
+    for place in held:
+        for other in held:
+            if changes.get(place.name) is Change.WRITTEN and other is not place and _meet(place, other):
+                return place.name, other.name
+    return None
+
+
+def _meet(one: Slot, other: Slot) -> bool:
+    a, b = one.registered, other.registered
+    if a is None or b is None or not a.layout is b.layout is torch.strided:
+        return False
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+    return bool((_footprint(a) & _footprint(b)).any())
+
+
+def _footprint(tensor: Tensor) -> Tensor:
+    """Which of the bytes of a tensor's storage it is made of."""
+    bytes_of = torch.zeros(tensor.untyped_storage().nbytes(), dtype=torch.bool)
+    size, item = (*tensor.shape, tensor.itemsize), tensor.itemsize
+    stride = (*(step * item for step in tensor.stride()), 1)
+    bytes_of.as_strided(size, stride, tensor.storage_offset() * item).fill_(value=True)
+    return bytes_of
+
+
 def raw(tensor: Tensor | None) -> bytes:
     """Return the bytes of a tensor's values."""
     if tensor is None:

@@ -218,6 +218,8 @@ class ModelVersion:
         for specs in by_example_length(self.manifest.inputs):
             try:
                 found = self._dry_run(specs)
+            except ConfigurationError:
+                raise
             except ModelFailedError as error:
                 raise ConfigurationError(f"{self._where}: outputs: {error}") from error
             except (Exception, SystemExit) as error:  # noqa: BLE001 - it may be that this is too short
@@ -245,7 +247,13 @@ class ModelVersion:
 
         self.outputs = self.manifest.outputs
         with torch.no_grad():
-            return frozenset(buffers.discover(self._module, forward))
+            changes = buffers.discover(self._module, forward)
+        if (pair := buffers.overlap(self._module, changes)) is not None:
+            raise ConfigurationError(
+                f"{self._where}: forward writes to the buffer {pair[0]!r}, and the buffer {pair[1]!r} is a view of the "
+                "same memory; register one of them, and take the other from it in forward"
+            )
+        return frozenset(changes)
 
     def _describe(self, slot: buffers.Slot) -> StateBuffer:
         dim = self.manifest.state.get(slot.name, StateSpec()).batch_dim
