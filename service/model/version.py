@@ -248,7 +248,8 @@ class ModelVersion:
         self.outputs = self.manifest.outputs
         with torch.no_grad():
             changes = buffers.discover(self._module, forward)
-        if (pair := buffers.overlap(self._module, changes)) is not None:
+        # A program writes to all that share memory by itself.
+        if self._program is None and (pair := buffers.overlap(self._module, changes)) is not None:
             raise ConfigurationError(
                 f"{self._where}: forward writes to the buffer {pair[0]!r}, and the buffer {pair[1]!r} is a view of the "
                 "same memory; register one of them, and take the other from it in forward"
