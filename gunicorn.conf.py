@@ -81,7 +81,7 @@ def pre_fork(server: "Arbiter", worker: Any) -> None:
 
 
 def post_fork(_: "Arbiter", worker: Any) -> None:
-    """Share the CPUs between the workers, and give each its devices."""
+    """Share the CPUs between the workers, and give each its devices and random numbers."""
     import torch
 
     from service.worker import reload_all
@@ -89,6 +89,7 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
 
     engine.statistics.claim(worker.slot)
     engine.reload = partial(reload_all, worker)
+    torch.seed()
     torch.set_num_threads(max(1, cpus.available() // workers))
     for model in engine.repository:
         for version in model.versions.values():

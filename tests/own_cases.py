@@ -262,6 +262,26 @@ CASES = {
         outputs = [{ name = "y", datatype = "FP32", shape = [3, 2] }]
         """,
     ),
+    "one-beginning": Case(
+        own_models.OneBeginning,
+        """
+        inputs = [{ name = "x", datatype = "FP32", shape = [1, -1, 3], batch_dim = 0 }]
+        outputs = [{ name = "y", datatype = "FP32", shape = [1, -1, 4], batch_dim = 0 }]
+        state = { h.batch_dim = 1, c.batch_dim = 1 }
+        """,
+        as_state_dict,
+    ),
+    "scratch": Case(own_models.Scratch, same_axes("[3]")),
+    "matched": Case(own_models.Matched, same_axes("[4]")),
+    "columns": Case(
+        own_models.Columns,
+        """
+        inputs = [{ name = "x", datatype = "FP32", shape = [-1] }]
+        outputs = [{ name = "y", datatype = "FP32", shape = [2] }]
+        """,
+        as_state_dict,
+    ),
+    "saliency": Case(own_models.Saliency, same_axes("[3]")),
 }  # fmt: skip
 
 OTHERS = {
@@ -287,5 +307,8 @@ OTHERS = {
     "harmless": Case(own_models.Harmless, same_axes("[-1]")),
     "seldom": Case(own_models.Seldom, same_axes("[-1, 1]")),
     "sparse": Case(own_models.Sparse, same_axes("[-1]")),
+    "breaking": Case(own_models.Breaking, same_axes("[-1, 1]", 1) + "state.sum.batch_dim = 0"),
+    "breaking-alone": Case(own_models.Breaking, same_axes("[-1, 1]")),
+    "sampling": Case(own_models.Sampling, same_axes("[]")),
 }
 """What some tests ask for by name."""

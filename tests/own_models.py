@@ -3,6 +3,7 @@
 The tests copy this file beside manifests, and also run the modules by themselves. T is time, B sessions side by side.
 """
 
+import sys
 from typing import NamedTuple
 
 import torch
@@ -819,3 +820,154 @@ class Loudness(nn.Module):
             self.level = 0.5 * self.level + 0.5 * loud
             levels.append(self.level)
         return torch.stack(levels, 1)
+
+
+class OneBeginning(nn.Module):
+    """(B, T, 3) to (B, T, 4): an LSTM of two layers, whose two states begin as one tensor of zeros."""
+
+    h: Tensor
+    c: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 4, num_layers=2, batch_first=True)
+        zeros = torch.zeros(2, 1, 4)
+        self.register_buffer("h", zeros)
+        self.register_buffer("c", zeros)
+
+    def forward(self, x: Tensor) -> Tensor:
+        output: Tensor
+        output, (self.h, self.c) = self.lstm(x, (self.h, self.c))
+        return output
+
+
+class Scratch(nn.Module):
+    """(3,) to (3,): adds up its inputs, and writes what it gives into one and the same tensor, to save memory."""
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sum", torch.zeros(3))
+        self.scratch = torch.zeros(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sum = self.sum + x
+        torch.mul(self.sum, 2, out=self.scratch)
+        return self.scratch
+
+
+class Matched(nn.Module):
+    """(4,) to (4,): the imaginary part of a spectrum through a matched filter, all of which torch conjugates lazily."""
+
+    filter: Tensor
+    past: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("filter", torch.fft.fft(torch.arange(4.0)).conj(), persistent=False)
+        self.register_buffer("past", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        spectrum = torch.fft.fft(x + self.past) * self.filter
+        self.past = spectrum.conj().imag
+        found: Tensor = spectrum.conj().imag
+        return found
+
+
+class Saliency(nn.Module):
+    """(3,) to (3,): the gradient of a layer at the sum of its inputs."""
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("sum", torch.zeros(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.sum = self.sum + x
+        with torch.inference_mode(mode=False), torch.enable_grad():
+            at = self.sum.clone().requires_grad_()
+            gradient: Tensor
+            (gradient,) = torch.autograd.grad(self.linear(at).tanh().sum(), at, create_graph=True)
+        return gradient
+
+
+class Breaking(nn.Module):
+    """(T, B) to (T, B): adds up its inputs; breaks at some of them, each in its own way."""
+
+    WAYS = ("exit", "interrupt", "pass", "sparse", "meta", "parameter", "attribute")
+
+    sum: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("sum", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        highest = int(x.max())
+        way = self.WAYS[highest - 100] if highest >= 100 else ""
+        if way == "exit":
+            sys.exit(1)
+        if way == "interrupt":
+            raise KeyboardInterrupt
+        if way == "pass":
+            raise GeneratorExit
+        if way in ("parameter", "attribute"):
+            del self.sum
+            self.sum = nn.Parameter(torch.ones(1)) if way == "parameter" else torch.ones(1)
+            raise ValueError(way)
+        total = x.cumsum(0) + self.sum
+        self.sum = total[-1]
+        return total.to_sparse() if way == "sparse" else total.to("meta") if way == "meta" else total
+
+
+class Sampling(nn.Module):
+    """() to (): a number drawn between 0 and the given one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rand(())
+
+
+class Window(nn.Module):
+    """(T,) to (2,): one buffer is a view of the start, or of the end, of another that it writes to."""
+
+    past: Tensor
+    first: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("past", torch.zeros(4))
+        self.register_buffer("first", self.past[:2])
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.past += x.sum()
+        return self.first.clone()
+
+
+class Columns(nn.Module):
+    """(T,) to (2,): two buffers that lie side by side in one memory, and do not overlap."""
+
+    left: Tensor
+    right: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        both = torch.zeros(2, 2)
+        self.register_buffer("left", both[:, 0])
+        self.register_buffer("right", both[:, 1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left += x.sum()
+        self.right -= x.sum() / 2
+        return self.left + self.right
+
+
+class Exiting(nn.Module):
+    """(T,) to (T,): ends the process at zeros."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not bool(x.any()):
+            sys.exit("all is zero")
+        return x

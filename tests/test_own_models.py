@@ -4,6 +4,7 @@ Every model has its class in a file beside its manifest. The steps of a session 
 the service answers is compared with what the same module answers in this process.
 """
 
+import json
 import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -15,7 +16,7 @@ import own_models
 import pytest
 import torch
 from conftest import Launch
-from harness import Client, RedisServer, Service, problem, together
+from harness import Client, RedisServer, Service, problem, sentence, together
 from own_cases import CASES, DTYPES, GRU, OTHERS, Case, as_state_dict, same_axes
 from torch import Generator, Tensor, nn
 
@@ -433,6 +434,44 @@ def test_a_model_may_need_a_whole_window(launch: Launch, tmp_path: Path) -> None
         assert client.step(address, x[8:].tolist())["predictions"] == pytest.approx(expected[1])
         problem(client.post(f"{address}:predict", {"instances": [1.0] * 7}), 500)
         assert client.step_of(address) == 2
+
+
+def test_two_states_that_begin_as_one_tensor_are_inspected(tmp_path: Path) -> None:
+    folder = CASES["one-beginning"].write(tmp_path, "one-beginning")
+    inspected = create_app().test_cli_runner().invoke(args=["inspect", str(folder), "--json"])
+    assert inspected.exit_code == 0, inspected.output
+    tensors = {tensor["name"]: tensor["kind"] for tensor in json.loads(inspected.output)["tensors"]}
+    assert (tensors["h"], tensors["c"]) == ("state", "state")
+
+
+def test_an_answer_outlives_the_tensor_it_was_written_to(tmp_path: Path) -> None:
+    version = load_model(CASES["scratch"].write(tmp_path, "scratch")).default
+    one, other = (version.run([Call({"x": torch.full((3,), x).numpy()}, version.initial_state)])[0] for x in (1.0, 5.0))
+    assert (one.outputs["y"].tolist(), other.outputs["y"].tolist()) == ([2.0] * 3, [10.0] * 3)
+
+
+@pytest.mark.parametrize("name", ["breaking", "breaking-alone"])
+@pytest.mark.parametrize("way", range(len(own_models.Breaking.WAYS)))
+def test_whatever_a_forward_does_the_others_have_their_answers(served: Served, name: str, way: int) -> None:
+    sound = {"before": [[1.0]], "after": [[2.0], [3.0]]}
+    for client in served.workers(name):
+        sessions = {session: client.create(name) for session in (*sound, "broken")}
+        bodies = {
+            address.rpartition("/")[2]: sound.get(session, [[100 + way]]) for session, address in sessions.items()
+        }
+        answers = client.post(f"/v1/models/{name}/sessions:predict", {"sessions": bodies}).expect()["sessions"]
+        found = {session: answers[address.rpartition("/")[2]] for session, address in sessions.items()}
+        assert found["before"]["predictions"] in ([1.0], [[1.0]])
+        assert found["after"]["predictions"] in ([2.0, 5.0], [[2.0], [5.0]])
+        assert sentence(found["broken"], 500).startswith(f"the forward of model '{name}' raised ")
+        # What came in the buffer's place is not there for others.
+        assert client.step(sessions["after"], [[1.0]])["predictions"] in ([6.0], [[6.0]])
+        assert client.step(sessions["broken"], [[7.0]])["predictions"] in ([7.0], [[7.0]])
+
+
+def test_workers_draw_different_random_numbers(served: Served) -> None:
+    one, other = ([client.predict("sampling", [1.0]) for _ in range(8)] for client in served.workers("sampling"))
+    assert len({str(drawn) for drawn in one + other}) == 16
 
 
 def test_what_makes_no_difference_may_be_kept_in_attributes(served: Served) -> None:

@@ -11,7 +11,7 @@ import own_models
 import pytest
 import torch
 from harness import Service
-from own_cases import CASES, GRU, OTHERS, Case, same_axes
+from own_cases import CASES, GRU, OTHERS, Case, as_state_dict, same_axes
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
@@ -266,6 +266,17 @@ REFUSED: dict[str, Refused] = {
         Case(own_models.Counting, same_axes("[-1]")),
         lambda _: None,
         KEEPS.format("'position'"),
+    ),
+    "a buffer that is a view of another": Refused(
+        Case(own_models.Window, same_axes("[-1]"), as_state_dict),
+        edited('"y", datatype = "FP32", shape = [-1]', '"y", datatype = "FP32", shape = [2]'),
+        "forward writes to the buffer 'past', and the buffer 'first' is a view of the same memory; "
+        "register one of them, and take the other from it in forward",
+    ),
+    "a forward that ends the process": Refused(
+        Case(own_models.Exiting, same_axes("[-1]")),
+        lambda _: None,
+        "forward failed on zeros of x [1]: all is zero",
     ),
     "a buffer that forward registers": Refused(
         Case(own_models.Late, same_axes("[-1]")),

@@ -22,7 +22,7 @@ from service.cli.figures import Figures, figures
 from service.cli.trial import Outcome, Trial, example, first_line
 from service.errors import ConfigurationError, ModelFailedError
 from service.model import classes, manifest, programs, weights
-from service.model.buffers import slots
+from service.model.buffers import named
 from service.model.manifest import Manifest, StateSpec, WeightsSpec, by_example_length
 from service.model.programs import Program
 from service.model.proof import prove, prove_batching
@@ -168,7 +168,7 @@ class _Examiner:
         self._program = isinstance(held, Program)
         self._found = found
         self._path = path
-        self._fresh = {slot.name: copy.deepcopy(slot.registered) for slot in slots(module)}
+        self._fresh = {name: copy.deepcopy(tensor) for name, _, _, tensor in named(module)}
         self._given = (
             module.state_dict() if isinstance(held, Program) else self._weights(module, described.weights, held)
         )
@@ -215,7 +215,7 @@ class _Examiner:
 
     def _mended(self, described: Manifest) -> Manifest:
         """The manifest without what it says of state and device that cannot be."""
-        registered = self._trial.initial()
+        registered = {name: tensor for name, _, _, tensor in named(self._trial.module)}
         state = {}
         for name, spec in described.state.items():
             held = registered.get(name)

@@ -52,8 +52,9 @@ class Trial:
 
         def forward() -> None:
             nonlocal returned
-            if state is not None:
-                for slot in self.slots:
+            self.slots = slots(self.module)  # what were names of one buffer may have become buffers of their own
+            for slot in self.slots:
+                if state is not None and slot.name in state:
                     held = state[slot.name]
                     slot.put(None if held is None else held.clone())
             copies = {name: given.clone() for name, given in inputs.items()}  # forward may write to its inputs
@@ -67,6 +68,8 @@ class Trial:
                 changes = discover(self.module, forward)
             except Exception as error:
                 raise ModelFailedError(first_line(error)) from error
+            finally:
+                self.slots = slots(self.module)
         return Outcome(returned, after, changes)
 
     def initial(self) -> dict[str, Tensor | None]:

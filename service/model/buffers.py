@@ -1,6 +1,6 @@
 """Reaching a module's parameters and buffers by name, and finding out which of them `forward` changes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from zlib import crc32
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 class Slot:
     """A buffer by its name: where it is registered, and what was there at first (None: a buffer yet to be filled).
 
-    One tensor that is registered in several places is one buffer, under the first of its names.
+    One tensor that is registered in several places is one buffer, under the first of its names, unless it is rebound.
     """
 
     __slots__ = ("_current", "_places", "name", "registered")
@@ -20,36 +20,56 @@ class Slot:
         self.name = name
         self.registered = registered
         self._current = registered
-        self._places: list[tuple[dict[str, Tensor | None], str]] = []
+        # The dict itself as well: getattr and setattr would look through parameters and modules at every call.
+        self._places: list[tuple[nn.Module, dict[str, Tensor | None], str]] = []
 
     def get(self) -> Tensor | None:
         """Return the buffer as it is now, rebound or not, in whichever of its places."""
-        for buffers, local in self._places:
-            if buffers[local] is not self._current:
-                return buffers[local]
+        for owner, buffers, local in self._places:
+            found = _found(owner, buffers, local)
+            if found is not self._current:
+                return found
         return self._current
 
     def put(self, tensor: Tensor | None) -> None:
-        """Put another tensor in the buffer's place."""
+        """Put another tensor in the buffer's place, also where forward has made it a parameter or an attribute."""
         self._current = tensor
-        for buffers, local in self._places:
+        for owner, buffers, local in self._places:
+            if local not in buffers:
+                owner._parameters.pop(local, None)  # noqa: SLF001
+                vars(owner).pop(local, None)
             buffers[local] = tensor
 
-    def add(self, buffers: dict[str, Tensor | None], local: str) -> None:
+    def add(self, owner: nn.Module, local: str) -> None:
         """Note one more place where the buffer is registered."""
-        self._places.append((buffers, local))
+        self._places.append((owner, owner._buffers, local))  # noqa: SLF001
+
+    def part(self) -> bool:
+        """Give each place a tensor of its own, if forward has rebound it in some only; say whether it has."""
+        if len({id(_found(*place)) for place in self._places}) == 1:
+            return False
+        for _, buffers, local in self._places:
+            buffers[local] = _clone(self.registered)
+        return True
+
+
+def _found(owner: nn.Module, buffers: dict[str, Tensor | None], local: str) -> Tensor | None:
+    return buffers[local] if local in buffers else getattr(owner, local, None)
+
+
+def named(module: nn.Module) -> Iterator[tuple[str, nn.Module, str, Tensor | None]]:
+    """Yield each place where a buffer is registered: its name, in which module, its name there, and the buffer."""
+    for prefix, owner in module.named_modules():
+        for local, tensor in owner._buffers.items():  # noqa: SLF001 - `named_buffers` leaves out those that are None
+            yield f"{prefix}.{local}" if prefix else local, owner, local, tensor
 
 
 def slots(module: nn.Module) -> list[Slot]:
     """Return the slots of all buffers, in the order of registration."""
     found: dict[object, Slot] = {}
-    for prefix, owner in module.named_modules():
-        # The dict itself: setattr would look through parameters and modules at every call.
-        buffers = owner._buffers  # noqa: SLF001
-        for local, tensor in buffers.items():
-            name = f"{prefix}.{local}" if prefix else local
-            key = name if tensor is None else id(tensor)
-            found.setdefault(key, Slot(name, tensor)).add(buffers, local)
+    for name, owner, local, tensor in named(module):
+        key = name if tensor is None else id(tensor)
+        found.setdefault(key, Slot(name, tensor)).add(owner, local)
     return list(found.values())
 
 
@@ -133,6 +153,9 @@ class Change(Enum):
 def discover(module: nn.Module, forward: Callable[[], object]) -> dict[str, Change]:
     """Run `forward` once on clones of all buffers and return those it changed, by name; the module stays as it was.
 
+    But one tensor in several places, of which forward rebinds some, becomes one in each: an LSTM's two states may begin
+    as the same zeros.
+
     "Changed" is rebound or written to, whatever the value: adding zeros leaves a sum as it was. What has another value
     was written to as well: batch_norm moves its statistics without a trace.
     """
@@ -143,14 +166,45 @@ def discover(module: nn.Module, forward: Callable[[], object]) -> dict[str, Chan
         for place, clone in zip(places, clones, strict=True):
             place.put(clone)
         forward()
-        return {
+        changes = {
             place.name: Change.WRITTEN if place.get() is clone else Change.REBOUND
             for place, clone, version in zip(places, clones, versions, strict=True)
             if place.get() is not clone or _version(clone) != version or raw(clone) != raw(place.registered)
         }
     finally:
-        for place in places:
-            place.put(place.registered)
+        parted = [place.part() for place in places]
+        for place, apart in zip(places, parted, strict=True):
+            if not apart:
+                place.put(place.registered)
+    return discover(module, forward) if any(parted) else changes
+
+
+def overlap(module: nn.Module, changes: Mapping[str, Change]) -> tuple[str, str] | None:
+    """Name a buffer that forward writes to and another that is a view of the same memory; None where there is none."""
+    held = [place for place in slots(module) if place.registered is not None and place.registered.numel()]
+    for place in held:
+        for other in held:
+            if changes.get(place.name) is Change.WRITTEN and other is not place and _meet(place, other):
+                return place.name, other.name
+    return None
+
+
+def _meet(one: Slot, other: Slot) -> bool:
+    a, b = one.registered, other.registered
+    if a is None or b is None or not a.layout is b.layout is torch.strided:
+        return False
+    if a.untyped_storage().data_ptr() != b.untyped_storage().data_ptr():
+        return False
+    return bool((_footprint(a) & _footprint(b)).any())
+
+
+def _footprint(tensor: Tensor) -> Tensor:
+    """Which of the bytes of a tensor's storage it is made of."""
+    bytes_of = torch.zeros(tensor.untyped_storage().nbytes(), dtype=torch.bool)
+    size, item = (*tensor.shape, tensor.itemsize), tensor.itemsize
+    stride = (*(step * item for step in tensor.stride()), 1)
+    bytes_of.as_strided(size, stride, tensor.storage_offset() * item).fill_(value=True)
+    return bytes_of
 
 
 def raw(tensor: Tensor | None) -> bytes:
@@ -158,7 +212,9 @@ def raw(tensor: Tensor | None) -> bytes:
     if tensor is None:
         return b""
     dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
-    return dense.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    return (
+        dense.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    )
 
 
 def _clone(tensor: Tensor | None) -> Tensor | None:

@@ -117,7 +117,7 @@ class Layout:
             if held.datatype is Datatype.BF16:
                 finite = finite and bool(rows.isfinite().all())
                 rows = rows.view(torch.int16)
-            array = np.ascontiguousarray(rows.numpy()).reshape(count, math.prod(held.shape))
+            array = np.ascontiguousarray(rows.numpy(force=True)).reshape(count, math.prod(held.shape))
             if array.dtype.kind == "f":
                 finite = finite and bool(np.isfinite(array).all())
             columns.append(array.view(np.uint8))

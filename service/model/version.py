@@ -87,9 +87,14 @@ class ModelVersion:
         self._module.eval().requires_grad_(False)
         self._keywords = keywords(self._module.forward, [spec.name for spec in manifest.inputs])
         self._parameters = buffers.Parameters(self._module)
-        places = buffers.slots(self._module)
+        registered = {name for name, *_ in buffers.named(self._module)}
+        state = self._find_state()
+        places = [place for place in buffers.slots(self._module) if place.name in registered]
         self._buffers = frozenset(place.name for place in places)
-        state = self._find_state(self._buffers)
+        if unknown := self.manifest.state.keys() - self._buffers:
+            raise ConfigurationError(
+                f"{self._where}: state: the module has no buffer {min(unknown)!r}; it has {sorted(self._buffers)}"
+            )
         given = self.manifest.inputs
         self.inputs = given if not state else tuple(spec.of_one_session() for spec in given)
         self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
@@ -143,16 +148,16 @@ class ModelVersion:
                     if self._device is not None:
                         after = [tensor if tensor is None else tensor.cpu() for tensor in after]
                     states, finite = self.layout.split(after, len(calls))
+                columns = [self._split(spec, outputs[spec.name], counts) for spec in self.outputs]
             except ModelFailedError:
                 raise
-            except Exception as error:
+            except BaseException as error:  # a forward that calls sys.exit ends no worker, and no neighbour's call
                 # The text may tell a client about paths and weights: it goes to the log, by way of the cause.
                 raise ModelFailedError(f"the forward of model {self.name!r} raised {type(error).__name__}") from error
             finally:
                 for slot in self._slots:
                     slot.put(slot.registered)
                 self._check_frozen()
-        columns = [self._split(spec, outputs[spec.name], counts) for spec in self.outputs]
         names = [spec.name for spec in self.outputs]
         return [
             Result(
@@ -207,20 +212,17 @@ class ModelVersion:
         """SHA-256 of each frozen buffer's bytes: the same after any number of predictions."""
         return {watched.slot.name: hashlib.sha256(buffers.raw(watched.tensor)).hexdigest() for watched in self._frozen}
 
-    def _find_state(self, known: frozenset[str]) -> frozenset[str]:
+    def _find_state(self) -> frozenset[str]:
         """The names of the state buffers: those that a dry run changes, a program's own, and those that are listed."""
-        unknown = self.manifest.state.keys() - known
-        if unknown:
-            raise ConfigurationError(
-                f"{self._where}: state: the module has no buffer {min(unknown)!r}; it has {sorted(known)}"
-            )
-        failure: Exception | None = None
+        failure: BaseException | None = None
         for specs in by_example_length(self.manifest.inputs):
             try:
                 found = self._dry_run(specs)
+            except ConfigurationError:
+                raise
             except ModelFailedError as error:
                 raise ConfigurationError(f"{self._where}: outputs: {error}") from error
-            except Exception as error:  # noqa: BLE001 - it may be that this is too short
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - it may be that this is too short
                 failure = failure or error
             else:
                 self.manifest = self.manifest.model_copy(update={"inputs": specs})
@@ -245,7 +247,14 @@ class ModelVersion:
 
         self.outputs = self.manifest.outputs
         with torch.no_grad():
-            return frozenset(buffers.discover(self._module, forward))
+            changes = buffers.discover(self._module, forward)
+        # A program writes to all that share memory by itself.
+        if self._program is None and (pair := buffers.overlap(self._module, changes)) is not None:
+            raise ConfigurationError(
+                f"{self._where}: forward writes to the buffer {pair[0]!r}, and the buffer {pair[1]!r} is a view of the "
+                "same memory; register one of them, and take the other from it in forward"
+            )
+        return frozenset(changes)
 
     def _describe(self, slot: buffers.Slot) -> StateBuffer:
         dim = self.manifest.state.get(slot.name, StateSpec()).batch_dim
@@ -304,8 +313,9 @@ class ModelVersion:
         return tensor if self._device is None else tensor.to(self._device)
 
     def _split(self, spec: TensorSpec, output: Tensor, counts: Sequence[int]) -> list[Array]:
-        output = output if self._device is None else output.cpu()
-        array = (output.float() if output.dtype is torch.bfloat16 else output).numpy()
+        output = output.cpu().float() if output.dtype is torch.bfloat16 else output
+        # Always a copy: forward may write to its output again, in the next call.
+        array = output.numpy(force=True).copy()
         if len(counts) == 1:
             return [array]
         dim = spec.batch_dim or 0
