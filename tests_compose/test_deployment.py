@@ -27,7 +27,7 @@ def test_every_variable_is_documented() -> None:
     used = {
         name
         for file in files
-        for pattern in (r"(?<!\$)\$\{(\w+)", r"(?m)^      ([A-Z_]+):$")
+        for pattern in (r"(?<!\$)\$\{(\w+)", r"(?m)^      ([A-Z][A-Z0-9_]*):$")
         for name in re.findall(pattern, file.read_text())
     }
     documented = set(re.findall(r"(?m)^#(\w+)=", (ROOT / ".env.example").read_text()))
