@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: run test test-compose test-chaos bench checkpoints clean
+.PHONY: run test test-compose test-gpu test-chaos bench checkpoints clean
 
 run: $(VENV)/.local
 	@exec $(BIN)/gunicorn
@@ -19,6 +19,9 @@ test: $(VENV)/.dev
 
 test-compose: $(VENV)/.dev
 	$(BIN)/pytest tests_compose
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/pytest -m gpu tests/test_own_models.py
 
 test-chaos: $(VENV)/.dev
 	$(BIN)/python -m tests_chaos

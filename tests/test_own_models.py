@@ -505,7 +505,7 @@ def test_an_error_that_torch_raises_ends_no_worker(launch: Launch, tmp_path: Pat
     assert {worker.pid for worker in service.workers()} == workers
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.gpu
 def test_a_session_goes_on_from_a_gpu_to_a_cpu_and_back(launch: Launch, tmp_path: Path) -> None:
     """Two services with one Redis: for the state it makes no difference where the module is."""
     player = Player("gru", seed=3)
