@@ -260,7 +260,18 @@ def test_an_unknown_model_is_404_and_the_sentence_names_those_there_are(client: 
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/", "/v2/health", "/v1/models/", "/v1/models/sum/", "/v1/models/sum/x"]
+    "path",
+    [
+        "/",
+        "/v1",
+        "/v1/",
+        "/v2/health",
+        "/v1/models/",
+        "/v1/models/sum/",
+        "/v1/models/sum/x",
+        "/v1//models",
+        "/v1/models//sum",
+    ],
 )
 def test_an_unknown_address_is_404_or_has_something(client: Client, path: str) -> None:
     answer = client.get(path)

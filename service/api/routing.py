@@ -54,6 +54,7 @@ class Application(Flask):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Take what Flask takes."""
         super().__init__(*arguments, **options)
+        self.url_map.merge_slashes = False  # an address with one too many is none, rather than a redirection
         self._direct = {}
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
