@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import TypeVar
 
 from harness import CHECKPOINTS, RedisServer, Service, eventually
 from repository import lstm, spec, write_model
@@ -26,6 +27,8 @@ SHARED = 2
 """Sessions of each kind that all clients step."""
 WORKERS = 3
 
+Servers = TypeVar("Servers", Sentinels, RedisCluster)
+
 
 def main() -> int:
     """Run all phases and say what came of them; 1 if anything was lost or doubled."""
@@ -38,8 +41,9 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="carryover-chaos-") as folder:
         repository = _repository(Path(folder) / "models")
         _one_server(Path(folder), repository, asked.seed, asked.seconds * 0.6, tally)
-        _sentinels(Path(folder), repository, asked.seed, asked.seconds * 0.2, tally)
-        _cluster(Path(folder), repository, asked.seed, asked.seconds * 0.2, tally)
+        rest = repository, asked.seed, asked.seconds * 0.2, tally
+        _several("sentinels", Sentinels(), Failovers, Path(folder) / "two", *rest)
+        _several("cluster", RedisCluster(), Cluster, Path(folder) / "three", *rest)
     _report(tally)
     return 1 if tally.wrong or tally.counts["lost steps"] or tally.counts["doubled steps"] else 0
 
@@ -74,30 +78,26 @@ def _one_server(folder: Path, repository: Path, seed: int, seconds: float, tally
         server.end()
 
 
-def _sentinels(folder: Path, repository: Path, seed: int, seconds: float, tally: Tally) -> None:
-    sentinels = Sentinels()
-    service = Service(folder / "two", MODEL_REPOSITORY=repository, WORKERS=WORKERS, REDIS_URL=sentinels.url)
+def _several(
+    name: str,
+    servers: Servers,
+    faults_of: Callable[[Service, Servers], Failovers | Cluster],
+    folder: Path,
+    repository: Path,
+    seed: int,
+    seconds: float,
+    tally: Tally,
+) -> None:
+    """Run the phase of a topology of several servers; the schedule is named after the service's folder."""
+    service = Service(folder, MODEL_REPOSITORY=repository, WORKERS=WORKERS, REDIS_URL=servers.url)
     try:
-        sentinels.start()
+        servers.start()
         service.start()
-        faults = Failovers(service, sentinels)
-        _phase("sentinels", service, schedule(seed, "two", seconds, faults.RATES), faults.do, seconds, seed, tally)
+        faults = faults_of(service, servers)
+        _phase(name, service, schedule(seed, folder.name, seconds, faults.RATES), faults.do, seconds, seed, tally)
     finally:
         service.end()
-        sentinels.end()
-
-
-def _cluster(folder: Path, repository: Path, seed: int, seconds: float, tally: Tally) -> None:
-    cluster = RedisCluster()
-    service = Service(folder / "three", MODEL_REPOSITORY=repository, WORKERS=WORKERS, REDIS_URL=cluster.url)
-    try:
-        cluster.start()
-        service.start()
-        faults = Cluster(service, cluster)
-        _phase("cluster", service, schedule(seed, "three", seconds, faults.RATES), faults.do, seconds, seed, tally)
-    finally:
-        service.end()
-        cluster.end()
+        servers.end()
 
 
 def _phase(
