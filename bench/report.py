@@ -10,7 +10,7 @@ from bench.live import FEW, Live
 from bench.results import Cell, cpu, others, own_cpu, p50, p99, rate
 from bench.sessions import Memory
 from bench.targets import Target
-from service import cpus
+from carryover.server import cpus
 
 
 def document(cells: Sequence[Cell], memory: Memory, live: Live | None, targets: Sequence[Target]) -> dict[str, Any]:

@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
-from service import cpus
-from service.settings import Settings
+from carryover.server import cpus
+from carryover.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 _START_SECONDS = 60.0

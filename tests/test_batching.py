@@ -11,9 +11,9 @@ from conftest import Launch
 from gevent.event import Event
 from harness import JSON, Client, Service, Wire, line_of, problem
 
-from service.engine.batching import Batcher
-from service.errors import OverloadedError
-from service.model.stack import FRAMES, deep
+from carryover.engine.batcher import Batcher
+from carryover.errors import OverloadedError
+from carryover.runtime.deep_stack import FRAMES, deep
 
 
 class Item:

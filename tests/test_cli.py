@@ -1,4 +1,4 @@
-"""`flask --app service models`, `inspect` and `new`."""
+"""`flask --app carryover models`, `inspect` and `new`."""
 
 import json
 import shutil
@@ -19,10 +19,10 @@ from click.testing import Result
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from service import create_app
-from service.api.models import describe
-from service.model.repository import Repository
-from service.model.version import Call, ModelVersion
+from carryover import create_app
+from carryover.api.v1.models import describe
+from carryover.runtime.repository import Repository
+from carryover.runtime.version import Call, ModelVersion
 
 ROOT = Path(__file__).parents[1]
 CHECKPOINTS = ROOT / "checkpoints"
@@ -34,7 +34,7 @@ Run = Callable[..., Result]
 
 def flask(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the real executable, as a user would in the repository's root."""
-    command = [str(FLASK), "--app", "service", *map(str, arguments)]
+    command = [str(FLASK), "--app", "carryover", *map(str, arguments)]
     inherited = {"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, timeout=120, check=False

@@ -23,9 +23,9 @@ from harness import PATIENCE, ROOT, Service, eventually
 from test_own_models import REFUSED_VALUES
 from test_refused_models import NO_GPU, REFUSED
 
-from service.model.datatypes import Datatype
-from service.model.manifest import Manifest, TensorSpec, WeightsSpec
-from service.settings import Settings
+from carryover.runtime.datatypes import Datatype
+from carryover.runtime.manifest import Manifest, TensorSpec, WeightsSpec
+from carryover.settings import Settings
 
 PAGES = ["README.md", "docs/models.md"]
 ADDRESS = "127.0.0.1:8000"

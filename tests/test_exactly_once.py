@@ -19,8 +19,8 @@ from harness import NDJSON, Answer, Client, RedisServer, Service, Stream, Wire, 
 from repository import rnn, spec, write_model
 from safetensors.torch import load
 
-from service.store import Commit, Once, Record, Store
-from service.store.sweeper import sweep
+from carryover.store import Commit, Once, Record, Store
+from carryover.store.sweeper import sweep
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"

@@ -8,9 +8,9 @@ from calls import fresh, post, put_state, state
 from few import write_few
 from harness import Client, RedisServer, Service, eventually, problem
 
-from service.store import Store
-from service.store.record import GRACE, HEADER_BYTES
-from service.store.sweeper import sweep
+from carryover.store import Store
+from carryover.store.record import GRACE, HEADER_BYTES
+from carryover.store.sweeper import sweep
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"

@@ -15,9 +15,9 @@ from harness import PATIENCE, Service, servers_on
 from repository import rnn, spec, write_model
 from safetensors.torch import load_file, save_file
 
-from service import settings
-from service.errors import ConfigurationError
-from service.model.repository import Repository
+from carryover import settings
+from carryover.errors import ConfigurationError
+from carryover.runtime.repository import Repository
 
 Edit = Callable[[Path], None]
 

@@ -20,10 +20,10 @@ from harness import Client, RedisServer, Service, problem, sentence, together
 from own_cases import CASES, DTYPES, GRU, OTHERS, Case, as_state_dict, same_axes
 from torch import Generator, Tensor, nn
 
-from service import create_app
-from service.model.repository import load_model
-from service.model.tensors import instances
-from service.model.version import Call
+from carryover import create_app
+from carryover.runtime.repository import load_model
+from carryover.runtime.tensors import instances
+from carryover.runtime.version import Call
 
 LENGTHS = (1, 1, 3, 1, 2, 4)
 """How many instances each of a session's calls holds, where it may hold several."""

@@ -16,10 +16,10 @@ from harness import Client, Service
 from torch import Tensor, nn
 from torch.export import Dim
 
-from service import create_app
-from service.errors import ConfigurationError
-from service.model.repository import Repository, load_model
-from service.model.version import Call
+from carryover import create_app
+from carryover.errors import ConfigurationError
+from carryover.runtime.repository import Repository, load_model
+from carryover.runtime.version import Call
 
 TOUCHED = "CARRYOVER_TOUCHED"
 

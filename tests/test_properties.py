@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from repository import DATATYPES, SHAPES
 
-from service.model.datatypes import Datatype
-from service.model.state import Contents, Layout, StateBuffer
+from carryover.runtime.datatypes import Datatype
+from carryover.runtime.layout import Contents, Layout, StateBuffer
 
 Nest = Any
 Array = NDArray[Any]
@@ -287,8 +287,8 @@ def test_a_state_that_is_not_finite_is_seen(datatype: str, place: int, value: fl
     assert finite
     (after,), finite = layout.split(bad, 1)
     assert not finite
-    assert layout.poisoned(before, after) == "a"
-    assert layout.poisoned(after, after) is None
+    assert layout.non_finite(before, after) == "a"
+    assert layout.non_finite(after, after) is None
 
 
 def test_answers_are_json_without_extensions(steady: Client) -> None:

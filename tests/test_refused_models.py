@@ -15,10 +15,10 @@ from own_cases import CASES, GRU, OTHERS, Case, as_state_dict, same_axes
 from safetensors import torch as safetensors
 from torch import Tensor, nn
 
-from service.errors import ConfigurationError
-from service.model.datatypes import Datatype
-from service.model.repository import load_model
-from service.model.version import Call
+from carryover.errors import ConfigurationError
+from carryover.runtime.datatypes import Datatype
+from carryover.runtime.repository import load_model
+from carryover.runtime.version import Call
 
 Spoil = Callable[[Path], object]
 

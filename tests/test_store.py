@@ -15,11 +15,11 @@ import torch
 from harness import CHECKPOINTS, PATIENCE, Client, Cutter, RedisServer, Service, eventually, line_of, problem, sentence
 from safetensors.torch import load_file
 
+from carryover.errors import StoreUnavailableError
+from carryover.store import Commit, Once, Outcome, Record, Store, Stored
+from carryover.store.record import GRACE, HEADER_BYTES
+from carryover.store.topologies import connect
 from models.rnn import RNNClassifier
-from service.errors import StoreUnavailableError
-from service.store import Commit, Once, Outcome, Record, Store, Stored
-from service.store.record import GRACE, HEADER_BYTES
-from service.store.topologies import connect
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 STATE_BYTES = 64 * 4

@@ -19,9 +19,9 @@ from harness import Answer, Client, RedisServer, Service, eventually, free_port,
 from repository import rnn
 from servers import Certificates, Proxy, RedisCluster, Sentinels, command
 
-from service.errors import ConfigurationError, StoreUnavailableError
-from service.store import Store
-from service.store.topologies import LONG_IDLE
+from carryover.errors import ConfigurationError, StoreUnavailableError
+from carryover.store import Store
+from carryover.store.topologies import LONG_IDLE
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"

@@ -1,0 +1,1 @@
+"""`/v1`: the service's own interface; `:predict` is that of KServe's first version."""

@@ -1,0 +1,23 @@
+"""Finding what an address of the protocol names."""
+
+from carryover.engine import Engine
+from carryover.errors import NotFoundError
+from carryover.runtime.repository import Model
+
+ROOT = "/v2"
+
+
+def find(engine: Engine, name: str, version: str | None) -> Model:
+    """Return a model, or one of its versions.
+
+    Raises:
+        NotFoundError: in Triton's words.
+
+    """
+    try:
+        return engine.repository.model(name, version)
+    except NotFoundError:
+        asked = f"{name!r:.80}"
+        if version is not None:
+            asked += f" version {version if version.isdecimal() else repr(version):.20}"
+        raise NotFoundError(f"Request for unknown model: {asked} is not found") from None

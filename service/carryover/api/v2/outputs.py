@@ -1,0 +1,101 @@
+"""The outputs of an answer: those that were asked for, as JSON or bytes after it, as tensors or classes."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from carryover.api.json import encode
+from carryover.api.v2 import schemas
+from carryover.api.v2.tensors import BITS
+from carryover.errors import InvalidInputError, UnsupportedError
+from carryover.runtime.datatypes import Datatype
+from carryover.runtime.manifest import TensorSpec
+from carryover.runtime.repository import Model
+from carryover.runtime.tensors import Array
+
+
+def requested(model: Model, asked: Sequence[schemas.Output], *, binary: bool) -> list[schemas.Output]:
+    """Return the outputs to give, each with `binary_data` set; `binary` is for those that do not say it themselves.
+
+    Raises:
+        InvalidInputError: in Triton's words where it has some.
+
+    """
+    specs = {spec.name: spec for spec in model.outputs}
+    given: dict[str, schemas.Output] = {}
+    for output in asked or [schemas.Output(name=name) for name in specs]:
+        name, parameters = output.name, output.parameters
+        if name not in specs:
+            raise InvalidInputError(
+                f"unexpected inference output {name!r:.80} for model '{model.name}'; the outputs are "
+                + ",".join(f"'{known}'" for known in specs)
+            )
+        if name in given:
+            raise InvalidInputError(f"output '{name}' already exists in request")
+        if parameters.shared_memory_region is not None:
+            raise UnsupportedError(f"output '{name}': this service does not support shared memory")
+        if parameters.classification and specs[name].datatype is Datatype.BOOL:
+            raise InvalidInputError("class result not available for output due to unsupported type 'BOOL'")
+        wanted = binary if parameters.binary_data is None else parameters.binary_data
+        given[name] = output.model_copy(update={"parameters": parameters.model_copy(update={"binary_data": wanted})})
+    return list(given.values())
+
+
+def encode_answer(
+    head: dict[str, Any],
+    model: Model,
+    asked: Sequence[schemas.Output],
+    specs: Sequence[TensorSpec],
+    arrays: Mapping[str, Array],
+) -> tuple[int, bytes]:
+    """Put an answer's outputs after its head.
+
+    Returns:
+        The length of the JSON where bytes follow it, else 0; and all of it.
+
+    """
+    datatypes = {spec.name: spec.datatype for spec in specs}
+    described: list[dict[str, Any]] = []
+    tail: list[memoryview] = []
+    for output in asked:
+        found, datatype, classes = arrays[output.name], datatypes[output.name], output.parameters.classification
+        values: Array | list[str] = np.ascontiguousarray(found).reshape(-1)
+        one: dict[str, Any] = {"name": output.name, "datatype": datatype.name, "shape": found.shape}
+        if classes:
+            shape, values = _classified(found, classes, model.labels)
+            one |= {"datatype": "BYTES", "shape": shape}
+        if output.parameters.binary_data:
+            tail.append(_raw(datatype, values))
+            one["parameters"] = {"binary_data_size": tail[-1].nbytes}
+        else:
+            one["data"] = values
+        described.append(one)
+    json = encode({**head, "outputs": described})
+    return (len(json), b"".join([json, *tail])) if tail else (0, json)
+
+
+def _raw(datatype: Datatype, values: Array | list[str]) -> memoryview:
+    """The bytes of a tensor's elements; each string has its length before it, in 4 bytes."""
+    if isinstance(values, list):
+        return memoryview(b"".join(len(text).to_bytes(4, "little") + text for text in map(str.encode, values)))
+    return (values if datatype not in BITS else (values.view(np.uint32) >> 16).astype(BITS[datatype])).data
+
+
+def _classified(values: Array, count: int, labels: Sequence[str] | None) -> tuple[list[int], list[str]]:
+    """The highest values along the last axis, as `value:index` or `value:index:label`.
+
+    Of equal ones the lower index comes first; NaN comes last.
+
+    Source: Triton's classification extension.
+    """
+    rows = values.reshape(-1, values.shape[-1] if values.ndim else 1)
+    compared = np.where(np.isnan(rows), -np.inf, rows) if rows.dtype.kind == "f" else rows
+    ascending = np.argsort(compared[:, ::-1], axis=1, kind="stable")
+    best = (rows.shape[1] - 1 - ascending)[:, ::-1][:, :count]
+    texts = [
+        f"{value!s}:{index}" if labels is None else f"{value!s}:{index}:{labels[index]}"
+        for row, indices in zip(rows, best, strict=True)
+        for value, index in zip(row[indices], indices.tolist(), strict=True)
+    ]
+    return [*values.shape[:-1], best.shape[1]], texts

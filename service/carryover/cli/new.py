@@ -1,0 +1,88 @@
+"""`new`: write a first manifest from a class and its checkpoint."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from pydantic import ValidationError
+
+from carryover.cli import arguments
+from carryover.cli.terminal import json_option, show_json, working
+from carryover.cli.writing import write
+from carryover.errors import ConfigurationError
+from carryover.runtime.manifest import TensorSpec
+
+_TAKES_SEVERAL = ("--arguments", "--input")
+
+
+class _Several(click.Command):
+    """Lets `--arguments a=1 b=2` stand for `--arguments a=1 --arguments b=2`, and likewise with `--input`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        option, several = "", list[str]()
+        for position, given in enumerate(args):
+            if given.startswith("-"):
+                option = given
+            elif option in _TAKES_SEVERAL and args[position - 1] != option:
+                if re.match(r"\w+[=:]", given):
+                    several.append(option)
+                else:
+                    option = ""
+            several.append(given)
+        return super().parse_args(ctx, several)
+
+
+@click.command(cls=_Several)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--from", "target", required=True, help="The class: package.module:Class, or file.py:Class.")
+@click.option("--weights", "checkpoint", type=click.Path(path_type=Path), help="Its checkpoint, nested or not.")
+@click.option("--arguments", "given", multiple=True, metavar="NAME=VALUE ...", help="Of the constructor.")
+@click.option("--input", "inputs", multiple=True, metavar="NAME:DATATYPE:SHAPE ...", help="Such as rows:FP32:-1,1,8.")
+@json_option
+def new(  # noqa: PLR0913 - one for each option
+    path: Path, target: str, checkpoint: Path | None, given: Sequence[str], inputs: Sequence[str], *, as_json: bool
+) -> None:
+    """Write a first manifest for a class.
+
+    Writes PATH/model.toml and PATH/1/weights.safetensors; a file.py that lies elsewhere is copied beside them. Inputs,
+    outputs, state and batching are found by running the class; comments in the manifest say what was inferred, and
+    why. Nothing is written over, and nothing is left behind where it cannot be done.
+    """
+    if path.name in ("", ".."):
+        path = path.resolve()
+    with working():
+        specs = {spec.name: spec for spec in map(_spec, inputs)}
+        written = write(path, target, checkpoint, dict(map(arguments.parse, given)), specs)
+    if as_json:
+        show_json(
+            {
+                "model": written.model.name,
+                "version": written.model.default.version,
+                "fingerprint": written.model.default.fingerprint.hex(),
+                "written": [str(file) for file in written.files],
+                "manifest": written.manifest,
+                "inferred": written.notes,
+                "problems": written.problems,
+            }
+        )
+        return
+    click.echo("\n".join(f"wrote {file}" for file in written.files))
+    click.echo("\n".join(f"  {note}" for note in written.notes))
+    click.echo("It loads and runs." if not written.problems else "It loads and runs, but beware:")
+    click.echo("".join(f"  {sentence}\n" for sentence in written.problems), nl=False)
+
+
+def _spec(text: str) -> TensorSpec:
+    """Read `name:DATATYPE:shape`; the shape's sizes may stand in brackets, and there may be none."""
+    parts = text.split(":")
+    sizes = parts[-1].strip("[] ")
+    try:
+        name, datatype, _ = parts
+        shape = [int(size) for size in sizes.split(",")] if sizes else []
+        return TensorSpec.model_validate({"name": name, "datatype": datatype, "shape": shape})
+    except ValidationError as error:
+        reason = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise ConfigurationError(f"--input {text}: {reason}") from None
+    except ValueError:
+        raise ConfigurationError(f"--input {text}: expected name:DATATYPE:sizes, such as rows:FP32:-1,1,8") from None

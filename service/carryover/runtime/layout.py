@@ -1,0 +1,203 @@
+"""A session's state as bytes: the raw little-endian contents of its state buffers, one after the other.
+
+As long as every buffer has the shape it was registered with, there is nothing else: the state takes exactly
+`Layout.nbytes`. A state in which a buffer has grown, or is None, or was, begins with a table: for each buffer its
+datatype and number of dimensions (one byte each; 255 and 0 for None), and its dimensions (four bytes each). Should such
+a state happen to take exactly `Layout.nbytes`, one byte more is put behind it: its length always tells the two apart.
+"""
+
+import math
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carryover.errors import ModelFailedError
+from carryover.runtime.datatypes import Datatype, of_tensor
+from carryover.runtime.tensors import Array
+
+# numpy types that carry a buffer's bytes; bfloat16 crosses as its 16 bits.
+_CARRIER = {datatype: datatype.numpy for datatype in Datatype} | {Datatype.BF16: np.dtype("<i2")}
+_CODES = list(Datatype)
+_NONE = 255
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What one buffer holds in one session: None, or a datatype and a shape."""
+
+    datatype: Datatype
+    shape: tuple[int, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values."""
+        return math.prod(self.shape) * _CARRIER[self.datatype].itemsize
+
+
+@dataclass(frozen=True, slots=True)
+class StateBuffer:
+    """One state buffer of a model.
+
+    `registered` is what it holds at step 0. `batch_dim`, where the manifest names it, is the axis along which sessions
+    are laid side by side.
+    """
+
+    name: str
+    registered: Contents | None
+    batch_dim: int | None
+
+
+class Layout:
+    """Where each state buffer lies in a session's bytes."""
+
+    def __init__(self, buffers: Sequence[StateBuffer]) -> None:
+        self.buffers = tuple(buffers)
+        self._registered = tuple(buffer.registered for buffer in buffers)
+        self.nbytes = sum(contents.nbytes for contents in self._registered if contents)
+        self.batched = bool(buffers) and all(buffer.batch_dim is not None for buffer in buffers)
+
+    def contents(self, state: bytes) -> tuple[Contents | None, ...]:
+        """Return what each buffer holds in a session."""
+        return self._table(state)[0]
+
+    def signature(self, state: bytes) -> bytes:
+        """Return what must be equal for sessions to be laid side by side."""
+        return state[: self._table(state)[1]]
+
+    def join(self, states: Sequence[bytes]) -> list[Tensor | None]:
+        """Lay sessions of one `signature` side by side: a fresh tensor for each buffer, along its `batch_dim`."""
+        count = len(states)
+        contents, start = self._table(states[0])
+        width = sum(held.nbytes for held in contents if held)
+        data = b"".join(state[start : start + width] for state in states) if start or count > 1 else states[0]
+        matrix = np.frombuffer(data, np.uint8, count * width).reshape(count, width)
+        tensors: list[Tensor | None] = []
+        end = 0
+        for buffer, held in zip(self.buffers, contents, strict=True):
+            if held is None:
+                tensors.append(None)
+                continue
+            begin, end = end, end + held.nbytes
+            rows = torch.from_numpy(matrix[:, begin:end].copy().view(_CARRIER[held.datatype]))
+            if held.datatype is Datatype.BF16:
+                rows = rows.view(torch.bfloat16)
+            if buffer.batch_dim is None or count == 1:
+                rows = rows.reshape(held.shape)
+            else:
+                # (sessions, …, n, …) → (…, sessions·n, …)
+                rows = rows.reshape(count, *held.shape).movedim(0, buffer.batch_dim)
+                rows = rows.flatten(buffer.batch_dim, buffer.batch_dim + 1)
+            tensors.append(rows)
+        return tensors
+
+    def split(self, tensors: Sequence[Tensor | None], count: int) -> tuple[list[bytes], bool]:
+        """Take sessions apart again: the reverse of `join`.
+
+        Returns:
+            Each session's bytes, and whether every float in them is finite.
+
+        Raises:
+            ModelFailedError: `forward` left a buffer with another datatype than it was registered with, or with a batch
+                axis that cannot be parted.
+
+        """
+        columns: list[Array] = []
+        contents: list[Contents | None] = []
+        finite = True
+        for buffer, tensor in zip(self.buffers, tensors, strict=True):
+            if tensor is None and buffer.registered is None:
+                contents.append(None)
+                continue
+            held, rows = _part(buffer, tensor, count)
+            contents.append(held)
+            if held.datatype is Datatype.BF16:
+                finite = finite and bool(rows.isfinite().all())
+                rows = rows.view(torch.int16)
+            array = np.ascontiguousarray(rows.numpy(force=True)).reshape(count, math.prod(held.shape))
+            if array.dtype.kind == "f":
+                finite = finite and bool(np.isfinite(array).all())
+            columns.append(array.view(np.uint8))
+        if tuple(contents) != self._registered:
+            columns.insert(0, self._header(contents, count))
+        if not columns:
+            return [b""] * count, finite
+        data = (columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)).tobytes()
+        width = len(data) // count
+        states = [data[i * width : (i + 1) * width] for i in range(count)]
+        if width == self.nbytes and tuple(contents) != self._registered:
+            states = [state + b"\0" for state in states]
+        return states, finite
+
+    def non_finite(self, before: bytes, after: bytes) -> str | None:
+        """Name the first buffer in which an element became NaN or infinite; None where none did.
+
+        An infinity that was there before is no fault: a running minimum starts at one. Where a buffer has changed its
+        shape, it is at fault if it holds NaN, or infinity, and held none before.
+        """
+        for buffer, old, new in zip(self.buffers, self.join([before]), self.join([after]), strict=True):
+            if new is None or not new.is_floating_point():
+                continue
+            if old is None or old.shape != new.shape:
+                old = old.sum().expand(new.shape) if old is not None else new.new_zeros(new.shape)  # noqa: PLW2901
+            if bool((new.isnan() & ~old.isnan() | new.isinf() & old.isfinite()).any()):
+                return buffer.name
+        return None
+
+    def _table(self, state: bytes) -> tuple[tuple[Contents | None, ...], int]:
+        """What each buffer holds, and where the values begin."""
+        if len(state) == self.nbytes:
+            return self._registered, 0
+        contents: list[Contents | None] = []
+        offset = 0
+        for _ in self.buffers:
+            code, ndim = state[offset], state[offset + 1]
+            offset += 2
+            shape = struct.unpack_from(f"<{ndim}I", state, offset)
+            offset += 4 * ndim
+            contents.append(None if code == _NONE else Contents(_CODES[code], shape))
+        return tuple(contents), offset
+
+    @staticmethod
+    def _header(contents: Sequence[Contents | None], count: int) -> Array:
+        table = b"".join(
+            bytes((_NONE, 0))
+            if held is None
+            else struct.pack(f"<BB{len(held.shape)}I", _CODES.index(held.datatype), len(held.shape), *held.shape)
+            for held in contents
+        )
+        return np.tile(np.frombuffer(table, np.uint8), (count, 1))
+
+
+def describe(tensor: Tensor | None) -> Contents | None:
+    """Return what a tensor is as a buffer's contents; KeyError where its dtype has no name in the protocol."""
+    return None if tensor is None else Contents(of_tensor(tensor), tuple(tensor.shape))
+
+
+def _part(buffer: StateBuffer, tensor: Tensor | None, count: int) -> tuple[Contents, Tensor]:
+    """One session's contents, and the values with the sessions first."""
+    if tensor is None or (buffer.registered and tensor.dtype is not buffer.registered.datatype.torch):
+        found = "None" if tensor is None else str(tensor.dtype)
+        wanted = buffer.registered and buffer.registered.datatype.torch
+        raise ModelFailedError(f"forward left the state buffer {buffer.name!r} as {found} where it was {wanted}")
+    try:
+        datatype = of_tensor(tensor)
+    except KeyError:
+        raise ModelFailedError(f"the state buffer {buffer.name!r} is {tensor.dtype}, which cannot be stored") from None
+    if buffer.batch_dim is None:
+        return Contents(datatype, tuple(tensor.shape)), tensor[None]
+    dim = buffer.batch_dim
+    if tensor.ndim <= dim or tensor.shape[dim] % count:
+        raise ModelFailedError(
+            f"forward left the state buffer {buffer.name!r} with shape {list(tensor.shape)}, which cannot be parted "
+            f"between {count} sessions along batch_dim {dim}"
+        )
+    if count == 1:
+        return Contents(datatype, tuple(tensor.shape)), tensor[None]
+    # (…, sessions·n, …) → (sessions, …, n, …)
+    shape = tensor.shape
+    rows = tensor.reshape(*shape[:dim], count, shape[dim] // count, *shape[dim + 1 :]).movedim(dim, 0)
+    return Contents(datatype, tuple(rows.shape[1:])), rows

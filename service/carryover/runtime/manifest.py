@@ -1,0 +1,193 @@
+"""`model.toml`: what a model's folder says about it, checked before anything is loaded."""
+
+import tomllib
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
+
+from carryover.errors import ConfigurationError
+from carryover.runtime.datatypes import Datatype
+
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_CLASS = r"^([A-Za-z_][\w.]*|[A-Za-z_]\w*\.py):[A-Za-z_]\w*$"
+
+EXAMPLE_LENGTHS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+"""Sizes of what varies that a model's forward is tried on, until it takes one."""
+
+Size = Annotated[int, Field(ge=-1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TensorSpec(_Strict):
+    """One input or output.
+
+    `shape` holds sizes, or -1 for an axis that varies; the first of those is the axis that instances lie along.
+    `batch_dim` is the axis along which requests are laid side by side in one forward.
+    """
+
+    name: str = Field(min_length=1)
+    datatype: Datatype
+    shape: tuple[Size, ...]
+    batch_dim: int | None = Field(default=None, ge=0)
+    _example_length: int = PrivateAttr(1)
+
+    @field_validator("datatype", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        if isinstance(value, str):
+            if value in Datatype.__members__:
+                return Datatype[value]
+            raise ValueError(f"{value!r} is not one of {', '.join(Datatype.__members__)}")
+        return value
+
+    @model_validator(mode="after")
+    def _axes(self) -> "TensorSpec":
+        if self.batch_dim is not None and self.batch_dim >= len(self.shape):
+            raise ValueError(f"batch_dim = {self.batch_dim} is not an axis of shape {list(self.shape)}")
+        return self
+
+    def of_one_session(self) -> "TensorSpec":
+        """Return the spec of a stateful model's tensor, where a varying `batch_dim` is one session wide."""
+        if self.batch_dim is None or self.shape[self.batch_dim] != -1:
+            return self
+        shape = (*self.shape[: self.batch_dim], 1, *self.shape[self.batch_dim + 1 :])
+        return self.model_copy(update={"shape": shape})
+
+    @cached_property
+    def instance_axis(self) -> int | None:
+        """The axis that instances lie along; None where one call takes, or gives, exactly one."""
+        return self.shape.index(-1) if -1 in self.shape else None
+
+    @cached_property
+    def instance_shape(self) -> tuple[int, ...]:
+        """The shape of one instance: `shape` without the instance axis."""
+        axis = self.instance_axis
+        return self.shape if axis is None else self.shape[:axis] + self.shape[axis + 1 :]
+
+    @property
+    def example_length(self) -> int:
+        """What stands for -1 in an example: 1, unless the model takes no less than more."""
+        return self._example_length
+
+    @property
+    def example_shape(self) -> tuple[int, ...]:
+        """`shape` with `example_length` for -1, and one request's `batch_dim`: what the dry run feeds."""
+        return self.sized(1, self._example_length)
+
+    def sized(self, batch: int, length: int) -> tuple[int, ...]:
+        """Return `shape` with sizes for -1: that of `batch_dim`, and that of all others."""
+        return tuple(
+            size if size != -1 else batch if axis == self.batch_dim else length for axis, size in enumerate(self.shape)
+        )
+
+    def with_example_length(self, length: int) -> "TensorSpec":
+        """Return the spec with longer examples."""
+        spec = self.model_copy()
+        spec._example_length = length  # noqa: SLF001 - of its own class
+        return spec
+
+
+def by_example_length(specs: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, ...]]:
+    """Yield inputs with examples of length 1 first, and then of lengths that a model may need (a window, a frame)."""
+    varies = any(-1 in spec.shape for spec in specs)
+    for length in EXAMPLE_LENGTHS if varies else EXAMPLE_LENGTHS[:1]:
+        yield tuple(spec.with_example_length(length) for spec in specs)
+
+
+class StateSpec(_Strict):
+    """What a manifest may say about one state buffer."""
+
+    batch_dim: int | None = Field(default=None, ge=0)
+
+
+class WeightsSpec(_Strict):
+    """How a `.pt` checkpoint holds the state dict: under a key of the dict that was saved, its names with a prefix."""
+
+    key: str | None = None
+    prefix: str = ""
+
+
+class Manifest(_Strict):
+    """A whole `model.toml`; without `target` its versions are programs, which bring their own code."""
+
+    target: str | None = Field(default=None, alias="class", pattern=_CLASS)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    inputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    state: dict[str, StateSpec] = Field(default_factory=dict)
+    weights: WeightsSpec = WeightsSpec()
+    version: str | None = Field(default=None, pattern=r"^[0-9]+$")
+    device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+
+    @field_validator("inputs", "outputs")
+    @classmethod
+    def _names(cls, specs: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+        names = [spec.name for spec in specs]
+        if len(set(names)) != len(names):
+            raise ValueError(f"the names {names} are not distinct")
+        return specs
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Manifest":
+        if self.target is None and (self.arguments or self.weights != WeightsSpec()):
+            raise ValueError("arguments and weights are those of a class, and there is no class")
+        if self.target is None and self.device not in ("cpu", "auto"):
+            raise ValueError(f"device = {self.device!r}: without a class it is a program, which runs on the CPU")
+        dims = [spec.batch_dim is None for spec in (*self.inputs, *self.outputs)]
+        if any(dims) and not all(dims):
+            raise ValueError("batch_dim must be given for every input and output, or for none")
+        if self.labels is not None:
+            output = self.outputs[0]
+            if len(self.outputs) != 1 or not output.shape or output.shape[-1] != len(self.labels):
+                raise ValueError(
+                    f"labels: a classifier has one output whose last axis has the size of its {len(self.labels)} labels"
+                )
+        return self
+
+
+def read(path: Path) -> Manifest:
+    """Read and check a manifest.
+
+    Raises:
+        ConfigurationError: with the file, the key and what was expected.
+
+    """
+    described, faults = check(path)
+    if described is None:
+        raise ConfigurationError(faults[0])
+    return described
+
+
+def check(path: Path) -> tuple[Manifest | None, list[str]]:
+    """Return a manifest, or None and every fault there is in it.
+
+    Raises:
+        ConfigurationError: the file cannot be read as TOML.
+
+    """
+    try:
+        document = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigurationError(f"{path}: there is no such file; every model's folder needs one") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}: not TOML: {error}") from None
+    except OSError as error:
+        raise ConfigurationError(f"{path}: cannot be read: {error.strerror}") from None
+    try:
+        return Manifest.model_validate(document), []
+    except ValidationError as error:
+        return None, [f"{path}: {_sentence(fault)}" for fault in error.errors()]
+
+
+def _sentence(fault: ErrorDetails) -> str:
+    key = ".".join(str(part) for part in fault["loc"]) or "the file as a whole"
+    given = "" if fault["type"] in ("missing", "value_error") else f" (it is {fault['input']!r:.80})"
+    return f"{key}: {fault['msg'].removeprefix('Value error, ')}{given}"

@@ -1,0 +1,123 @@
+"""Checkpoints: a state dict, read without running anything that is in the file."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from carryover.errors import ConfigurationError
+from carryover.runtime import programs
+from carryover.runtime.manifest import WeightsSpec
+
+FILES = ("weights.safetensors", "weights.pt")
+
+
+def find(folder: Path) -> Path:
+    """Return the weights file of a version's folder.
+
+    Raises:
+        ConfigurationError: there is none.
+
+    """
+    for name in FILES:
+        if (folder / name).is_file():
+            return folder / name
+    program = (
+        f"; {programs.FILE} is loaded where the manifest names no class" if (folder / programs.FILE).is_file() else ""
+    )
+    raise ConfigurationError(f"{folder}: holds no weights: expected {' or '.join(FILES)}{program}")
+
+
+def read(path: Path, spec: WeightsSpec) -> dict[str, Tensor]:
+    """Read a state dict from safetensors, or from `.pt` with `weights_only=True`.
+
+    Raises:
+        ConfigurationError: the file is damaged, holds no state dict where `spec` says, or holds more than tensors.
+
+    """
+    found = contents(path)
+    if spec.key is not None:
+        if not isinstance(found, dict) or spec.key not in found:
+            raise ConfigurationError(f"{path}: holds nothing under weights.key = {spec.key!r}: {_kind(found)}")
+        found = found[spec.key]
+    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
+        raise ConfigurationError(
+            f"{path}: is not a state dict, a dict of tensors by name: {_kind(found)}; "
+            "where the state dict lies in that, say so in the manifest: weights.key"
+        )
+    if odd := [name for name in found if not name.startswith(spec.prefix)]:
+        raise ConfigurationError(f"{path}: weights.prefix = {spec.prefix!r}, but there is a tensor {odd[0]!r}")
+    return {name.removeprefix(spec.prefix): value for name, value in found.items()}
+
+
+def load(module: nn.Module, path: Path, spec: WeightsSpec) -> None:
+    """Load a checkpoint into a module, strictly: every parameter and persistent buffer, and nothing else.
+
+    Of tensors that share their memory, such as tied weights, one is enough, as safetensors saves them.
+
+    Raises:
+        ConfigurationError: with the names that are missing, unexpected or of another shape.
+
+    """
+    given = read(path, spec)
+    if found := faults(module.state_dict(), given):
+        raise ConfigurationError(f"{path}: does not fit {type(module).__name__}: {'; '.join(found)}")
+    module.load_state_dict(given, strict=False)
+
+
+def faults(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Say what keeps a state dict from being loaded where another is expected: names and shapes."""
+    held = {_memory(tensor) for name, tensor in expected.items() if name in given}
+    return [
+        f"{word} {', '.join(sorted(names))}"
+        for word, names in (
+            ("missing", {name for name in expected.keys() - given.keys() if _memory(expected[name]) not in held}),
+            ("unexpected", given.keys() - expected.keys()),
+        )
+        if names
+    ] + [
+        f"{name} has shape {list(given[name].shape)} where the class has {list(expected[name].shape)}"
+        for name in sorted(expected.keys() & given.keys())
+        if not is_lazy(expected[name]) and given[name].shape != expected[name].shape
+    ]
+
+
+def _memory(tensor: Tensor) -> object:
+    """What two tensors have in common where one is the other under a second name."""
+    if is_lazy(tensor) or not tensor.numel():
+        return id(tensor)
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def contents(path: Path) -> Any:
+    """Return what a checkpoint file holds, a state dict or not.
+
+    Raises:
+        ConfigurationError: it is damaged, or holds what only running it would restore.
+
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise ConfigurationError(
+            f"{path}: holds more than tensors, which only running it would restore, or is damaged; save a state_dict()"
+        ) from None
+    except Exception as error:  # noqa: BLE001 - a damaged file makes torch raise anything
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ConfigurationError(f"{path}: is not a readable checkpoint: {first}") from None
+
+
+def _kind(found: Any) -> str:
+    return (
+        f"it holds {', '.join(map(repr, found))}"[:200]
+        if isinstance(found, dict)
+        else f"it is a {type(found).__name__}"
+    )

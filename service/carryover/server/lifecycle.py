@@ -1,0 +1,116 @@
+"""gunicorn's settings, and the start and end of the service around them."""
+
+from gevent import monkey
+
+monkey.patch_all()
+
+import gc
+import itertools
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from carryover import settings
+from carryover.errors import ConfigurationError
+from carryover.server import cpus
+from carryover.telemetry import logs
+
+if TYPE_CHECKING:
+    from gunicorn.arbiter import Arbiter
+
+try:
+    _settings = settings.read()
+except ConfigurationError as error:
+    sys.exit(f"carryover: {error}")
+
+wsgi_app = "carryover.server.wsgi:app"
+bind = _settings.bind
+workers = _settings.workers or cpus.available()
+worker_class = "carryover.server.worker.Worker"
+# The models are loaded once, before the workers are forked: they share torch's and the weights' memory.
+preload_app = True
+# A worker's connections cost little while they are idle: what limits them is the number of open files.
+worker_connections = 10_000
+backlog = 2048
+# Longer than a reverse proxy keeps its connections, so that the proxy is the one that closes.
+keepalive = 75
+timeout = 60
+graceful_timeout = _settings.graceful_timeout
+control_socket_disable = True
+logger_class = logs.Logger
+logconfig_dict = logs.config(_settings.log_format)
+_memory = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file in it
+worker_tmp_dir = str(_memory) if _memory.is_dir() else None
+
+
+def on_starting(_: "Arbiter") -> None:
+    """Start the service's own Valkey, if it is to have one."""
+    from carryover.server.wsgi import embedded_valkey
+
+    if embedded_valkey is not None:
+        try:
+            embedded_valkey.start()
+        except ConfigurationError as error:
+            sys.exit(f"carryover: {error}")
+
+
+def when_ready(server: "Arbiter") -> None:
+    """Say where the service listens and what it serves."""
+    from carryover.server.banner import banner
+    from carryover.server.wsgi import configured, embedded_valkey, engine
+
+    addresses = ", ".join(str(listener) for listener in server.LISTENERS)
+    print(banner(addresses, workers, engine.repository, configured.redis_url, embedded_valkey), flush=True)
+
+
+def on_reload(_: "Arbiter") -> None:
+    """Read the model repository again, on SIGHUP; the workers forked from now on serve what is there."""
+    from carryover.server.wsgi import engine
+
+    engine.serve(engine.repository.reloaded())
+
+
+def pre_fork(server: "Arbiter", worker: Any) -> None:
+    """Give each worker a slot for its statistics that no other has.
+
+    What is there by now, torch and the models, is there to stay: no worker's collector need look through it, which
+    would take long and copy the pages that the workers share.
+    """
+    gc.freeze()
+    taken = {other.slot for other in server.WORKERS.values()}
+    worker.slot = next(slot for slot in itertools.count() if slot not in taken)
+
+
+def post_fork(_: "Arbiter", worker: Any) -> None:
+    """Share the CPUs between the workers, and give each its devices and random numbers."""
+    import torch
+
+    from carryover.server.worker import reload_all
+    from carryover.server.wsgi import engine
+
+    engine.statistics.claim(worker.slot)
+    engine.reload = partial(reload_all, worker)
+    torch.seed()
+    torch.set_num_threads(max(1, cpus.available() // workers))
+    for model in engine.repository:
+        for version in model.versions.values():
+            version.move()
+
+
+def post_worker_init(_: Any) -> None:
+    """Sweep expired sessions, now and then, in whichever worker is elected."""
+    import gevent
+
+    from carryover.server.wsgi import engine
+    from carryover.store.sweeper import sweep_forever
+
+    gevent.spawn(sweep_forever, engine.store)
+
+
+def on_exit(_: "Arbiter") -> None:
+    """End the service's own Valkey, after the last worker."""
+    from carryover.server.wsgi import embedded_valkey
+
+    if embedded_valkey is not None:
+        embedded_valkey.stop()

@@ -1,0 +1,120 @@
+"""gunicorn's gevent worker, taught to end soon: it closes connections on which nothing is going on."""
+
+import os
+import signal
+from http import HTTPStatus
+from types import FrameType, TracebackType
+from typing import Any, ClassVar, Literal, Self
+
+import gevent
+from gevent.hub import get_hub
+from gunicorn import util
+from gunicorn.util import close_graceful
+from gunicorn.workers.ggevent import GeventWorker
+
+from carryover.api import problems
+from carryover.api import transport as wire
+from carryover.errors import UnavailableError
+
+_NOTICE = 1.0
+"""Seconds that may pass until a worker sees that it is to end, and stops accepting connections."""
+_RELOAD_SECONDS = 120.0
+_LAST_CALL = 0.5
+"""Seconds between the signal and the closing of idle connections: a request on its way still arrives."""
+
+
+def _answer_malformed(sock: Any, status: int, _: str, reason: str) -> None:
+    """Answer what gunicorn could not read as a request, or failed to answer, with problem details."""
+    body = problems.malformed(status, reason)
+    head = (
+        f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+        f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    util.write_nonblock(sock, head.encode() + body)
+
+
+util.write_error = _answer_malformed  # gunicorn's own says it in HTML
+
+
+class _Pause(gevent.Timeout):
+    """The wait for the next request of a connection that is kept alive; gunicorn closes it when this is raised."""
+
+    waiting: ClassVar[set["_Pause"]] = set()
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(seconds, False)  # type: ignore[arg-type]  # False: end the block, raise nothing
+        self.greenlet = gevent.getcurrent()
+
+    def __enter__(self) -> Self:
+        self.waiting.add(self)
+        super().__enter__()
+        return self
+
+    def end(self) -> None:
+        """End the pause now, if it still lasts; runs in the hub."""
+        if self in self.waiting:
+            self.greenlet.throw(self)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> Literal[True] | None:
+        self.waiting.discard(self)
+        return super().__exit__(kind, value, traceback)
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """Serves until told to stop; then answers what it has accepted, and no more."""
+
+    wsgi: Any
+
+    def timeout_ctx(self) -> _Pause:
+        """Bound the wait for a connection's next request."""
+        return _Pause(self.cfg.keepalive if self.alive else _LAST_CALL)
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        """Answer a request; where that was the connection's last, the answer reaches a client that still sends."""
+        try:
+            answered: bool = super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:
+            close_graceful(sock)
+            raise
+        return answered
+
+    def load_wsgi(self) -> None:
+        """Take the application; what it answers while the worker ends is the last on its connection."""
+        super().load_wsgi()
+        application = self.wsgi
+
+        def last(environ: dict[str, Any], start_response: Any) -> Any:
+            answer = application(environ, start_response)
+            if not self.alive:
+                start_response.__self__.force_close()
+            return answer
+
+        self.wsgi = last
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop gracefully, on SIGTERM."""
+        super().handle_exit(sig, frame)
+        gevent.spawn_later(_LAST_CALL, _drain, list(_Pause.waiting))
+
+
+def reload_all(worker: Worker) -> None:
+    """Have the arbiter read the model repository again; return when new workers have taken this one's place.
+
+    Raises:
+        UnavailableError: that takes too long.
+
+    """
+    os.kill(worker.ppid, signal.SIGHUP)
+    with gevent.Timeout(_RELOAD_SECONDS, UnavailableError("the model repository is still being read; ask again")):
+        while worker.alive:
+            gevent.sleep(_LAST_CALL / 10)
+    # The other old workers end at the same time: let them see that too.
+    gevent.sleep(_NOTICE + _LAST_CALL)
+
+
+def _drain(pauses: list[_Pause]) -> None:
+    for pause in pauses:
+        get_hub().loop.run_callback(pause.end)
+    wire.drain()
