@@ -23,8 +23,8 @@ from carryover.errors import (
     UnsupportedError,
 )
 from carryover.runtime import snapshot as snapshots
+from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model, Repository
-from carryover.runtime.tensors import Array
 from carryover.runtime.version import Call, ModelVersion, Result
 from carryover.store import Commit, Once, Outcome, Record, Store, Stored
 from carryover.telemetry.counters import Counters, Statistics

@@ -18,8 +18,8 @@ from carryover.errors import (
     StoreUnavailableError,
     UnavailableError,
 )
+from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
-from carryover.runtime.tensors import Array
 from carryover.runtime.version import Call, ModelVersion, Result
 from carryover.store import Commit, Once, Outcome, Record, Store, Stored
 from carryover.telemetry.counters import Statistics

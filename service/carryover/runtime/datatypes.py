@@ -4,8 +4,10 @@ Source: https://github.com/kserve/open-inference-protocol, "Tensor Data Types".
 """
 
 from enum import Enum
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import (
     Tensor,
     bfloat16,
@@ -25,6 +27,8 @@ from torch import (
 from torch import (
     bool as torch_bool,
 )
+
+Array = NDArray[Any]
 
 
 class Datatype(Enum):

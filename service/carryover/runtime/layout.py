@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from carryover.errors import ModelFailedError
-from carryover.runtime.datatypes import Datatype, of_tensor
-from carryover.runtime.tensors import Array
+from carryover.runtime.datatypes import Array, Datatype, of_tensor
 
 # numpy types that carry a buffer's bytes; bfloat16 crosses as its 16 bits.
 _CARRIER = {datatype: datatype.numpy for datatype in Datatype} | {Datatype.BF16: np.dtype("<i2")}

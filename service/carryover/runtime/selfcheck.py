@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from carryover.errors import ConfigurationError, ModelFailedError
-from carryover.runtime.datatypes import Datatype
+from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
-from carryover.runtime.tensors import Array
 from carryover.runtime.version import Call, ModelVersion, Result
 
 _STEPS = (2, 3, 1)

@@ -6,13 +6,10 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from carryover.errors import InvalidInputError
-from carryover.runtime.datatypes import Datatype
+from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
-
-Array = NDArray[Any]
 
 # A number that is too large for its datatype becomes infinite, which is looked for: numpy need not warn of it.
 warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)

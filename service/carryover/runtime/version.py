@@ -17,11 +17,10 @@ from torch import Tensor
 
 from carryover.errors import ConfigurationError, ModelFailedError
 from carryover.runtime import buffers, classes, guard, programs, weights
-from carryover.runtime.datatypes import Datatype
+from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.deep_stack import deep
 from carryover.runtime.layout import Contents, Layout, StateBuffer, describe
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec, by_example_length
-from carryover.runtime.tensors import Array
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from carryover.api.v1 import schemas
 from carryover.api.v1.sessions import if_match, if_none_match, migrate
 from carryover.engine import Engine, Request, Step
 from carryover.errors import InvalidInputError
+from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
-from carryover.runtime.tensors import Array, array
+from carryover.runtime.tensors import array
 
 MODEL = "accumulator"
 """The model whose sessions the accumulators are."""

@@ -18,8 +18,8 @@ from carryover.api.v2.outputs import encode_answer, requested
 from carryover.api.v2.tensors import inputs_of, raw_input_of
 from carryover.engine import Engine, Step
 from carryover.errors import InvalidInputError
+from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
-from carryover.runtime.tensors import Array
 from carryover.runtime.version import ModelVersion
 
 HEADER_LENGTH = "Inference-Header-Content-Length"

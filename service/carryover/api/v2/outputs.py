@@ -9,10 +9,9 @@ from carryover.api.json import encode
 from carryover.api.v2 import schemas
 from carryover.api.v2.tensors import BITS
 from carryover.errors import InvalidInputError, UnsupportedError
-from carryover.runtime.datatypes import Datatype
+from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.repository import Model
-from carryover.runtime.tensors import Array
 
 
 def requested(model: Model, asked: Sequence[schemas.Output], *, binary: bool) -> list[schemas.Output]:

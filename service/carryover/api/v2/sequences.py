@@ -9,8 +9,8 @@ from carryover.api.v1.schemas import name
 from carryover.api.v2.schemas import InferParameters
 from carryover.engine import Step
 from carryover.errors import CarryoverError, GoneError, InvalidInputError, NotFoundError
+from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
-from carryover.runtime.tensors import Array
 
 
 def step_of(model: Model, parameters: InferParameters, inputs: Mapping[str, Array], ttl: int) -> Step | None:

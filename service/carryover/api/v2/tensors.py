@@ -11,10 +11,10 @@ import numpy as np
 
 from carryover.api.v2 import schemas
 from carryover.errors import InvalidInputError, UnsupportedError
-from carryover.runtime.datatypes import Datatype
+from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.repository import Model
-from carryover.runtime.tensors import Array, array
+from carryover.runtime.tensors import array
 
 BITS = {Datatype.BF16: np.dtype("<u2")}
 """What a datatype is in binary, where that differs from its `.numpy`."""
