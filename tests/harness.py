@@ -76,6 +76,7 @@ class Answer:
     status: int
     headers: HTTPMessage
     body: bytes
+    path: str = ""
 
     @property
     def json(self) -> Any:
@@ -102,7 +103,9 @@ def strict_json(data: bytes) -> Any:
 def problem(answer: Answer, status: int) -> str:
     """Return the sentence of an answer that is a proper problem."""
     assert answer.status == status, (answer.status, answer.body[:2000])
-    assert answer.headers.get_content_type() == "application/problem+json"
+    # Clients of the Open Inference Protocol read the sentence from JSON that is called nothing else.
+    media_type = "application/json" if answer.path.startswith("/v2") else "application/problem+json"
+    assert answer.headers.get_content_type() == media_type
     return sentence(answer.json, status)
 
 
@@ -144,7 +147,7 @@ class Client:
         chunked = body is not None and not isinstance(body, bytes)
         self._connection.request(method, path, body, dict(headers or {}), encode_chunked=chunked)
         response = self._connection.getresponse()
-        return Answer(response.status, response.headers, response.read())
+        return Answer(response.status, response.headers, response.read(), path)
 
     def get(self, path: str) -> Answer:
         return self.request("GET", path)

@@ -129,7 +129,7 @@ def test_bad_instances_are_400_among_many_sessions(client: Client, session: str,
 
 @pytest.fixture
 def session(client: Client) -> Iterator[str]:
-    """A session that stands at step 1."""
+    """A session that is at step 1."""
     address = client.create("digits-rnn")
     client.step(address, [ROW])
     yield address

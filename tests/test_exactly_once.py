@@ -18,8 +18,9 @@ from few import write_few
 from harness import NDJSON, Answer, Client, RedisServer, Service, Stream, Wire, eventually, problem, sentence, together
 from repository import rnn, spec, write_model
 from safetensors.torch import load
+from writes import Write
 
-from carryover.store import Commit, Once, Record, Store
+from carryover.store import IdempotencyKey, Record, Store
 from carryover.store.sweeper import sweep
 
 ROW = [0.5, -1.0, 2.0]
@@ -450,7 +451,7 @@ class TestSteps:
         before = held(client, address)
         for wrong in ('"0"', "2", f'"{2**70}"'):
             answer = call(client, method, address + rest, body, match=wrong)
-            assert "stands at step 1" in problem(answer, 412)
+            assert "is at step 1" in problem(answer, 412)
             assert answer.json["step"] == 1
             assert answer.headers["ETag"] == '"1"'
         problem(call(client, method, address + rest, body, match='W/"1"'), 400)
@@ -481,7 +482,7 @@ class TestSteps:
         address = f"/v1/accumulators/{fresh()}"
         client.post(address, {"values": [1]}).expect()
         answer = call(client, "GET", address, match='"0"')
-        assert "stands at step 1" in problem(answer, 412)
+        assert "is at step 1" in problem(answer, 412)
         assert answer.headers["ETag"] == '"1"'
         assert call(client, "GET", address, match='"1"').expect()["sum"] == 1
 
@@ -493,7 +494,7 @@ class TestSteps:
         entries = post(client, f"{SESSIONS}:predict", body, match='"1"').expect()["sessions"]
         first, second = (entries[name] for name in names)
         assert first["step"] == 2
-        assert "stands at step 2" in sentence(second, 412)
+        assert "is at step 2" in sentence(second, 412)
         assert second["step"] == 2
         problem(post(client, f"{SESSIONS}:predict", body, match="one"), 400)
         assert [client.step_of(address) for address in (there, further)] == [2, 2]
@@ -505,7 +506,7 @@ class TestSteps:
         def stream(match: str) -> Answer:
             return client.request("POST", path, lines * 2, {"Content-Type": NDJSON, "If-Match": match})
 
-        assert "stands at step 1" in problem(stream('"0"'), 412)
+        assert "is at step 1" in problem(stream('"0"'), 412)
         problem(stream("one"), 400)
         assert [json.loads(line)["step"] for line in stream('"1"').body.splitlines()] == [2, 3]
 
@@ -519,7 +520,7 @@ class TestSteps:
         line = json.dumps({"instances": [ROW]}).encode() + b"\n"
         wire.send(b"%x\r\n%s\r\n" % (len(line) * 2, line * 2))
         refused = [json.loads(each) for each in wire.chunk().splitlines()]
-        assert ["stands at step 2" in sentence(each, 412) for each in refused] == [True, True]
+        assert ["is at step 2" in sentence(each, 412) for each in refused] == [True, True]
         wire.close()
         assert client.step_of(address) == 2
 
@@ -570,7 +571,7 @@ class TestSteps:
         same(first, post(client, path, {"instances": [ROW]}, key="k", match='"1"'))
 
     def test_a_number_of_any_length_is_a_step(self, client: Client) -> None:
-        assert "stands at step 1" in problem(
+        assert "is at step 1" in problem(
             post(client, f"{_session(client)}:predict", {"instances": [ROW]}, match="9" * 5000), 412
         )
 
@@ -588,22 +589,22 @@ class TestSteps:
 class TestTheStore:
     """What the promise rests on, below HTTP."""
 
-    def test_giving_up_a_claim_never_removes_an_answer(self, redis_server: RedisServer) -> None:
+    def test_giving_up_a_lock_never_removes_a_response(self, redis_server: RedisServer) -> None:
         store = Store(redis_server.url, 2.0, 3600)
-        once = Once.of("k", "/address", b"body")
-        store.load(["rnn/s"], [("rnn/s", once)])
-        redis_server.redis.delete(*redis_server.redis.keys("*"))  # the claim lapses: its worker was too slow
-        assert store.load(["rnn/s"], [("rnn/s", once)]) == ([None], [None])
+        key = IdempotencyKey.of("k", "/path", b"body")
+        store.load(["rnn/s"], [("rnn/s", key)])
+        redis_server.redis.delete(*redis_server.redis.keys("*"))  # the lock expires: its worker was too slow
+        assert store.load(["rnn/s"], [("rnn/s", key)]) == ([None], [None])
         record = Record.new(b"f" * 8, b"l" * 8, b"state", 60)
-        store.commit([Commit("rnn/s", None, record, live=False, answers=((once, b"answer"),))])
-        store.commit([], [("rnn/s", once)])  # the slow one has failed
-        assert store.load(["rnn/s"], [("rnn/s", once)])[1] == [once.answer(b"answer")]
+        store.commit([Write("rnn/s", None, record, live=False, responses=((key, b"response"),))])
+        store.commit([], [("rnn/s", key)])  # the slow one has failed
+        assert store.load(["rnn/s"], [("rnn/s", key)])[1] == [key.stored(b"response")]
 
-    def test_a_commit_repeated_is_the_same_commit(self, redis_server: RedisServer) -> None:
+    def test_a_commit_sent_again_is_the_same_commit(self, redis_server: RedisServer) -> None:
         store = Store(redis_server.url, 2.0, 3600)
         record = Record.new(b"f" * 8, b"l" * 8, b"state", 60)
-        once = Once.of("k", "/address", b"body")
-        commit = Commit("rnn/s", None, record, live=False, answers=((once, b"answer"),))
-        assert store.commit([commit]) == [1]
-        assert store.commit([commit]) == [0]  # another nonce: another commit
-        assert store.look("rnn/s", once)[1] == once.answer(b"answer")
+        key = IdempotencyKey.of("k", "/path", b"body")
+        write = Write("rnn/s", None, record, live=False, responses=((key, b"response"),))
+        assert store.commit([write]) == [1]
+        assert store.commit([write]) == [0]  # another nonce: another commit
+        assert store.load(["rnn/s"], [("rnn/s", key)])[1] == [key.stored(b"response")]

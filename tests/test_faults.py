@@ -330,7 +330,7 @@ def runs(process: psutil.Process) -> bool:
 
 @dataclass
 class Pair:
-    """A service, the Redis that it was given, and a session there that stands at step 1."""
+    """A service, the Redis that it was given, and a session there that is at step 1."""
 
     service: Service
     redis: RedisServer

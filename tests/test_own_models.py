@@ -21,8 +21,8 @@ from own_cases import CASES, DTYPES, GRU, OTHERS, Case, as_state_dict, same_axes
 from torch import Generator, Tensor, nn
 
 from carryover import create_app
+from carryover.api.v1.instances import instances
 from carryover.runtime.repository import load_model
-from carryover.runtime.tensors import instances
 from carryover.runtime.version import Call
 
 LENGTHS = (1, 1, 3, 1, 2, 4)

@@ -4,9 +4,9 @@ import os
 import random
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +14,10 @@ import redis
 import torch
 from harness import CHECKPOINTS, PATIENCE, Client, Cutter, RedisServer, Service, eventually, line_of, problem, sentence
 from safetensors.torch import load_file
+from writes import Write
 
 from carryover.errors import StoreUnavailableError
-from carryover.store import Commit, Once, Outcome, Record, Store, Stored
+from carryover.store import IdempotencyKey, Outcome, Record, Store
 from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.topologies import connect
 from models.rnn import RNNClassifier
@@ -292,15 +293,20 @@ def new(state: bytes = b"state", ttl: int = 60) -> Record:
     return Record.new(FINGERPRINT, LAYOUT, state, ttl)
 
 
-def begun(store: Store, key: str = KEY) -> Stored:
-    """Begin a session and return what the store has of it."""
-    assert store.commit([Commit(key, None, new(), live=False)]) == [Outcome.COMMITTED]
-    stored = loaded(store, key)
-    assert stored is not None
-    return stored
+def advanced(record: Record, step: int, state: bytes) -> Record:
+    """The record of the same session at another step."""
+    return replace(record, step=step, state=state)
 
 
-def loaded(store: Store, key: str = KEY) -> Stored | None:
+def created(store: Store, key: str = KEY) -> Record:
+    """Create a session and return what the store has of it."""
+    assert store.commit([Write(key, None, new(), live=False)]) == [Outcome.COMMITTED]
+    record = loaded(store, key)
+    assert record is not None
+    return record
+
+
+def loaded(store: Store, key: str = KEY) -> Record | None:
     """What the store has of a session."""
     found = store.load([key])[0][0]
     assert not isinstance(found, StoreUnavailableError)
@@ -309,17 +315,25 @@ def loaded(store: Store, key: str = KEY) -> Stored | None:
 
 def test_what_is_committed_is_what_is_read(store: Store) -> None:
     assert loaded(store) is None
-    stored = begun(store)
-    assert stored.live
-    assert stored.record is not None
-    assert (stored.record.step, stored.record.state, stored.record.ttl) == (0, b"state", 60)
-    assert (stored.record.fingerprint, stored.record.layout) == (FINGERPRINT, LAYOUT)
-    assert store.commit([Commit(KEY, stored, stored.record.advanced(1, b"later"))]) == [Outcome.COMMITTED]
-    looked = store.look(KEY)[0]
+    record = created(store)
+    assert record.live
+    assert (record.step, record.state, record.ttl) == (0, b"state", 60)
+    assert (record.fingerprint, record.layout) == (FINGERPRINT, LAYOUT)
+    assert store.commit([Write(KEY, record, advanced(record, 1, b"later"))]) == [Outcome.COMMITTED]
+    looked = store.look(KEY)
     assert looked is not None
-    assert looked.record is not None
-    assert (looked.record.step, looked.record.state, looked.record.created) == (1, b"later", stored.record.created)
+    assert (looked.step, looked.state, looked.created) == (1, b"later", record.created)
     assert 59_000 < looked.remaining <= 60_000
+
+
+def test_a_load_reads_how_long_sessions_have_left_where_that_is_asked_for(store: Store) -> None:
+    created(store)
+    first, second, nothing = store.load([KEY, KEY, "m/none"], expiring=[1, 2])[0]
+    assert isinstance(first, Record)
+    assert isinstance(second, Record)
+    assert first.remaining == 1
+    assert 59_000 < second.remaining <= 60_000
+    assert nothing is None
 
 
 def test_no_commit_is_taken_for_another_though_models_seed_the_dice_and_workers_are_forked() -> None:
@@ -341,101 +355,97 @@ def test_no_commit_is_taken_for_another_though_models_seed_the_dice_and_workers_
 
 
 def test_a_commit_on_what_has_changed_is_a_conflict(store: Store) -> None:
-    stored = begun(store)
-    assert stored.record is not None
-    mine, yours = (Commit(KEY, stored, stored.record.advanced(1, state)) for state in (b"mine", b"yours"))
+    record = created(store)
+    mine, yours = (Write(KEY, record, advanced(record, 1, state)) for state in (b"mine", b"yours"))
     assert store.commit([mine]) == [Outcome.COMMITTED]
     assert store.commit([yours]) == [Outcome.CONFLICT]
     now = loaded(store)
     assert now is not None
-    assert now.record is not None
-    assert now.record.state == b"mine"
+    assert now.state == b"mine"
 
 
-def test_two_that_begin_one_name_conflict(store: Store) -> None:
-    begun(store)
-    assert store.commit([Commit(KEY, None, new(b"other"), live=False)]) == [Outcome.CONFLICT]
+def test_two_that_create_one_name_conflict(store: Store) -> None:
+    created(store)
+    assert store.commit([Write(KEY, None, new(b"other"), live=False)]) == [Outcome.CONFLICT]
 
 
 def test_a_commit_on_what_has_expired_or_was_deleted_is_gone(store: Store, place: Place) -> None:
-    stored = begun(store)
-    assert stored.record is not None
-    after = Commit(KEY, stored, stored.record.advanced(1, b"late"))
+    record = created(store)
+    after = Write(KEY, record, advanced(record, 1, b"late"))
     place.redis.redis.pexpire("test:{m/name}", GRACE - 1)
     assert store.commit([after]) == [Outcome.GONE]
-    expired = store.look(KEY)[0]
+    expired = store.look(KEY)
     assert expired is not None
     assert not expired.live
-    assert store.commit([Commit(KEY, stored, None, live=False)]) == [Outcome.COMMITTED]
+    assert store.commit([Write(KEY, record, None, live=False)]) == [Outcome.COMMITTED]
     assert store.commit([after]) == [Outcome.GONE]
     place.redis.redis.delete("test:{m/name}")
     assert store.commit([after]) == [Outcome.GONE]
     assert loaded(store) is None
 
 
-def test_a_session_that_was_deleted_and_begun_again_is_not_taken_for_the_one_before(store: Store) -> None:
-    stored = begun(store)
-    assert stored.record is not None
-    assert store.commit([Commit(KEY, stored, None)]) == [Outcome.COMMITTED]
+def test_a_session_that_was_deleted_and_created_again_is_not_taken_for_the_one_before(store: Store) -> None:
+    record = created(store)
+    assert store.commit([Write(KEY, record, None)]) == [Outcome.COMMITTED]
     tombstone = loaded(store)
     assert tombstone is not None
-    assert tombstone.record is None
-    assert store.commit([Commit(KEY, tombstone, stored.record, live=False)]) == [Outcome.COMMITTED]
-    assert store.commit([Commit(KEY, stored, stored.record.advanced(1, b"late"))]) == [Outcome.CONFLICT]
+    assert not tombstone.live
+    assert tombstone.state == b""
+    assert store.commit([Write(KEY, tombstone, record, live=False)]) == [Outcome.COMMITTED]
+    assert store.commit([Write(KEY, record, advanced(record, 1, b"late"))]) == [Outcome.CONFLICT]
 
 
 def test_many_commits_in_one_call_each_have_their_own_outcome(store: Store) -> None:
     keys = [f"m/{number}" for number in range(5)]
-    stored = [begun(store, key) for key in keys]
-    records = [one.record for one in stored if one.record is not None]
-    assert store.commit([Commit(keys[1], stored[1], records[1].advanced(1, b"first"))]) == [Outcome.COMMITTED]
-    assert store.commit([Commit(keys[3], stored[3], None)]) == [Outcome.COMMITTED]
-    commits = [
-        Commit(key, one, record.advanced(1, b"second")) for key, one, record in zip(keys, stored, records, strict=True)
-    ]
+    records = [created(store, key) for key in keys]
+    assert store.commit([Write(keys[1], records[1], advanced(records[1], 1, b"first"))]) == [Outcome.COMMITTED]
+    assert store.commit([Write(keys[3], records[3], None)]) == [Outcome.COMMITTED]
+    writes = [Write(key, record, advanced(record, 1, b"second")) for key, record in zip(keys, records, strict=True)]
     committed, conflict, gone = Outcome.COMMITTED, Outcome.CONFLICT, Outcome.GONE
-    assert store.commit(commits) == [committed, conflict, committed, gone, committed]
+    assert store.commit(writes) == [committed, conflict, committed, gone, committed]
     together = store.load([*keys, "m/none"])[0]
-    assert together == [loaded(store, key) for key in (*keys, "m/none")]
-    states = [one.record.state if isinstance(one, Stored) and one.record else None for one in together]
+    alone = [loaded(store, key) for key in (*keys, "m/none")]
+    assert [isinstance(one, Record) and one.header for one in together] == [
+        (one and one.header) or False for one in alone
+    ]
+    states = [one.state if isinstance(one, Record) and one.live else None for one in together]
     assert states == [b"second", b"first", b"second", None, b"second", None]
 
 
 def test_a_commit_that_was_made_though_its_reply_was_lost_is_committed_once(store: Store, place: Place) -> None:
-    stored = begun(store)
-    assert stored.record is not None
+    record = created(store)
     way = Cutter(place.redis)
     lossy = Store(way.url, 2.0, 60, prefix="test")
     way.cut(b"EVALSHA", before=False)
-    assert lossy.commit([Commit(KEY, stored, stored.record.advanced(1, b"sent twice"))]) == [Outcome.COMMITTED]
+    assert lossy.commit([Write(KEY, record, advanced(record, 1, b"sent twice"))]) == [Outcome.COMMITTED]
     assert way.made == 1
     way.end()
     now = loaded(store)
     assert now is not None
-    assert now.record is not None
-    assert (now.record.step, now.record.state) == (1, b"sent twice")
+    assert (now.step, now.state) == (1, b"sent twice")
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_claim_whose_connection_broke_is_not_taken_for_anothers(store: Store, place: Place, before: bool) -> None:
+def test_a_lock_whose_connection_broke_is_not_taken_for_anothers(store: Store, place: Place, before: bool) -> None:
     way = Cutter(place.redis)
     lossy = Store(way.url, 2.0, 60, prefix="test")
-    once = Once.of("k", "/address", b"body")
-    way.cut(once.claim(), before=before)
-    assert lossy.load([KEY], [(KEY, once)]) == ([None], [None])
+    key = IdempotencyKey.of("k", "/path", b"body")
+    way.cut(key.lock(), before=before)
+    assert lossy.load([KEY], [(KEY, key)]) == ([None], [None])
     assert way.made == 1
     way.end()
-    assert store.load([KEY], [(KEY, once)]) == ([None], [once.claim()])
+    assert store.load([KEY], [(KEY, key)]) == ([None], [key.lock()])
 
 
 def test_a_server_that_is_not_there_is_an_error_of_its_own() -> None:
     nowhere = Store("redis://127.0.0.1:1/0", 0.5, 60)
-    for call in (lambda: nowhere.look(KEY), nowhere.ping):
+    calls: tuple[Callable[[], object], ...] = (lambda: nowhere.look(KEY), nowhere.ping)
+    for call in calls:
         with pytest.raises(StoreUnavailableError, match="Redis does not answer"):
             call()
-    once = Once.of("k", "/address", b"body")
-    found, claimed = nowhere.load([KEY], [(KEY, once)])
-    for error in (*found, *claimed, *nowhere.commit([Commit(KEY, None, new(), live=False)])):
+    key = IdempotencyKey.of("k", "/path", b"body")
+    found, locked = nowhere.load([KEY], [(KEY, key)])
+    for error in (*found, *locked, *nowhere.commit([Write(KEY, None, new(), live=False)])):
         assert isinstance(error, StoreUnavailableError)
         assert "Redis does not answer" in str(error)
 

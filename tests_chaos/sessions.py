@@ -92,7 +92,7 @@ def judge(client: Client, session: Session) -> Verdict:
     if lost or doubled:
         missing = sorted(set(range(1, stands + 1)) - distinct)[:5]
         sentences.append(
-            f"{session.address} stands at step {stands}; {len(numbers)} were acknowledged, {lost} of them are lost and "
+            f"{session.address} is at step {stands}; {len(numbers)} were acknowledged, {lost} of them are lost and "
             f"{doubled} steps are nobody's (among them {missing})"
         )
     elif numbers:

@@ -196,7 +196,7 @@ class SessionClient(Client):
             self.tally.took_effect(error)
             self.tally.stepped()
             return True
-        self.check(stands == self.step - 1, f"stands at step {stands} after step {self.step} and {error}")
+        self.check(stands == self.step - 1, f"is at step {stands} after step {self.step} and {error}")
         return False
 
     def stands(self) -> int:

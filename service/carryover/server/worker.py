@@ -12,8 +12,7 @@ from gunicorn import util
 from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
 
-from carryover.api import problems
-from carryover.api import transport as wire
+from carryover.api import problems, transport
 from carryover.errors import UnavailableError
 
 _NOTICE = 1.0
@@ -28,7 +27,7 @@ def _answer_malformed(sock: Any, status: int, _: str, reason: str) -> None:
     body = problems.malformed(status, reason)
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
-        f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     util.write_nonblock(sock, head.encode() + body)
 
@@ -117,4 +116,4 @@ def reload_all(worker: Worker) -> None:
 def _drain(pauses: list[_Pause]) -> None:
     for pause in pauses:
         get_hub().loop.run_callback(pause.end)
-    wire.drain()
+    transport.drain()

@@ -1,27 +1,15 @@
-"""JSON values to arrays and back, by the shapes and datatypes of a manifest."""
+"""`instances` to arrays, and output arrays to `predictions`, by the shapes of a manifest."""
 
-import warnings
 from collections.abc import Mapping, Sequence
-from itertools import chain
 from typing import Any
 
 import numpy as np
 
+from carryover.api.arrays import array, called
+from carryover.api.v1.schemas import Classified
 from carryover.errors import InvalidInputError
-from carryover.runtime.datatypes import Array, Datatype
+from carryover.runtime.datatypes import Array
 from carryover.runtime.manifest import TensorSpec
-
-# A number that is too large for its datatype becomes infinite, which is looked for: numpy need not warn of it.
-warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
-
-_MAX_DIMENSIONS = 32
-
-# What rounds to infinity in bfloat16: half a unit in the last place above its largest number.
-_BF16_LIMIT = np.float32(float.fromhex("0x1.ffp127"))
-
-_ALLOWED: dict[str, set[type]] = {"float": {float, int}, "int": {int, float}, "bool": {bool}}
-_WANTED = {"float": "a number", "int": "a whole number", "bool": "true or false"}
-_JSON_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 
 
 def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array]:
@@ -38,7 +26,7 @@ def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array
     columns: dict[str, list[Any]] = {spec.name: [] for spec in specs}
     for index, value in enumerate(values):
         if type(value) is not dict or value.keys() != columns.keys():
-            found = f"an object with {sorted(value)}" if type(value) is dict else _called(value)
+            found = f"an object with {sorted(value)}" if type(value) is dict else called(value)
             raise InvalidInputError(f"instances[{index}] must be an object with exactly {sorted(columns)}, not {found}")
         for name, column in columns.items():
             column.append(value[name])
@@ -46,7 +34,7 @@ def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array
 
 
 def predictions(specs: Sequence[TensorSpec], outputs: Mapping[str, Array], labels: Sequence[str] | None) -> Any:
-    """Turn output arrays into the `predictions` of an answer, one entry an instance.
+    """Turn output arrays into the `predictions` of a response, one entry an instance.
 
     A classifier gives labels and probabilities; a model with one output its values; one with several an object by
     output name. An output without an instance axis is of the call as a whole: one entry, or the same in every entry.
@@ -56,7 +44,8 @@ def predictions(specs: Sequence[TensorSpec], outputs: Mapping[str, Array], label
         # The manifest says that the last axis is that of the labels.
         best = columns[0].argmax(-1).tolist()
         return [
-            {"label": _label(labels, index), "probabilities": row} for index, row in zip(best, columns[0], strict=True)
+            Classified(label=_label(labels, index), probabilities=row)
+            for index, row in zip(best, columns[0], strict=True)
         ]
     if len(specs) == 1:
         return columns[0]
@@ -64,59 +53,6 @@ def predictions(specs: Sequence[TensorSpec], outputs: Mapping[str, Array], label
     count = max(len(column) for column in columns)
     rows = [column if len(column) == count else np.repeat(column, count, 0) for column in columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*rows, strict=True)]
-
-
-def array(datatype: Datatype, values: list[Any], where: str, suffix: str = "") -> Array:
-    """Turn a rectangular nest of lists into an array of its own shape.
-
-    `where` and `suffix` name the place in messages: `where[3].suffix[0]`.
-
-    Raises:
-        InvalidInputError: ragged, another type, out of the datatype's range, or not finite.
-
-    """
-    level, shape = values, [len(values)]
-    kinds = set(map(type, level))
-    while kinds == {list}:
-        lengths = set(map(len, level))
-        if len(lengths) != 1:
-            raise InvalidInputError(_ragged(level, shape, where, suffix))
-        shape.append(lengths.pop())
-        level = list(chain.from_iterable(level))
-        kinds = set(map(type, level))
-    if len(shape) > _MAX_DIMENSIONS:
-        raise InvalidInputError(f"{where} has a shape of {len(shape)} dimensions: {_MAX_DIMENSIONS} is the most")
-    allowed = _ALLOWED[datatype.kind]
-    if not kinds <= allowed:
-        index = next(i for i, leaf in enumerate(level) if type(leaf) not in allowed)
-        raise InvalidInputError(
-            f"{_place(index, shape, where, suffix)} must be {_WANTED[datatype.kind]}, not {_called(level[index])}"
-        )
-    return flat(datatype, level, shape, where, suffix).reshape(shape)
-
-
-def flat(datatype: Datatype, leaves: list[Any], shape: Sequence[int], where: str, suffix: str = "") -> Array:
-    """Turn numbers whose types are already right into a flat array; `shape` only serves to name places."""
-    if datatype.kind == "int" and float in map(type, leaves):
-        index = next((i for i, leaf in enumerate(leaves) if leaf != leaf // 1), None)
-        if index is not None:
-            raise InvalidInputError(
-                f"{_place(index, shape, where, suffix)} must be a whole number, not {leaves[index]}"
-            )
-        leaves = list(map(int, leaves))
-    try:
-        result = np.array(leaves, datatype.numpy)
-        if datatype.kind != "float" or _finite(datatype, result):
-            return result
-    except OverflowError:
-        pass
-    index = next(i for i, leaf in enumerate(leaves) if not _fits(datatype, leaf))
-    shown = f"{leaves[index]!s:.40}"
-    raise InvalidInputError(
-        f"{_place(index, shape, where, suffix)} is {shown}, which is not a finite {datatype.name} number"
-        if datatype.kind == "float"
-        else f"{_place(index, shape, where, suffix)} is {shown}, which is out of the range of {datatype.name}"
-    )
 
 
 def _stack(spec: TensorSpec, values: list[Any], where: str, suffix: str = "") -> Array:
@@ -186,36 +122,5 @@ def _label(labels: Sequence[str], index: Any) -> Any:
     return [_label(labels, i) for i in index] if isinstance(index, list) else labels[index]
 
 
-def _finite(datatype: Datatype, array: Array) -> bool:
-    if datatype is Datatype.BF16:
-        return bool((np.abs(array) < _BF16_LIMIT).all())
-    return bool(np.isfinite(array).all())
-
-
-def _fits(datatype: Datatype, leaf: float) -> bool:
-    try:
-        return _finite(datatype, np.array(leaf, datatype.numpy))
-    except OverflowError:
-        return False
-
-
-def _ragged(level: list[Any], shape: list[int], where: str, suffix: str) -> str:
-    first = len(level[0])
-    index = next(i for i, part in enumerate(level) if len(part) != first)
-    return (
-        f"{_place(index, shape, where, suffix)} has {len(level[index])} elements where its neighbours have {first}: "
-        "the lists must be of equal length"
-    )
-
-
-def _place(index: int, shape: Sequence[int], where: str, suffix: str) -> str:
-    first, *rest = (int(i) for i in np.unravel_index(index, shape))
-    return f"{where}[{first}]{suffix}" + "".join(f"[{i}]" for i in rest)
-
-
 def _sizes(shape: Sequence[int]) -> str:
     return "[" + ", ".join("any" if size == -1 else str(size) for size in shape) + "]"
-
-
-def _called(value: object) -> str:
-    return _JSON_NAMES.get(type(value), f"{value!s:.40}")
