@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from harness import Client, RedisServer, Service
-from repository import write_few, write_zoo
+
+from tests.support.harness import Client, RedisServer, Service
+from tests.support.repository import write_few, write_zoo
 
 Launch = Callable[..., Service]
 
