@@ -15,9 +15,12 @@ from tests.chaos.clients import Stepper, Tally
 from tests.chaos.durability import PROMISES, try_policy
 from tests.chaos.faults import Cluster, Failovers, Fault, OneServer, play, schedule
 from tests.chaos.sessions import KINDS, Session, judge
-from tests.support.harness import CHECKPOINTS, RedisServer, Service, eventually
-from tests.support.repository import lstm, spec, write_model
+from tests.support.paths import CHECKPOINTS
+from tests.support.redis_server import RedisServer
+from tests.support.repository import write_lstm
+from tests.support.service import Service
 from tests.support.topologies import RedisCluster, Sentinels
+from tests.support.waiting import eventually
 
 CLIENTS = 12
 OWN = 2
@@ -51,14 +54,7 @@ def _repository(folder: Path) -> Path:
     folder.mkdir()
     for name in ("digits-rnn", "accumulator"):
         (folder / name).symlink_to(CHECKPOINTS / name)
-    write_model(
-        folder,
-        "lstm",
-        lstm(),
-        [spec((-1, 1, 3), batch_dim=1)],
-        [spec((-1, 1, 5), name="y", batch_dim=1)],
-        state={"h": 1, "c": 1},
-    )
+    write_lstm(folder)
     return folder
 
 

@@ -12,7 +12,8 @@ from random import Random
 from typing import Any
 
 from tests.chaos.sessions import Session
-from tests.support.harness import JSON, Answer, Client, Stream, Wire
+from tests.support.client import JSON, Client, Response
+from tests.support.wire import Stream, Wire, request_bytes
 
 TIMEOUT = 4.0
 """Seconds that a client waits for an answer before it asks again."""
@@ -178,12 +179,10 @@ class Stepper(threading.Thread):
 
     def _cut(self, path: str, body: bytes, headers: dict[str, str]) -> None:
         """Send a request and go away."""
-        said = headers | {"Host": "localhost", "Content-Length": str(len(body))}
-        lines = "".join(f"{name}: {value}\r\n" for name, value in said.items())
         pause = self._rng.choice((0.0, 0.0, 0.001, 0.01))
         try:
             wire = Wire(self._port, TIMEOUT)
-            wire.send(f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + body)
+            wire.send(request_bytes("POST", path, headers | {"Content-Length": str(len(body))}, body))
             time.sleep(pause)
             wire.abort()
         except OSError:
@@ -191,7 +190,7 @@ class Stepper(threading.Thread):
             return
         self._tally.count("fault: connection cut between request and answer")
 
-    def _ask(self, path: str, body: bytes, headers: dict[str, str]) -> Answer:
+    def _ask(self, path: str, body: bytes, headers: dict[str, str]) -> Response:
         """Send a request until it is answered for good."""
         deadline = time.monotonic() + GIVE_UP
         while time.monotonic() < deadline:

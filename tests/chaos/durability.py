@@ -13,7 +13,10 @@ from http.client import HTTPException
 from random import Random
 
 from tests.chaos.clients import Tally
-from tests.support.harness import JSON, PATIENCE, Client, RedisServer, Service, eventually
+from tests.support.client import JSON, Client
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import PATIENCE, eventually
 
 CLIENTS = 8
 POSTPONED = 2.0

@@ -10,8 +10,10 @@ from random import Random
 import psutil
 
 from tests.chaos.clients import Tally
-from tests.support.harness import RedisServer, Service, eventually
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
 from tests.support.topologies import RedisCluster, Sentinels
+from tests.support.waiting import eventually
 
 
 @dataclass(frozen=True)

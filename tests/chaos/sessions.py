@@ -13,7 +13,8 @@ from torch import nn
 from models.accumulator import Accumulator
 from models.rnn import RNNClassifier
 from tests.support import repository
-from tests.support.harness import CHECKPOINTS, Client
+from tests.support.client import Client
+from tests.support.paths import CHECKPOINTS
 
 TOLERANCE = 1e-4
 """Between a state and a plain run of its inputs: batches of other sizes differ in the last bits."""

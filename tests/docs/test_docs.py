@@ -8,7 +8,6 @@ is run as well.
 
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -22,9 +21,10 @@ import pytest
 
 from carryover.runtime.datatypes import Datatype
 from carryover.runtime.manifest import Manifest, TensorSpec, WeightsSpec
-from carryover.settings import Settings
 from tests.http.v1.test_own_models import REFUSED_VALUES
-from tests.support.harness import PATIENCE, ROOT, Service, eventually
+from tests.support.paths import ROOT
+from tests.support.service import Service
+from tests.support.waiting import PATIENCE, eventually
 from tests.unit.test_refused_models import NO_GPU, REFUSED
 
 PAGES = ["README.md", "docs/models.md"]
@@ -60,25 +60,6 @@ def blocks(page: str) -> list[Block]:
     ]
 
 
-class FromPage(Service):
-    """The service as a line of a page starts it."""
-
-    def __init__(self, checkout: Path, line: str) -> None:
-        super().__init__(checkout / "out-of-sight")
-        self._checkout = checkout
-        self._line = line
-
-    def launch(self) -> "subprocess.Popen[bytes]":
-        """Run the line; gunicorn is what `make run` runs."""
-        others = {name.upper() for name in Settings.model_fields} | {"GUNICORN_CMD_ARGS"}
-        environment = {name: value for name, value in os.environ.items() if name not in others}
-        environment |= {name: str(value) for name, value in self._settings.items()}
-        with (self.folder / "out").open("wb") as out, (self.folder / "err").open("wb") as err:
-            command = ["bash", "-c", self._line]
-            self._process = subprocess.Popen(command, cwd=self._checkout, env=environment, stdout=out, stderr=err)
-        return self._process
-
-
 class Reader:
     """Someone who does what a page says, in a checkout of their own."""
 
@@ -100,7 +81,9 @@ class Reader:
             case "sh" if found := _RUN.search(block.text):
                 if self._service is not None:
                     self._service.stop()
-                self._service = FromPage(self.checkout, f"{found['settings']}exec .venv/bin/gunicorn").start()
+                # gunicorn is what `make run` runs.
+                command = ("bash", "-c", f"{found['settings']}exec .venv/bin/gunicorn")
+                self._service = Service(self.checkout / "out-of-sight", command, self.checkout).start()
             case "sh":
                 self._said = self._shell(block.text)
             case "json" | "text":

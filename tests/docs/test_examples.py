@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from tests.support.harness import ROOT, Service, together
+from tests.support.paths import ROOT
+from tests.support.service import Service
+from tests.support.waiting import together
 
 EXAMPLES = ROOT / "examples"
 NAMES = ["detector", "forecaster", "normaliser"]

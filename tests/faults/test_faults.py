@@ -18,23 +18,12 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 
 from models.rnn import RNNClassifier
-from tests.conftest import Launch
-from tests.support.harness import (
-    CHECKPOINTS,
-    Answer,
-    Client,
-    RedisServer,
-    Service,
-    Stream,
-    Wire,
-    at_once,
-    eventually,
-    free_port,
-    line_of,
-    problem,
-    sentence,
-    servers_on,
-)
+from tests.support.client import Client, Response, problem, sentence
+from tests.support.paths import CHECKPOINTS
+from tests.support.redis_server import RedisServer, free_port, servers_on
+from tests.support.service import Launch, Service
+from tests.support.waiting import at_once, eventually
+from tests.support.wire import Stream, Wire, line_of
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 PROMPT = 20.0
@@ -225,12 +214,12 @@ def test_a_stop_answers_everything_that_was_accepted(launch: Launch, few: Path) 
     for wire, address in zip(wires, addresses, strict=True):
         # One request goes before, so that the connection surely is a worker's.
         wire.send(f"GET {address} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        wire.answer().expect()
+        wire.response().expect()
         head = f"POST {address}:predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
         wire.send(head.encode() + body)
     assert service.stop() == 0
     for number, wire in enumerate(wires):
-        answer = wire.answer()
+        answer = wire.response()
         assert answer.expect()["step"] == (2 if number == 0 else 1)
         wire.close()
     again = launch(MODEL_REPOSITORY=few, DATA_DIR=service.data)
@@ -362,7 +351,7 @@ class Pair:
             assert "Redis" in sentence(many["sessions"][name], 503)
 
     @staticmethod
-    def says_so(answer: Answer) -> None:
+    def says_so(answer: Response) -> None:
         assert "Redis" in problem(answer, 503)
         assert int(answer.headers["Retry-After"]) >= 1
 
@@ -452,7 +441,7 @@ def test_with_redis_gone_a_streams_lines_are_503_and_the_stream_goes_on(pair: Pa
     try:
         assert "Redis" in sentence(stream.step([ROW]), 503)
         late = Stream(pair.service.port, address)
-        pair.says_so(late.wire.answer())
+        pair.says_so(late.wire.response())
         late.close()
     finally:
         pair.redis.start()

@@ -19,18 +19,13 @@ from carryover.store import Commit, Once, Outcome, Record, Store, Stored
 from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.topologies import connect
 from models.rnn import RNNClassifier
-from tests.support.harness import (
-    CHECKPOINTS,
-    PATIENCE,
-    Client,
-    Cutter,
-    RedisServer,
-    Service,
-    eventually,
-    line_of,
-    problem,
-    sentence,
-)
+from tests.support.client import Client, problem, sentence
+from tests.support.paths import CHECKPOINTS
+from tests.support.proxy import Proxy
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import PATIENCE, eventually
+from tests.support.wire import line_of
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 STATE_BYTES = 64 * 4
@@ -43,7 +38,7 @@ class Place:
 
     service: Service
     redis: RedisServer
-    way: Cutter
+    way: Proxy
 
     def key(self, model: str, name: str) -> bytes:
         """The only key that has to do with a session."""
@@ -53,16 +48,15 @@ class Place:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Place]:
+def place(tmp_path_factory: pytest.TempPathFactory, common_models: Path) -> Iterator[Place]:
     server = RedisServer().start()
-    way = Cutter(server)
-    running = Service(tmp_path_factory.mktemp("store"), REDIS_URL=way.url, MODEL_REPOSITORY=zoo)
-    try:
-        yield Place(running.start(), server, way)
-    finally:
-        running.end()
-        way.end()
-        server.end()
+    with Proxy(server.port) as way:
+        running = Service(tmp_path_factory.mktemp("store"), REDIS_URL=way.url, MODEL_REPOSITORY=common_models)
+        try:
+            yield Place(running.start(), server, way)
+        finally:
+            running.end()
+            server.end()
 
 
 @pytest.fixture
@@ -252,9 +246,9 @@ def test_a_step_is_made_once_though_the_connection_breaks(
     address = there.create("sum")
     there.step(address, [1])
     for number in range(2, 6):
-        place.way.cut(word, before=before)
+        place.way.cut_at(word, before=before)
         answer = there.step(address, [1])
-        assert place.way.made == 1
+        assert place.way.cuts == 1
         assert (answer["step"], answer["predictions"]) == (number, [float(number)])
         assert there.step_of(address) == number
 
@@ -264,19 +258,19 @@ def test_a_session_is_begun_and_ended_once_though_the_connection_breaks(
     place: Place, there: Client, before: bool
 ) -> None:
     name = f"once-{before}"
-    place.way.cut(b"EVALSHA", before=before)
+    place.way.cut_at(b"EVALSHA", before=before)
     address = there.create("sum", name)
     assert there.step(address, [1])["step"] == 1
-    place.way.cut(b"EVALSHA", before=before)
+    place.way.cut_at(b"EVALSHA", before=before)
     assert there.delete(address).status == 204
     problem(there.get(address), 410)
 
 
 def test_a_step_whose_fate_is_unknown_is_503_and_says_so(place: Place, there: Client) -> None:
     address = there.create("sum")
-    place.way.cut(b"EVALSHA", before=False, times=100)
+    place.way.cut_at(b"EVALSHA", before=False, times=100)
     answer = there.post(f"{address}:predict", {"instances": [1]})
-    place.way.cut(b"", before=False, times=0)
+    place.way.cut_at(b"", before=False, times=0)
     text = problem(answer, 503)
     assert "not known" in text
     assert answer.headers["Retry-After"]
@@ -415,12 +409,11 @@ def test_many_commits_in_one_call_each_have_their_own_outcome(store: Store) -> N
 def test_a_commit_that_was_made_though_its_reply_was_lost_is_committed_once(store: Store, place: Place) -> None:
     stored = begun(store)
     assert stored.record is not None
-    way = Cutter(place.redis)
-    lossy = Store(way.url, 2.0, 60, prefix="test")
-    way.cut(b"EVALSHA", before=False)
-    assert lossy.commit([Commit(KEY, stored, stored.record.advanced(1, b"sent twice"))]) == [Outcome.COMMITTED]
-    assert way.made == 1
-    way.end()
+    with Proxy(place.redis.port) as way:
+        lossy = Store(way.url, 2.0, 60, prefix="test")
+        way.cut_at(b"EVALSHA", before=False)
+        assert lossy.commit([Commit(KEY, stored, stored.record.advanced(1, b"sent twice"))]) == [Outcome.COMMITTED]
+        assert way.cuts == 1
     now = loaded(store)
     assert now is not None
     assert now.record is not None
@@ -429,13 +422,12 @@ def test_a_commit_that_was_made_though_its_reply_was_lost_is_committed_once(stor
 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_claim_whose_connection_broke_is_not_taken_for_anothers(store: Store, place: Place, before: bool) -> None:
-    way = Cutter(place.redis)
-    lossy = Store(way.url, 2.0, 60, prefix="test")
     once = Once.of("k", "/address", b"body")
-    way.cut(once.claim(), before=before)
-    assert lossy.load([KEY], [(KEY, once)]) == ([None], [None])
-    assert way.made == 1
-    way.end()
+    with Proxy(place.redis.port) as way:
+        lossy = Store(way.url, 2.0, 60, prefix="test")
+        way.cut_at(once.claim(), before=before)
+        assert lossy.load([KEY], [(KEY, once)]) == ([None], [None])
+        assert way.cuts == 1
     assert store.load([KEY], [(KEY, once)]) == ([None], [once.claim()])
 
 

@@ -15,15 +15,17 @@ from bench.rows import FLOOR, MANY, ROWS, Row
 from bench.sessions import Memory
 from bench.table import beside_lines, table
 from bench.targets import targets
-from tests.conftest import Launch
-from tests.support.harness import Answer, Client, RedisServer, Service, Wire
+from tests.support.client import Client, Response
+from tests.support.redis_server import RedisServer
+from tests.support.service import Launch, Service
+from tests.support.wire import Wire
 
 ROW = {row.name: row for row in ROWS}
 CALLS = [row for row in ROWS if row is not FLOOR and not row.lines]
 MIB = 2**20
 
 
-def send(service: Service, row: Row, count: int = 1) -> list[Answer]:
+def send(service: Service, row: Row, count: int = 1) -> list[Response]:
     """The answers to a row's first requests."""
     (connection,) = connections(row, 1)
     wire = Wire(service.port)
@@ -31,7 +33,7 @@ def send(service: Service, row: Row, count: int = 1) -> list[Answer]:
         answers = []
         for request in islice(connection.requests, count):
             wire.send(request)
-            answers.append(wire.answer())
+            answers.append(wire.response())
         return answers
     finally:
         wire.close()
@@ -126,7 +128,7 @@ def test_a_step_without_a_key_pays_nothing_for_keys(launch: Launch, redis_server
     assert keyed["set"] > 1
 
 
-def commands(server: RedisServer, work: Callable[[], list[Answer]]) -> dict[str, int]:
+def commands(server: RedisServer, work: Callable[[], list[Response]]) -> dict[str, int]:
     """How many commands that read or write whole values were carried out meanwhile."""
 
     def calls(name: str) -> int:

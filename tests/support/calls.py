@@ -1,4 +1,4 @@
-"""Requests with the headers that make them safe to repeat."""
+"""Requests with preconditions and idempotency keys."""
 
 import json
 import secrets
@@ -6,30 +6,29 @@ from typing import Any
 
 from safetensors.numpy import load
 
-from tests.support.harness import JSON, Answer, Client
+from tests.support.client import JSON, Client, Response
+from tests.support.wire import request_bytes
 
 NAMES = {"key": "Idempotency-Key", "match": "If-Match", "none_match": "If-None-Match", "kind": "Content-Type"}
 REPLAYED = "Idempotency-Replayed"
 SNAPSHOT = "application/octet-stream"
 
 
-def call(client: Client, method: str, path: str, body: Any = None, **headers: str) -> Answer:
+def call(client: Client, method: str, path: str, body: Any = None, **headers: str) -> Response:
     """Send a value as JSON, or bytes as they are; headers by their names in `NAMES`."""
     data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
     said = {"Content-Type": JSON} if data is not None else {}
     return client.request(method, path, data, said | {NAMES[name]: value for name, value in headers.items()})
 
 
-def post(client: Client, path: str, body: Any = None, **headers: str) -> Answer:
+def post(client: Client, path: str, body: Any = None, **headers: str) -> Response:
     return call(client, "POST", path, body, **headers)
 
 
 def head_of(method: str, path: str, body: bytes, **headers: str) -> bytes:
     """The bytes of a whole request, for a bare connection."""
-    said = {"Host": "localhost", "Content-Type": JSON, "Content-Length": str(len(body))}
-    said |= {NAMES[name]: value for name, value in headers.items()}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in said.items())
-    return f"{method} {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
+    said = {"Content-Type": JSON, "Content-Length": str(len(body))}
+    return request_bytes(method, path, said | {NAMES[name]: value for name, value in headers.items()}, body)
 
 
 def fresh(word: str = "s") -> str:
@@ -39,9 +38,9 @@ def fresh(word: str = "s") -> str:
 
 def state(client: Client, address: str) -> bytes:
     """A session's state, as a file."""
-    answer = client.get(f"{address}/state")
-    assert answer.status == 200, answer.body
-    return answer.body
+    response = client.get(f"{address}/state")
+    assert response.status == 200, response.body
+    return response.body
 
 
 def held(client: Client, address: str) -> dict[str, Any]:
@@ -50,5 +49,5 @@ def held(client: Client, address: str) -> dict[str, Any]:
     return {"step": client.step_of(address)} | {name: array.tolist() for name, array in values.items()}
 
 
-def put_state(client: Client, address: str, data: bytes, query: str = "", **headers: str) -> Answer:
+def put_state(client: Client, address: str, data: bytes, query: str = "", **headers: str) -> Response:
     return call(client, "PUT", f"{address}/state{query}", data, kind=SNAPSHOT, **headers)

@@ -14,7 +14,8 @@ from referencing import Registry
 from referencing.jsonschema import DRAFT202012
 from tritonclient.utils import np_to_triton_dtype
 
-from tests.support.harness import Answer, Client, Service
+from tests.support.client import Client, Response
+from tests.support.service import Service
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _DOCUMENT = yaml.safe_load((Path(__file__).parent / "open_inference_rest.yaml").read_text())
@@ -61,6 +62,6 @@ def described(
     } | more
 
 
-def infer(client: Client, model: str, *inputs: dict[str, Any], **more: Any) -> Answer:
+def infer(client: Client, model: str, *inputs: dict[str, Any], **more: Any) -> Response:
     """Send an inference request as JSON."""
     return client.post(f"/v2/models/{model}/infer", {"inputs": list(inputs), **more})

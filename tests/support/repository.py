@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.support.harness import CHECKPOINTS
+from tests.support.paths import CHECKPOINTS
 from tests.support.sources import plain
 
 Spec = dict[str, Any]
@@ -24,6 +24,10 @@ def spec(shape: tuple[int, ...], datatype: str = "FP32", name: str = "x", batch_
     return {"name": name, "datatype": datatype, "shape": shape} | (
         {} if batch_dim is None else {"batch_dim": batch_dim}
     )
+
+
+_ROWS = [spec((-1, 1, 3), batch_dim=1)]
+_FEATURES = [spec((-1, 1, 5), name="y", batch_dim=1)]
 
 
 def write_model(  # noqa: PLR0913
@@ -94,13 +98,70 @@ def library_batchnorm() -> nn.BatchNorm1d:
     return module.eval()
 
 
-def write_zoo(repository: Path) -> None:
-    """Write the models that come with the service, and one of each module in `plain`."""
+def write_common(repository: Path) -> None:
+    """Write the models that come with the service, and those of `plain` that many tests use."""
     shutil.copytree(CHECKPOINTS, repository)
-    inputs, outputs = [spec((-1, 1, 3), batch_dim=1)], [spec((-1, 1, 5), name="y", batch_dim=1)]
-    write_model(repository, "rnn", rnn(), inputs, outputs, state={"hidden": 1})
+    _write_recurrent(repository)
+    _write_stateful(repository)
+    _write_several_inputs(repository)
+    for datatype in DATATYPES:
+        write_identity(repository, datatype, 0)
+    for index in range(1, len(SHAPES)):
+        write_identity(repository, "FP32", index)
+
+
+def write_identities(repository: Path) -> None:
+    """Write an identity of every datatype and shape, and the models that the same properties are shown on."""
+    shutil.copytree(CHECKPOINTS, repository)
+    write_model(repository, "sum", plain.PlainAccumulator(), [spec((-1,))], [spec((), name="sum")])
+    _write_several_inputs(repository)
+    for datatype in DATATYPES:
+        for index in range(len(SHAPES)):
+            write_identity(repository, datatype, index)
+
+
+def write_identity(repository: Path, datatype: str, index: int) -> None:
+    """Write `identity-fp32-0`: of FP32, and the first shape of `SHAPES`."""
+    write_model(repository, f"identity-{datatype.lower()}-{index}", plain.Identity(), [spec(SHAPES[index], datatype)])
+
+
+def write_recurrent(repository: Path) -> Path:
+    """Write an RNN, an LSTM, the accumulator and a model without state: a repository that loads in a moment."""
+    repository.mkdir()
+    for name in ("accumulator", "digits-batchnorm"):
+        (repository / name).symlink_to(CHECKPOINTS / name)
+    _write_rnn(repository)
+    write_lstm(repository)
+    return repository
+
+
+def write_lstm(repository: Path, file: str = "weights.safetensors") -> None:
+    """Write the LSTM."""
+    write_model(repository, "lstm", lstm(), _ROWS, _FEATURES, state={"h": 1, "c": 1}, file=file)
+
+
+def write_batching(repository: Path) -> None:
+    """Write models that are slow, or print what a worker does."""
+    batched = [spec((-1, 1, 1), batch_dim=1)]
+    write_model(repository, "slow", plain.Slow(), batched, state={"total": 0})
+    _write_quick(repository)
+
+
+def _write_quick(repository: Path) -> None:
+    batched = [spec((-1, 1, 1), batch_dim=1)]
+    write_model(repository, "talks", plain.Talks(), batched, state={"total": 0})
+    write_model(repository, "total", plain.PlainAccumulator(), [spec((-1,))], [spec((), name="sum")])
+    write_model(repository, "twice", plain.Pair(), [spec((-1,))], [spec((-1,)), spec((-1,), "BOOL", "positive")])
+
+
+def _write_rnn(repository: Path) -> None:
+    write_model(repository, "rnn", rnn(), _ROWS, _FEATURES, state={"hidden": 1})
+
+
+def _write_recurrent(repository: Path) -> None:
+    _write_rnn(repository)
+    write_lstm(repository, "weights.pt")
     write_model(repository, "rnn-alone", rnn(), [spec((-1, 1, 3))], [spec((-1, 1, 5), name="y")])
-    write_model(repository, "lstm", lstm(), inputs, outputs, state={"h": 1, "c": 1}, file="weights.pt")
     write_model(
         repository,
         "gru",
@@ -109,16 +170,24 @@ def write_zoo(repository: Path) -> None:
         [spec((1, -1, 5), name="y", batch_dim=0)],
         state={"hidden": 1},
     )
+
+
+def _write_stateful(repository: Path) -> None:
+    batched = [spec((-1, 1, 1), batch_dim=1)]
     write_model(repository, "sum", plain.PlainAccumulator(), [spec((-1,))], [spec((), name="sum")])
     write_model(repository, "batchnorm", batchnorm(), [spec((-1, 3), batch_dim=0)])
     write_model(repository, "library", library_batchnorm(), [spec((-1, 3), batch_dim=0)], arguments={"num_features": 3})
     write_model(repository, "statistics", plain.Statistics(), [spec((-1, 3))])
-    side_by_side = [spec((-1, 1, 1), batch_dim=1)]
-    write_model(repository, "fails", plain.Fails(), side_by_side, state={"calls": 0})
-    write_model(repository, "writes-frozen", plain.WritesFrozen(), side_by_side, state={"calls": 0})
-    write_few(repository)
+    write_model(repository, "fails", plain.Fails(), batched, state={"calls": 0})
+    write_model(repository, "writes-frozen", plain.WritesFrozen(), batched, state={"calls": 0})
     write_model(repository, "now-and-then", plain.NowAndThen(), [spec((-1,))], state={"largest": None})
+    product = plain.Slow(size=32, times=1)
+    write_model(repository, "product", product, batched, state={"total": 0}, arguments={"size": 32, "times": 1})
     write_model(repository, "kinds", plain.Kinds(), [spec((-1,))])
+    _write_quick(repository)
+
+
+def _write_several_inputs(repository: Path) -> None:
     write_model(
         repository,
         "mixed",
@@ -131,15 +200,3 @@ def write_zoo(repository: Path) -> None:
         [spec((-1,), "FP32", "chosen", batch_dim=0), spec((-1,), "INT64", "kept", batch_dim=0)],
     )
     write_model(repository, "pair", plain.Pair(), [spec((-1,))], [spec((-1,)), spec((-1,), "BOOL", "positive")])
-    for datatype in DATATYPES:
-        for index, shape in enumerate(SHAPES):
-            write_model(repository, f"identity-{datatype.lower()}-{index}", plain.Identity(), [spec(shape, datatype)])
-
-
-def write_few(repository: Path) -> None:
-    """Write a few models by which to see how a worker goes about its work."""
-    side_by_side = [spec((-1, 1, 1), batch_dim=1)]
-    write_model(repository, "slow", plain.Slow(), side_by_side, state={"total": 0})
-    write_model(repository, "talks", plain.Talks(), side_by_side, state={"total": 0})
-    write_model(repository, "total", plain.PlainAccumulator(), [spec((-1,))], [spec((), name="sum")])
-    write_model(repository, "twice", plain.Pair(), [spec((-1,))], [spec((-1,)), spec((-1,), "BOOL", "positive")])

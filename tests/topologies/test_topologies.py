@@ -18,20 +18,13 @@ from carryover.errors import ConfigurationError, StoreUnavailableError
 from carryover.store import Store
 from carryover.store.topologies import LONG_IDLE
 from tests.support.calls import REPLAYED, fresh, held, post, put_state, state
-from tests.support.few import write_few
-from tests.support.harness import (
-    Answer,
-    Client,
-    RedisServer,
-    Service,
-    eventually,
-    free_port,
-    problem,
-    sentence,
-    together,
-)
-from tests.support.repository import rnn
-from tests.support.topologies import Certificates, Proxy, RedisCluster, Sentinels, command
+from tests.support.client import Client, Response, problem, sentence
+from tests.support.proxy import Certificates, Proxy
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.repository import rnn, write_recurrent
+from tests.support.service import Service
+from tests.support.topologies import RedisCluster, Sentinels, command
+from tests.support.waiting import eventually, together
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"
@@ -44,7 +37,7 @@ PIXELS = [0.0] * 64
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_few(tmp_path_factory.mktemp("few") / "models")
+    return write_recurrent(tmp_path_factory.mktemp("few") / "models")
 
 
 Serve = Callable[[str], Service]
@@ -252,14 +245,14 @@ class Stepped:
     client: Client
     address: str
 
-    def step(self, key: str | None = None) -> Answer:
+    def step(self, key: str | None = None) -> Response:
         headers = {} if key is None else {"key": key}
         return post(self.client, f"{self.address}:predict", {"instances": [ROW]}, **headers)
 
     def refused(self, service: Service, reason: str) -> None:
         """Whether all that needs Redis is refused in time, and the rest goes on."""
         name = self.address.rsplit("/")[-1]
-        calls: list[Callable[[Client], Answer]] = [
+        calls: list[Callable[[Client], Response]] = [
             lambda client: post(client, f"{self.address}:predict", {"instances": [ROW]}),
             lambda client: post(client, f"{self.address}:predict", {"instances": [ROW]}, key=fresh()),
             lambda client: post(client, SESSIONS, {}),
@@ -267,7 +260,7 @@ class Stepped:
             lambda client: post(client, f"{SESSIONS}:predict", {"sessions": {name: [ROW]}}),
         ]
 
-        def timed(call: Callable[[Client], Answer]) -> tuple[Answer, float]:
+        def timed(call: Callable[[Client], Response]) -> tuple[Response, float]:
             with service.client() as client:
                 start = time.monotonic()
                 return call(client), time.monotonic() - start

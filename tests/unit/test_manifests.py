@@ -14,10 +14,11 @@ from safetensors.torch import load_file, save_file
 from carryover import settings
 from carryover.errors import ConfigurationError
 from carryover.runtime.repository import Repository
-from tests.conftest import Launch
-from tests.support.harness import PATIENCE, Service, servers_on
+from tests.support.redis_server import servers_on
 from tests.support.repository import rnn, spec, write_model
+from tests.support.service import Launch, Service
 from tests.support.sources import plain
+from tests.support.waiting import PATIENCE
 
 Edit = Callable[[Path], None]
 

@@ -18,8 +18,8 @@ from carryover import create_app
 from carryover.errors import ConfigurationError
 from carryover.runtime.repository import Repository, load_model
 from carryover.runtime.version import Call
-from tests.conftest import Launch
-from tests.support.harness import Client, Service
+from tests.support.client import Client
+from tests.support.service import Launch, Service
 
 TOUCHED = "CARRYOVER_TOUCHED"
 

@@ -16,8 +16,8 @@ from carryover.errors import ConfigurationError
 from carryover.runtime.datatypes import Datatype
 from carryover.runtime.repository import load_model
 from carryover.runtime.version import Call
-from tests.support.harness import Service
 from tests.support.own_cases import CASES, GRU, OTHERS, Case, as_state_dict, same_axes
+from tests.support.service import Service
 from tests.support.sources import own_models
 
 Spoil = Callable[[Path], object]

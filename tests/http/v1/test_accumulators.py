@@ -7,7 +7,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.support.harness import Client, Service, eventually, problem, together
+from tests.support.client import Client, problem
+from tests.support.service import Service
+from tests.support.waiting import eventually, together
 
 
 def path(name: str) -> str:

@@ -9,7 +9,9 @@ from urllib.parse import quote
 import numpy as np
 import pytest
 
-from tests.support.harness import JSON, NDJSON, Answer, Client, Service, Stream, Wire, problem, sentence
+from tests.support.client import JSON, NDJSON, Client, Response, problem, sentence
+from tests.support.service import Service
+from tests.support.wire import Stream, Wire
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 MEGABYTE = 2**20
@@ -467,7 +469,7 @@ def test_a_body_that_is_announced_too_large_is_413_before_it_comes(service: Serv
     wire = Wire(service.port)
     head = f"POST /v1/models/digits-rnn:predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: {100 * MEGABYTE}\r\n\r\n"
     wire.send(head.encode())
-    assert "MAX_BODY_BYTES" in problem(wire.answer(), 413)
+    assert "MAX_BODY_BYTES" in problem(wire.response(), 413)
     wire.close()
 
 
@@ -522,7 +524,7 @@ def test_a_request_that_is_not_http_does_not_hurt(service: Service, client: Clie
 def test_a_malformed_request_gets_a_problem_as_any_other(service: Service, head: bytes) -> None:
     wire = Wire(service.port)
     wire.send(head)
-    answer: Answer = wire.answer()
+    answer: Response = wire.response()
     assert 400 <= answer.status <= 505
     problem(answer, answer.status)
     wire.close()
@@ -568,7 +570,7 @@ def test_a_body_of_broken_chunks_is_no_fault_of_the_service(
     wire = Wire(service.port)
     head = f"POST {session}{rest} HTTP/1.1\r\nHost: a\r\nContent-Type: {kind}\r\nTransfer-Encoding: chunked\r\n\r\n"
     wire.send(head.encode() + body)
-    answer = wire.answer()
+    answer = wire.response()
     if rest != ":stream":
         assert "chunk" in problem(answer, 400)
     wire.rest()
@@ -601,7 +603,7 @@ def test_an_error_is_a_problem_whatever_the_client_accepts(client: Client) -> No
 
 def test_a_stream_that_was_refused_leaves_its_connection_usable_or_closed(service: Service) -> None:
     stream = Stream(service.port, "/v1/models/sum/sessions/never-there")
-    problem(stream.wire.answer(), 404)
+    problem(stream.wire.response(), 404)
     stream.send(b'{"instances":[1]}\n')
     stream.finish()
     stream.wire.send(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")

@@ -12,8 +12,9 @@ from gevent.event import Event
 from carryover.engine.batcher import Batcher
 from carryover.errors import OverloadedError
 from carryover.runtime.deep_stack import FRAMES, deep
-from tests.conftest import Launch
-from tests.support.harness import JSON, Client, Service, Wire, line_of, problem
+from tests.support.client import JSON, Client, problem
+from tests.support.service import Launch, Service
+from tests.support.wire import Wire, line_of
 
 
 class Item:
@@ -250,11 +251,11 @@ def test_many_sessions_share_one_forward(single: Service) -> None:
         wires = [Wire(single.port) for _ in range(32)]
         for wire in wires:
             wire.send(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
-            wire.answer().expect()
+            wire.response().expect()
         with held_up(single):
             for number, (wire, name) in enumerate(zip(wires, sessions, strict=False)):
                 wire.send(request(f"/v1/models/talks/sessions/{name}:predict", line_of([number])))
-        answers = [wire.answer().expect() for wire in wires]
+        answers = [wire.response().expect() for wire in wires]
         assert [answer["predictions"] for answer in answers] == [[[2.0 * n]] for n in range(32)]
         shared = forwards(single)[before:]
         assert sum(shared) == 32
@@ -295,13 +296,13 @@ def test_more_than_may_wait_is_429_and_what_was_taken_is_answered(launch: Launch
         wires = [Wire(service.port) for _ in addresses]
         for wire in wires:
             wire.send(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\n\r\n")
-            wire.answer().expect()
+            wire.response().expect()
         with held_up(service):
             for wire, address in zip(wires, addresses, strict=True):
                 wire.send(request(f"{address}:predict", line_of([1])))
         refused = 0
         for number, (wire, address) in enumerate(zip(wires, addresses, strict=True)):
-            answer = wire.answer()
+            answer = wire.response()
             before = 1 if number == 0 else 0
             if answer.status == 429:
                 refused += 1

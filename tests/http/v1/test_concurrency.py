@@ -4,7 +4,9 @@ from itertools import pairwise
 
 import pytest
 
-from tests.support.harness import Service, at_once, eventually, problem, together
+from tests.support.client import problem
+from tests.support.service import Service
+from tests.support.waiting import at_once, eventually, together
 
 
 @pytest.mark.parametrize(("model", "row"), [("digits-rnn", [0] * 8), ("rnn-alone", [0, 0, 0]), ("sum", 1)])

@@ -11,8 +11,10 @@ from torch.testing import assert_close
 
 from models.rnn import RNNClassifier
 from models.train import split_digits
-from tests.support.harness import CHECKPOINTS, Client, Service
+from tests.support.client import Client
+from tests.support.paths import CHECKPOINTS
 from tests.support.repository import gru, lstm, rnn
+from tests.support.service import Service
 
 
 def digits() -> RNNClassifier:

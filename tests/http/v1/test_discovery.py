@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.conftest import Launch
-from tests.support.harness import Client, Service
+from tests.support.client import Client
 from tests.support.repository import spec, write_model
+from tests.support.service import Launch, Service
 from tests.support.sources import plain
 
 STATE = {
@@ -24,7 +24,7 @@ STATE = {
     "library": set(),
     "statistics": {"norm.running_mean"},
     "now-and-then": {"largest"},
-    "slow": {"total"},
+    "product": {"total"},
     "pair": set(),
 }
 FROZEN = {
@@ -32,7 +32,7 @@ FROZEN = {
     "batchnorm": {"running_mean", "running_var"},
     "library": {"running_mean", "running_var", "num_batches_tracked"},
     "statistics": {"norm.running_var", "norm.num_batches_tracked"},
-    "slow": {"matrix"},
+    "product": {"matrix"},
 }
 
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.support.harness import Client, Service, together
+from tests.support.client import Client
 from tests.support.repository import batchnorm
+from tests.support.service import Service
+from tests.support.waiting import together
 
 
 def digests(client: Client, model: str) -> dict[str, str]:

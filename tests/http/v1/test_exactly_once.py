@@ -15,24 +15,14 @@ from safetensors.torch import load
 
 from carryover.store import Commit, Once, Record, Store
 from carryover.store.sweeper import sweep
-from tests.conftest import Launch
 from tests.support.calls import REPLAYED, call, fresh, head_of, held, post, put_state, state
-from tests.support.few import write_few
-from tests.support.harness import (
-    NDJSON,
-    Answer,
-    Client,
-    RedisServer,
-    Service,
-    Stream,
-    Wire,
-    eventually,
-    problem,
-    sentence,
-    together,
-)
-from tests.support.repository import rnn, spec, write_model
+from tests.support.client import NDJSON, Client, Response, problem, sentence
+from tests.support.redis_server import RedisServer
+from tests.support.repository import rnn, spec, write_model, write_recurrent
+from tests.support.service import Launch, Service
 from tests.support.sources import plain
+from tests.support.waiting import eventually, together
+from tests.support.wire import Stream, Wire
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"
@@ -95,7 +85,7 @@ every_operation = pytest.mark.parametrize("prepare", OPERATIONS, ids=lambda prep
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository that is loaded in a moment, with a model whose every forward takes its time."""
-    folder = write_few(tmp_path_factory.mktemp("few") / "models")
+    folder = write_recurrent(tmp_path_factory.mktemp("few") / "models")
     arguments = {"size": 400, "times": 600}
     side_by_side = [spec((-1, 1, 1), batch_dim=1)]
     write_model(folder, "slower", plain.Slow(**arguments), side_by_side, state={"total": 0}, arguments=arguments)
@@ -121,7 +111,7 @@ def workers(service: Service) -> Iterator[list[Client]]:
         yield clients
 
 
-def same(first: Answer, again: Answer) -> None:
+def same(first: Response, again: Response) -> None:
     """Whether an answer is the first one, given again."""
     assert again.status == first.status
     assert again.body == first.body
@@ -130,7 +120,7 @@ def same(first: Answer, again: Answer) -> None:
         assert again.headers[name] == first.headers[name]
 
 
-def answered(client: Client, path: str, body: Any, key: str) -> Answer | None:
+def answered(client: Client, path: str, body: Any, key: str) -> Response | None:
     """The answer, unless the request still runs."""
     answer = post(client, path, body, key=key)
     return None if answer.status == 409 else answer
@@ -202,7 +192,7 @@ def test_a_request_that_still_runs_is_not_begun_again(own: tuple[Service, RedisS
         address = clients[0].create("slower")
         body = {"instances": [[1.0]]}
 
-        def step(client: Client) -> Answer:
+        def step(client: Client) -> Response:
             return post(client, f"{address}:predict", body, key="k")
 
         refused, done = sorted(together(step, clients), key=lambda answer: -answer.status)
@@ -268,7 +258,7 @@ def test_an_answer_is_kept_for_as_long_as_the_operator_says(launch: Launch, few:
         first = post(client, path, body, key="k")
         same(first, post(client, path, body, key="k"))
 
-        def carried_out_again() -> Answer | None:
+        def carried_out_again() -> Response | None:
             answer = post(client, path, body, key="k")
             return answer if REPLAYED not in answer.headers else None
 
@@ -300,7 +290,7 @@ def test_one_request_from_many_clients_at_once_is_carried_out_once(service: Serv
     with service.clients(8) as clients:
         for number in range(rounds):
 
-            def until_done(client: Client, key: str = str(number)) -> tuple[Answer, Answer]:
+            def until_done(client: Client, key: str = str(number)) -> tuple[Response, Response]:
                 return (
                     eventually("a step", partial(answered, client, steps, {"instances": [ROW]}, key)),
                     eventually("a sum", partial(answered, client, total, adds, key)),
@@ -336,7 +326,7 @@ def test_a_request_sent_twice_at_once_is_carried_out_once_where_the_race_for_the
         for wire in wires:
             wire.send(data)
         for wire in wires:
-            assert wire.answer().status in (200, 409)
+            assert wire.response().status in (200, 409)
             wire.close()
 
     with ThreadPoolExecutor() as pool:
@@ -514,7 +504,7 @@ class TestSteps:
         path = f"{_session(client)}:stream"
         lines = json.dumps({"instances": [ROW]}).encode() + b"\n"
 
-        def stream(match: str) -> Answer:
+        def stream(match: str) -> Response:
             return client.request("POST", path, lines * 2, {"Content-Type": NDJSON, "If-Match": match})
 
         assert "stands at step 1" in problem(stream('"0"'), 412)

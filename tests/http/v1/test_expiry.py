@@ -9,8 +9,11 @@ from carryover.store import Store
 from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.sweeper import sweep
 from tests.support.calls import fresh, post, put_state, state
-from tests.support.few import write_few
-from tests.support.harness import Client, RedisServer, Service, eventually, problem
+from tests.support.client import Client, problem
+from tests.support.redis_server import RedisServer
+from tests.support.repository import write_recurrent
+from tests.support.service import Service
+from tests.support.waiting import eventually
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"
@@ -26,7 +29,7 @@ def server() -> Iterator[RedisServer]:
 @pytest.fixture(scope="module")
 def swept(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service whose accumulators live for a second."""
-    few: Path = write_few(tmp_path_factory.mktemp("few") / "models")
+    few: Path = write_recurrent(tmp_path_factory.mktemp("few") / "models")
     service = Service(
         tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=few, REDIS_URL=server.url, WORKERS=1, SESSION_TTL=1
     )

@@ -10,10 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.support.calls import fresh, held, post, put_state, state
-from tests.support.few import write_few
-from tests.support.harness import Client, Service, eventually, problem
-from tests.support.repository import spec, write_model
+from tests.support.client import Client, problem
+from tests.support.repository import spec, write_model, write_recurrent
+from tests.support.service import Service
 from tests.support.sources import plain
+from tests.support.waiting import eventually
 
 ROW = [0.5, -1.0, 2.0]
 
@@ -22,7 +23,7 @@ class Versions:
     """A service whose repository changes while it runs."""
 
     def __init__(self, folder: Path) -> None:
-        self.repository = write_few(folder / "models")
+        self.repository = write_recurrent(folder / "models")
         (self.repository / "accumulator").unlink()
         inputs = [spec((-1,), name="values")]
         write_model(self.repository, "accumulator", plain.PlainAccumulator(), inputs, [spec((), name="sum")])

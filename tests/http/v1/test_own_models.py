@@ -20,10 +20,12 @@ from carryover import create_app
 from carryover.runtime.repository import load_model
 from carryover.runtime.tensors import instances
 from carryover.runtime.version import Call
-from tests.conftest import Launch
-from tests.support.harness import Client, RedisServer, Service, problem, sentence, together
+from tests.support.client import Client, problem, sentence
 from tests.support.own_cases import CASES, DTYPES, GRU, OTHERS, Case, as_state_dict, same_axes
+from tests.support.redis_server import RedisServer
+from tests.support.service import Launch, Service
 from tests.support.sources import own_models
+from tests.support.waiting import together
 
 LENGTHS = (1, 1, 3, 1, 2, 4)
 """How many instances each of a session's calls holds, where it may hold several."""

@@ -7,9 +7,12 @@ from torch.testing import assert_close
 
 from models.batchnorm import BatchNormClassifier
 from models.train import split_digits
-from tests.support.harness import CHECKPOINTS, Client, Service, together
+from tests.support.client import Client
+from tests.support.paths import CHECKPOINTS
 from tests.support.repository import batchnorm, library_batchnorm
+from tests.support.service import Service
 from tests.support.sources import plain
+from tests.support.waiting import together
 
 
 def test_real_digits_get_real_predictions(client: Client) -> None:

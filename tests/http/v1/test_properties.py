@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from carryover.runtime.datatypes import Datatype
 from carryover.runtime.layout import Contents, Layout, StateBuffer
-from tests.support.harness import Client, Service, problem, strict_json
+from tests.support.client import Client, problem, strict_json
 from tests.support.repository import DATATYPES, SHAPES
+from tests.support.service import Service
 
 Nest = Any
 Array = NDArray[Any]
@@ -30,9 +31,9 @@ WIDTHS: dict[str, Literal[16, 32, 64]] = {"FP64": 64, "FP32": 32, "FP16": 16}
 
 
 @pytest.fixture(scope="module")
-def steady(service: Service) -> Iterator[Client]:
+def steady(identity_service: Service) -> Iterator[Client]:
     """A connection that all the examples of a property share."""
-    with service.client() as client:
+    with identity_service.client() as client:
         yield client
 
 

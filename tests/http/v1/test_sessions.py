@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.support.harness import Client, Service, eventually, problem, sentence, together
+from tests.support.client import Client, problem, sentence
 from tests.support.repository import rnn
+from tests.support.service import Service
+from tests.support.waiting import eventually, together
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 

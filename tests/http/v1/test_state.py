@@ -16,9 +16,9 @@ from safetensors import safe_open
 from safetensors.numpy import load, save
 
 from tests.support.calls import fresh, held, post, put_state, state
-from tests.support.few import write_few
-from tests.support.harness import Client, Service, problem
-from tests.support.repository import rnn, spec, write_model
+from tests.support.client import Client, problem
+from tests.support.repository import rnn, spec, write_model, write_recurrent
+from tests.support.service import Service
 from tests.support.sources import window
 
 ROW = [0.5, -1.0, 2.0]
@@ -28,7 +28,7 @@ SESSIONS = "/v1/models/rnn/sessions"
 @pytest.fixture(scope="module")
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service]]:
     """Two deployments of the same models that know nothing of each other."""
-    repository = write_few(tmp_path_factory.mktemp("few") / "models")
+    repository = write_recurrent(tmp_path_factory.mktemp("few") / "models")
     manifest = write_model(repository, "window", window.Window(), [spec((-1, 2))], [spec((), name="sum")])
     manifest.write_text(manifest.read_text().replace("window:Window", "window.py:Window"))
     shutil.copy(Path(window.__file__), manifest.parent / "window.py")

@@ -8,22 +8,11 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.conftest import Launch
-from tests.support.harness import (
-    NDJSON,
-    Client,
-    Service,
-    Stream,
-    Wire,
-    at_once,
-    eventually,
-    line_of,
-    problem,
-    sentence,
-    strict_json,
-    together,
-)
+from tests.support.client import NDJSON, Client, problem, sentence, strict_json
 from tests.support.repository import lstm
+from tests.support.service import Launch, Service
+from tests.support.waiting import at_once, eventually, together
+from tests.support.wire import Stream, Wire, line_of
 
 
 @contextmanager
@@ -64,7 +53,7 @@ def test_the_connection_is_good_for_another_request_afterwards(service: Service,
             stream.finish()
         assert stream.line() is None
         stream.wire.send(f"GET {address} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
-        assert stream.wire.answer().expect()["step"] == 1
+        assert stream.wire.response().expect()["step"] == 1
 
 
 @pytest.mark.parametrize("framing", ["chunked", "content-length"])
@@ -78,8 +67,8 @@ def test_what_follows_a_stream_at_once_is_the_next_request(service: Service, cli
     look = f"GET {address} HTTP/1.1\r\nHost: a\r\n\r\n"
     wire = Wire(service.port)
     wire.send(head.encode() + body + look.encode() * 2)
-    assert [strict_json(line)["step"] for line in wire.answer().body.splitlines()] == [1, 2]
-    assert [wire.answer().expect()["step"] for _ in range(2)] == [2, 2]
+    assert [strict_json(line)["step"] for line in wire.response().body.splitlines()] == [1, 2]
+    assert [wire.response().expect()["step"] for _ in range(2)] == [2, 2]
     wire.close()
 
 
@@ -222,7 +211,7 @@ def test_a_stream_as_a_whole_may_be_of_any_length(single: Service) -> None:
 )
 def test_what_is_not_there_is_refused_before_any_line(service: Service, address: str, status: int) -> None:
     stream = Stream(service.port, address)
-    problem(stream.wire.answer(), status)
+    problem(stream.wire.response(), status)
     stream.close()
 
 
@@ -234,7 +223,7 @@ def test_a_deleted_session_is_410_before_any_line_and_in_the_middle(service: Ser
         sentence(stream.step([1]), 410)
         sentence(stream.step([1]), 410)
         late = Stream(service.port, address)
-        problem(late.wire.answer(), 410)
+        problem(late.wire.response(), 410)
         late.close()
 
 

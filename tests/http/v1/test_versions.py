@@ -13,10 +13,11 @@ import torch
 from safetensors import torch as safetensors
 from torch import nn
 
-from tests.conftest import Launch
-from tests.support.harness import PATIENCE, Client, Service, eventually, problem
+from tests.support.client import Client, problem
 from tests.support.own_cases import GRU, Case, same_axes
+from tests.support.service import Launch, Service
 from tests.support.sources import own_models
+from tests.support.waiting import PATIENCE, eventually
 
 INSTANCES = [[0.5, -1.0, 2.0]]
 

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.harness import Answer, Client, Service, problem
+from tests.support.client import Client, Response, problem
 from tests.support.open_inference import HEADER_LENGTH, described
+from tests.support.service import Service
 
 FOUR = np.arange(4, dtype="<f4").tobytes()
 
 
-def send(client: Client, model: str, header: Any, tail: bytes = b"", length: str | None = None) -> Answer:
+def send(client: Client, model: str, header: Any, tail: bytes = b"", length: str | None = None) -> Response:
     """Send a request with bytes after its JSON, and the JSON's length or what is said to be that."""
     start = json.dumps(header).encode()
     headers = {HEADER_LENGTH: str(len(start)) if length is None else length}
@@ -28,7 +29,7 @@ def binary(size: int, shape: list[int], datatype: str = "FP32", name: str = "x")
     return {"name": name, "shape": shape, "datatype": datatype, "parameters": {"binary_data_size": size}}
 
 
-def parts(answer: Answer) -> tuple[Any, bytes]:
+def parts(answer: Response) -> tuple[Any, bytes]:
     """The JSON of an answer, and the bytes after it."""
     assert answer.status == 200, answer.body
     assert answer.headers.get_content_type() == "application/octet-stream"

@@ -10,9 +10,9 @@ import tritonclient.http.aio as triton_aio
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
-from tests.support.harness import Service
 from tests.support.open_inference import connected, tensor, wanted
 from tests.support.repository import batchnorm, rnn
+from tests.support.service import Service
 
 RANDOM = np.random.default_rng(7)
 

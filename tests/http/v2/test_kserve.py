@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from tests.support.calls import fresh
-from tests.support.harness import Answer, Client, Service, Wire, problem
+from tests.support.client import Client, Response, problem
 from tests.support.open_inference import HEADER_LENGTH
+from tests.support.service import Service
+from tests.support.wire import Wire
 
 _HEADERS = (
     b"Host: 127.0.0.1:8000\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
@@ -29,13 +31,13 @@ def kserve(service: Service) -> Iterator[Wire]:
     wire.close()
 
 
-def get(kserve: Wire, path: str) -> Answer:
+def get(kserve: Wire, path: str) -> Response:
     """Ask as `is_server_ready`, `is_server_live` and `is_model_ready` do."""
     kserve.send(b"GET %s HTTP/1.1\r\n%s\r\n" % (path.encode(), _HEADERS))
-    return kserve.answer()
+    return kserve.response()
 
 
-def infer(kserve: Wire, path: str, body: bytes, length: int | None = None) -> Answer:
+def infer(kserve: Wire, path: str, body: bytes, length: int | None = None) -> Response:
     """Ask as `infer` does; `length` is that of the JSON, where an input's bytes follow it."""
     said = b"content-type: application/json\r\n"
     if length is not None:
@@ -43,7 +45,7 @@ def infer(kserve: Wire, path: str, body: bytes, length: int | None = None) -> An
     kserve.send(
         b"POST %s HTTP/1.1\r\n%s%sContent-Length: %d\r\n\r\n%s" % (path.encode(), _HEADERS, said, len(body), body)
     )
-    return kserve.answer()
+    return kserve.response()
 
 
 def test_the_servers_health(kserve: Wire) -> None:
@@ -106,7 +108,7 @@ def test_a_sequence(kserve: Wire, client: Client) -> None:
     assert "must specify the START flag" in text
 
 
-def _parts(answer: Answer) -> tuple[Any, bytes]:
+def _parts(answer: Response) -> tuple[Any, bytes]:
     """The JSON of an answer, and the bytes after it."""
     length = int(answer.headers[HEADER_LENGTH])
     return json.loads(answer.body[:length]), answer.body[length:]

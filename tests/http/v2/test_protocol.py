@@ -1,14 +1,14 @@
 """The Open Inference Protocol in JSON: what its specification says, held against its own OpenAPI document."""
 
 import json
-import tomllib
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import pytest
 
-from tests.support.harness import ROOT, Client, problem
+from carryover import __version__
+from tests.support.client import Client, problem
 from tests.support.open_inference import conforms, described, infer
 
 
@@ -21,7 +21,7 @@ def test_the_server_lives_and_is_ready(client: Client) -> None:
 def test_the_server_says_what_it_is(client: Client, path: str) -> None:
     body = conforms("metadata_server_response", client.get(path).expect())
     assert body["name"] == "carryover"
-    assert body["version"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert body["version"] == __version__
     assert {"sequence", "binary_tensor_data", "statistics", "classification"} <= set(body["extensions"])
 
 

@@ -11,10 +11,12 @@ import pytest
 from torch import nn
 from tritonclient.utils import InferenceServerException
 
-from tests.support.harness import Client, Service, eventually, problem
+from tests.support.client import Client, problem
 from tests.support.open_inference import connected, described, infer, tensor, wanted
 from tests.support.repository import spec, write_model
+from tests.support.service import Service
 from tests.support.sources import plain
+from tests.support.waiting import eventually
 
 TWO = np.array([1, 2], np.float32)
 UNSIGNED = ["UINT16", "UINT32", "UINT64"]

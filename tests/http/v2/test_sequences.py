@@ -13,9 +13,10 @@ from torch.testing import assert_close
 from tritonclient.utils import InferenceServerException
 
 from tests.support.calls import fresh
-from tests.support.harness import JSON, Client, Service, problem
+from tests.support.client import JSON, Client, problem
 from tests.support.open_inference import HEADER_LENGTH, connected, described, infer, tensor
 from tests.support.repository import rnn
+from tests.support.service import Service
 
 ONE = np.ones(1, np.float32)
 

@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn
 from numpy.typing import NDArray
 
-from tests.support.harness import Client, Service
+from tests.support.client import Client
 from tests.support.open_inference import HEADER_LENGTH, conforms, connected, tensor, wanted
 from tests.support.repository import DATATYPES, SHAPES
+from tests.support.service import Service
 
 NUMPY: dict[str, "np.dtype[Any]"] = {
     "FP64": np.dtype("<f8"),
@@ -77,17 +78,19 @@ def exchange(client: Client, model: str, array: NDArray[Any], *, sent: str, aske
 
 @given(drawn=tensors(finite=False))
 @settings(max_examples=400, deadline=None)
-def test_bytes_come_back_bit_for_bit(service: Service, drawn: tuple[str, NDArray[Any]]) -> None:
+def test_bytes_come_back_bit_for_bit(identity_service: Service, drawn: tuple[str, NDArray[Any]]) -> None:
     model, array = drawn
-    with service.client() as client:
+    with identity_service.client() as client:
         assert exchange(client, model, array, sent="binary", asked_binary=True).tobytes() == array.tobytes()
 
 
 @given(drawn=tensors(finite=True), sent=st.sampled_from(["nested", "flat", "binary"]), asked=st.booleans())
 @settings(max_examples=400, deadline=None)
-def test_json_comes_back_bit_for_bit(service: Service, drawn: tuple[str, NDArray[Any]], sent: str, asked: bool) -> None:
+def test_json_comes_back_bit_for_bit(
+    identity_service: Service, drawn: tuple[str, NDArray[Any]], sent: str, asked: bool
+) -> None:
     model, array = drawn
-    with service.client() as client:
+    with identity_service.client() as client:
         assert exchange(client, model, array, sent=sent, asked_binary=asked).tobytes() == array.tobytes()
 
 
@@ -100,7 +103,7 @@ def test_json_comes_back_bit_for_bit(service: Service, drawn: tuple[str, NDArray
 )
 @settings(max_examples=150, deadline=None)
 def test_nvidias_client_gets_back_what_it_sends(  # noqa: PLR0913
-    service: Service,
+    identity_service: Service,
     *,
     drawn: tuple[str, NDArray[Any]],
     sent: bool,
@@ -111,7 +114,7 @@ def test_nvidias_client_gets_back_what_it_sends(  # noqa: PLR0913
     model, array = drawn
     # The client itself sends BF16 as bytes only.
     sent = sent or array.dtype == ml_dtypes.bfloat16
-    with connected(service) as client:
+    with connected(identity_service) as client:
         result = client.infer(
             model,
             [tensor(array, binary=sent)],
