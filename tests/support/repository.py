@@ -130,9 +130,14 @@ def write_recurrent(repository: Path) -> Path:
     repository.mkdir()
     for name in ("accumulator", "digits-batchnorm"):
         (repository / name).symlink_to(CHECKPOINTS / name)
-    _write_rnn(repository)
+    write_rnn(repository)
     write_lstm(repository)
     return repository
+
+
+def write_rnn(repository: Path, name: str = "rnn") -> None:
+    """Write the RNN."""
+    write_model(repository, name, rnn(), _ROWS, _FEATURES, state={"hidden": 1})
 
 
 def write_lstm(repository: Path, file: str = "weights.safetensors") -> None:
@@ -154,12 +159,8 @@ def _write_quick(repository: Path) -> None:
     write_model(repository, "twice", plain.Pair(), [spec((-1,))], [spec((-1,)), spec((-1,), "BOOL", "positive")])
 
 
-def _write_rnn(repository: Path) -> None:
-    write_model(repository, "rnn", rnn(), _ROWS, _FEATURES, state={"hidden": 1})
-
-
 def _write_recurrent(repository: Path) -> None:
-    _write_rnn(repository)
+    write_rnn(repository)
     write_lstm(repository, "weights.pt")
     write_model(repository, "rnn-alone", rnn(), [spec((-1, 1, 3))], [spec((-1, 1, 5), name="y")])
     write_model(

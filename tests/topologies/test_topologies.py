@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from carryover.errors import ConfigurationError, StoreUnavailableError
+from carryover.errors import StoreUnavailableError
 from carryover.store import Store
 from carryover.store.topologies import LONG_IDLE
 from tests.support.calls import REPLAYED, fresh, held, post, put_state, state
@@ -179,19 +179,6 @@ class TestTheWholeInterface:
         whole_api(cluster_service)
         # The sessions of the call for many lay on all masters.
         assert all(master.redis.dbsize() for master in cluster.masters())
-
-
-@pytest.mark.parametrize(
-    ("url", "reason"),
-    [
-        ("http://localhost", "redis://, rediss://, unix://"),
-        ("redis+sentinel://localhost:1", "the name of the service"),
-        ("redis+cluster://", "host:port"),
-    ],
-)
-def test_a_url_of_no_known_form_is_refused(url: str, reason: str) -> None:
-    with pytest.raises(ConfigurationError, match=reason):
-        Store(url, TIMEOUT, 60)
 
 
 @pytest.mark.parametrize("form", ["redis://{}", "redis+sentinel://{}/service", "redis+cluster://{}"])

@@ -3,8 +3,7 @@
 import os
 import pickle
 import re
-import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,79 +13,29 @@ from safetensors.torch import load_file, save_file
 from carryover import settings
 from carryover.errors import ConfigurationError
 from carryover.runtime.repository import Repository
-from tests.support.redis_server import servers_on
-from tests.support.repository import rnn, spec, write_model
-from tests.support.service import Launch, Service
+from tests.support.edits import (
+    MANIFEST,
+    SAFETENSORS,
+    Edit,
+    append,
+    delete_hidden,
+    no_weights,
+    other_file,
+    rename,
+    replace,
+    source,
+    weights,
+    write,
+)
+from tests.support.repository import spec, write_model, write_rnn
 from tests.support.sources import plain
-from tests.support.waiting import PATIENCE
-
-Edit = Callable[[Path], None]
 
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
     """A repository with one model that is right: an RNN."""
-    folder = tmp_path / "models"
-    inputs, outputs = [spec((-1, 1, 3), batch_dim=1)], [spec((-1, 1, 5), name="y", batch_dim=1)]
-    write_model(folder, "m", rnn(), inputs, outputs, state={"hidden": 1})
-    return folder
-
-
-def replace(old: str, new: str) -> Edit:
-    """Change the manifest; `old` is a regular expression."""
-
-    def edit(models: Path) -> None:
-        path = models / "m/model.toml"
-        text, count = re.subn(old, new, path.read_text(), count=1, flags=re.MULTILINE)
-        assert count == 1
-        path.write_text(text)
-
-    return edit
-
-
-def append(text: str) -> Edit:
-    return lambda models: write(models / "m/model.toml", (models / "m/model.toml").read_bytes() + text.encode())
-
-
-def write(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
-
-
-def source(text: str) -> Edit:
-    return lambda models: write(models / "m/plain.py", text.encode())
-
-
-def weights(change: Callable[[dict[str, torch.Tensor]], None]) -> Edit:
-    def edit(models: Path) -> None:
-        path = models / "m/1/weights.safetensors"
-        tensors = load_file(path)
-        change(tensors)
-        save_file(tensors, path)
-
-    return edit
-
-
-def no_weights(models: Path) -> None:
-    (models / "m/1/weights.safetensors").unlink()
-
-
-def other_file(name: str, data: bytes) -> Edit:
-    def edit(models: Path) -> None:
-        no_weights(models)
-        write(models / "m/1" / name, data)
-
-    return edit
-
-
-def rename(old: str, new: str) -> Edit:
-    def edit(models: Path) -> None:
-        (models / old).rename(models / new)
-
-    return edit
-
-
-def delete_hidden(tensors: dict[str, torch.Tensor]) -> None:
-    del tensors["hidden"]
+    write_rnn(tmp_path / "models", "m")
+    return tmp_path / "models"
 
 
 def delete_two(tensors: dict[str, torch.Tensor]) -> None:
@@ -108,8 +57,6 @@ class Touch:
         return os.mkdir, (str(Path(os.environ["CARRYOVER_TOUCH"])),)
 
 
-MANIFEST = "m/model.toml"
-SAFETENSORS = "m/1/weights.safetensors"
 REFUSALS: dict[str, tuple[Edit, str, list[str]]] = {
     "no-manifest": (lambda models: (models / MANIFEST).unlink(), MANIFEST, ["no such file"]),
     "not-toml": (lambda models: write(models / MANIFEST, b"class = "), MANIFEST, ["TOML"]),
@@ -232,43 +179,6 @@ def test_what_is_no_model_is_left_alone(models: Path) -> None:
     assert [model.name for model in Repository.load([models])] == ["m"]
 
 
-def refused(service: Service) -> str:
-    """Start a service that cannot, and return the sentence with which it ends."""
-    status = service.launch().wait(PATIENCE)
-    assert status not in (0, None)
-    assert "Traceback" not in service.err(), service.err()
-    assert service.out() == ""
-    left_over = servers_on(service.data)
-    service.end()
-    assert left_over == []
-    # gunicorn's own log lines begin with a time in brackets.
-    said = [line for line in service.err().splitlines() if line.strip() and not line.startswith("[")]
-    assert len(said) == 1, service.err()
-    return said[0]
-
-
-def of_a_manifest(models: Path) -> str:
-    replace("FP32", "FP31")(models)
-    return str(models / MANIFEST)
-
-
-def of_a_source(models: Path) -> str:
-    source("raise ValueError('no\\nway')\n")(models)
-    return str(models / MANIFEST)
-
-
-def of_a_checkpoint(models: Path) -> str:
-    weights(delete_hidden)(models)
-    return str(models / SAFETENSORS)
-
-
-@pytest.mark.parametrize("break_it", [of_a_manifest, of_a_source, of_a_checkpoint])
-def test_the_service_does_not_start_for_a_fault(models: Path, tmp_path: Path, break_it: Callable[[Path], str]) -> None:
-    file = break_it(models)
-    said = refused(Service(tmp_path / "service", MODEL_REPOSITORY=models))
-    assert said.startswith(f"carryover: {file}")
-
-
 @pytest.mark.parametrize(
     ("variable", "value"),
     [
@@ -311,56 +221,6 @@ def test_an_empty_setting_is_not_set(monkeypatch: pytest.MonkeyPatch, variable: 
     assert settings.read() == without
 
 
-SETTINGS: dict[str, tuple[dict[str, str], list[str]]] = {
-    "no-repository": ({"MODEL_REPOSITORY": "/nowhere/models"}, ["/nowhere/models", "MODEL_REPOSITORY"]),
-    "workers": ({"WORKERS": "many"}, ["WORKERS=many"]),
-    "redis-no-url": ({"REDIS_URL": "localhost"}, ["REDIS_URL"]),
-    "redis-port": ({"REDIS_URL": "redis://localhost:port/0"}, ["REDIS_URL"]),
-    "redis-option": ({"REDIS_URL": "redis://localhost?no_such_option=1"}, ["REDIS_URL", "no_such_option"]),
-    "redis-database": ({"REDIS_URL": "redis://localhost/first"}, ["REDIS_URL", "first"]),
-    "bind-no-port": ({"BIND": "127.0.0.1:http"}, ["http"]),
-    "data-dir": ({"DATA_DIR": "/proc/nothing"}, ["DATA_DIR", "/proc/nothing"]),
-    "data-dir-read-only": ({"DATA_DIR": "/proc"}, ["/proc"]),
-}
-
-
-@pytest.mark.parametrize(("given", "words"), SETTINGS.values(), ids=SETTINGS.keys())
-def test_the_service_does_not_start_with_a_bad_setting(
-    models: Path, tmp_path: Path, given: dict[str, str], words: list[str]
-) -> None:
-    said = refused(Service(tmp_path / "service", **({"MODEL_REPOSITORY": str(models)} | given)))
-    for word in words:
-        assert word in said
-
-
 def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(str(tmp_path))):
         Repository.load([tmp_path])
-
-
-@pytest.fixture
-def taken() -> Iterator[str]:
-    """An address at which something else listens."""
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        yield f"127.0.0.1:{other.getsockname()[1]}"
-
-
-def test_the_service_does_not_start_at_a_port_in_use(models: Path, tmp_path: Path, taken: str) -> None:
-    service = Service(tmp_path / "service", MODEL_REPOSITORY=models, BIND=taken)
-    assert service.launch().wait(PATIENCE) != 0
-    left_over = servers_on(service.data)
-    service.end()
-    assert left_over == []
-    assert taken.rpartition(":")[2] in service.err()
-    assert "Traceback" not in service.err()
-    assert service.out() == ""
-
-
-def test_the_service_does_not_start_on_the_data_of_another(launch: Launch, models: Path, tmp_path: Path) -> None:
-    first = launch(MODEL_REPOSITORY=models, WORKERS=1)
-    second = Service(tmp_path / "second", MODEL_REPOSITORY=models, DATA_DIR=first.data)
-    assert second.launch().wait(PATIENCE) != 0
-    assert str(first.data) in second.err()
-    assert "Traceback" not in second.err()
-    assert len(servers_on(first.data)) == 1
-    assert first.ready()

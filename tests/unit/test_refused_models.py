@@ -17,7 +17,6 @@ from carryover.runtime.datatypes import Datatype
 from carryover.runtime.repository import load_model
 from carryover.runtime.version import Call
 from tests.support.own_cases import CASES, GRU, OTHERS, Case, as_state_dict, same_axes
-from tests.support.service import Service
 from tests.support.sources import own_models
 
 Spoil = Callable[[Path], object]
@@ -313,16 +312,6 @@ def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError) as caught:
         load_model(folder)
     assert str(caught.value) == f"{folder}/model.toml (version 1): {NO_GPU}"
-
-
-def test_the_service_does_not_start_and_says_why(tmp_path: Path) -> None:
-    refused = REFUSED["sessions that see each other"]
-    folder = refused.case.write(tmp_path / "models", "mean")
-    service = Service(tmp_path / "service", MODEL_REPOSITORY=tmp_path / "models")
-    assert service.launch().wait(60) != 0
-    (said,) = [line for line in service.log().splitlines() if line.startswith("carryover: ")]
-    assert said == f"carryover: {folder}/model.toml (version 1): {refused.sentence}"
-    assert "Traceback" not in service.log()
 
 
 def legacy(held: object, size: int | None = None) -> bytes:

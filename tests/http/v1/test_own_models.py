@@ -4,7 +4,6 @@ Every model has its class in a file beside its manifest. The steps of a session 
 the service answers is compared with what the same module answers in this process.
 """
 
-import json
 import shutil
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
@@ -14,24 +13,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from carryover import create_app
 from carryover.runtime.repository import load_model
-from carryover.runtime.tensors import instances
-from carryover.runtime.version import Call
 from tests.support.client import Client, problem, sentence
-from tests.support.own_cases import CASES, DTYPES, GRU, OTHERS, Case, as_state_dict, same_axes
-from tests.support.redis_server import RedisServer
+from tests.support.own_cases import CASES, DTYPES, OTHERS, Case, same_axes
+from tests.support.player import Player
 from tests.support.service import Launch, Service
 from tests.support.sources import own_models
 from tests.support.waiting import together
-
-LENGTHS = (1, 1, 3, 1, 2, 4)
-"""How many instances each of a session's calls holds, where it may hold several."""
-
-TOLERANCE = {"FP64": 1e-12, "FP16": 2e-3, "BF16": 2e-2}
-"""Relative and absolute; 1e-5 for FP32, and none for whole numbers."""
 
 MAX_STATE_BYTES = 4096
 
@@ -71,94 +62,6 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             yield Served(service, clients, broken)
     finally:
         service.end()
-
-
-class Player:
-    """A session's calls as the service gets them, and what the module by itself gives."""
-
-    def __init__(self, name: str, seed: int) -> None:
-        self.case = CASES[name]
-        self.document = self.case.document
-        self.module = self.case.module()
-        self._random = Generator().manual_seed(seed)
-        self._calls = 0
-
-    def instances(self) -> tuple[list[Any], dict[str, Tensor]]:
-        """The next call's instances, and the tensors that they stand for."""
-        count = LENGTHS[self._calls % len(LENGTHS)]
-        size = self.case.sizes[self._calls % len(self.case.sizes)]
-        specs = self.document["inputs"]
-        tensors = {spec["name"]: self._draw(spec, _fill(spec, count, size)) for spec in specs}
-        # The axis of sessions, of size 1, may be left out: every second call does so.
-        rows = [_rows(spec, tensors[spec["name"]], parted=self._calls % 2 == 1) for spec in specs]
-        self._calls += 1
-        if len(specs) == 1:
-            return [row.tolist() for row in rows[0]], tensors
-        names = [spec["name"] for spec in specs]
-        columns = [[row.tolist() for row in column] for column in rows]
-        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)], tensors
-
-    def check(self, predictions: Any, tensors: dict[str, Tensor]) -> None:
-        """Compare predictions with what the module gives for the same tensors, and go on from there."""
-        given = {name: tensor.clone() for name, tensor in tensors.items()}
-        with torch.no_grad():
-            by_name = dict(list(given.items())[self.case.by_position :])
-            returned = self.module(*list(given.values())[: self.case.by_position], **by_name)
-        specs = self.document["outputs"]
-        for spec, expected in zip(specs, _named(returned, specs), strict=True):
-            assert expected.dtype is DTYPES[spec["datatype"]]
-            values = predictions if len(specs) == 1 else [prediction[spec["name"]] for prediction in predictions]
-            found = torch.tensor(values, dtype=expected.dtype)
-            wanted = torch.stack(_rows(spec, expected, parted=True))
-            tolerance = TOLERANCE.get(spec["datatype"], 1e-5) if expected.is_floating_point() else 0
-            torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
-
-    def step(self, client: Client, address: str) -> None:
-        """Make the next call of a session and compare."""
-        instances, tensors = self.instances()
-        self.check(client.step(address, instances)["predictions"], tensors)
-
-    def _draw(self, spec: Mapping[str, Any], shape: list[int]) -> Tensor:
-        dtype = DTYPES[spec["datatype"]]
-        if dtype.is_floating_point:
-            return torch.randn(shape, generator=self._random, dtype=torch.float64).to(dtype)
-        if dtype is torch.bool:
-            return torch.randint(0, 2, shape, generator=self._random).bool()
-        limits = torch.iinfo(dtype)
-        low, high = (0, 10) if spec["name"] == "tokens" else (limits.min, min(limits.max, 2**63 - 1))
-        return torch.randint(low, high, shape, generator=self._random, dtype=dtype)
-
-
-def _fill(spec: Mapping[str, Any], count: int, size: int) -> list[int]:
-    """The shape of one session's call: `count` instances, and `size` for what else varies."""
-    shape = list(spec["shape"])
-    if "batch_dim" in spec:
-        shape[spec["batch_dim"]] = abs(shape[spec["batch_dim"]])
-    axes = [axis for axis, length in enumerate(shape) if length == -1]
-    for axis, length in zip(axes, (count, size), strict=False):
-        shape[axis] = length
-    return shape
-
-
-def _rows(spec: Mapping[str, Any], tensor: Tensor, *, parted: bool) -> list[Tensor]:
-    """What lies along the axis of instances; where `parted`, without the axis of sessions."""
-    batch = spec.get("batch_dim")
-    axis = next((axis for axis, size in enumerate(spec["shape"]) if size == -1 and axis != batch), None)
-    rows = tensor[None] if axis is None else tensor.movedim(axis, 0)
-    if parted and batch is not None:
-        rows = rows.squeeze(batch + 1 if axis is None or batch < axis else batch)
-    return list(rows)
-
-
-def _named(returned: Any, specs: list[Mapping[str, Any]]) -> list[Tensor]:
-    """What a forward returned, in the manifest's order."""
-    if isinstance(returned, Tensor):
-        return [returned]
-    if isinstance(returned, Mapping):
-        return [returned[spec["name"]] for spec in specs]
-    if isinstance(returned, own_models.Both):
-        return [getattr(returned, spec["name"]) for spec in specs]
-    return list(returned[: len(specs)])
 
 
 @every_case
@@ -407,18 +310,6 @@ def test_a_parameter_that_cannot_be_put_back_is_not_served(launch: Launch, tmp_p
     assert client.predict("wandering", [1]) == [2]
 
 
-def test_a_lazy_layer_gets_its_size_from_the_checkpoint(tmp_path: Path) -> None:
-    module = own_models.Lazy().eval()
-    x = torch.randn(3, 5)
-    expected = module(x).detach()
-    shapes = [f'datatype = "FP32", shape = [-1, {size}]' for size in (5, 2)]
-    manifest = f'inputs = [{{ name = "x", {shapes[0]} }}]\noutputs = [{{ name = "y", {shapes[1]} }}]\n'
-    case = Case(own_models.Lazy, manifest, lambda _, folder: as_state_dict(module, folder))
-    version = load_model(case.write(tmp_path, "lazy")).default
-    found = version.run([Call({"x": x.numpy()}, b"")])[0].outputs["y"]
-    torch.testing.assert_close(torch.tensor(found), expected)
-
-
 def test_a_model_may_need_a_whole_window(launch: Launch, tmp_path: Path) -> None:
     shape = 'datatype = "FP32", shape = [-1, -1], batch_dim = 0'
     manifest = (
@@ -436,20 +327,6 @@ def test_a_model_may_need_a_whole_window(launch: Launch, tmp_path: Path) -> None
         assert client.step(address, x[8:].tolist())["predictions"] == pytest.approx(expected[1])
         problem(client.post(f"{address}:predict", {"instances": [1.0] * 7}), 500)
         assert client.step_of(address) == 2
-
-
-def test_two_states_that_begin_as_one_tensor_are_inspected(tmp_path: Path) -> None:
-    folder = CASES["one-beginning"].write(tmp_path, "one-beginning")
-    inspected = create_app().test_cli_runner().invoke(args=["inspect", str(folder), "--json"])
-    assert inspected.exit_code == 0, inspected.output
-    tensors = {tensor["name"]: tensor["kind"] for tensor in json.loads(inspected.output)["tensors"]}
-    assert (tensors["h"], tensors["c"]) == ("state", "state")
-
-
-def test_an_answer_outlives_the_tensor_it_was_written_to(tmp_path: Path) -> None:
-    version = load_model(CASES["scratch"].write(tmp_path, "scratch")).default
-    one, other = (version.run([Call({"x": torch.full((3,), x).numpy()}, version.initial_state)])[0] for x in (1.0, 5.0))
-    assert (one.outputs["y"].tolist(), other.outputs["y"].tolist()) == ([2.0] * 3, [10.0] * 3)
 
 
 @pytest.mark.parametrize("name", ["breaking", "breaking-alone"])
@@ -483,14 +360,6 @@ def test_what_makes_no_difference_may_be_kept_in_attributes(served: Served) -> N
         assert client.predict("harmless", [1, 2]) == pytest.approx(first, abs=1e-6)
 
 
-def test_bfloat16_reaches_forward_in_order(tmp_path: Path) -> None:
-    manifest = same_axes("[1, 2, -1]", 0).replace("FP32", "BF16")
-    version = load_model(Case(own_models.Views, manifest).write(tmp_path, "views")).default
-    given = instances(version.inputs, [[1, 2], [3, 4], [5, 6]])
-    outputs = version.run([Call(given, version.initial_state)])[0].outputs
-    assert outputs["y"].tolist() == [[[1, 4, 9], [11, 15, 21]]]
-
-
 def test_an_error_that_torch_raises_ends_no_worker(launch: Launch, tmp_path: Path) -> None:
     Case(own_models.Mismatched, same_axes("[-1, 4]")).write(tmp_path / "models", "mismatched")
     service = launch(MODEL_REPOSITORY=tmp_path / "models")
@@ -505,23 +374,3 @@ def test_an_error_that_torch_raises_ends_no_worker(launch: Launch, tmp_path: Pat
     with service.clients(8) as clients:
         together(visit, clients)
     assert {worker.pid for worker in service.workers()} == workers
-
-
-@pytest.mark.gpu
-def test_a_session_goes_on_from_a_gpu_to_a_cpu_and_back(launch: Launch, tmp_path: Path) -> None:
-    """Two services with one Redis: for the state it makes no difference where the module is."""
-    player = Player("gru", seed=3)
-    redis = RedisServer().start()
-    try:
-        clients = []
-        for device in ("cuda:0", "cpu", "auto"):
-            case = Case(own_models.Gru, f'{GRU}device = "{device}"')
-            # The weights are those of the case that the player compares with.
-            weights = Case(own_models.Gru, GRU).write(tmp_path / "weights" / device, "gru") / "1"
-            shutil.copytree(weights, case.write(tmp_path / device, "gru") / "1", dirs_exist_ok=True)
-            clients.append(launch(MODEL_REPOSITORY=tmp_path / device, REDIS_URL=redis.url, WORKERS=1).client())
-        address = clients[0].create("gru")
-        for client in clients * 2:
-            player.step(client, address)
-    finally:
-        redis.end()

@@ -1,11 +1,13 @@
 """`.pt2` archives of `torch.export`: served as the module they were exported from, once an operator trusts them."""
 
+import io
 import logging
 import os
 import pickle
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +124,7 @@ class Classify(nn.Module):
 TIME = {0: Dim.DYNAMIC}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """A module with examples of its inputs by name, what varies in them, and what of it is to be found as state."""
 
@@ -142,13 +144,21 @@ class Case:
         """Write a model's folder: a manifest, and version 1 as `torch.export` saves it."""
         (folder / "1").mkdir(parents=True)
         (folder / "model.toml").write_text(self.manifest)
-        positional = tuple(value for name, value in self.example.items() if name not in self.by_name)
-        named = {name: self.example[name] for name in self.by_name}
-        exported = torch.export.export(self.module(), positional, named, dynamic_shapes=self.dynamic)
-        if self.functional:
-            exported = exported.run_decompositions({})
-        torch.export.save(exported, folder / "1" / "model.pt2")
+        (folder / "1" / "model.pt2").write_bytes(_exported(self))
         return folder
+
+
+@cache
+def _exported(case: Case) -> bytes:
+    """What `torch.export` saves of a case; an export takes seconds."""
+    positional = tuple(value for name, value in case.example.items() if name not in case.by_name)
+    named = {name: case.example[name] for name in case.by_name}
+    exported = torch.export.export(case.module(), positional, named, dynamic_shapes=case.dynamic)
+    if case.functional:
+        exported = exported.run_decompositions({})
+    file = io.BytesIO()
+    torch.export.save(exported, file)
+    return file.getvalue()
 
 
 def same_axes(shape: str, rest: str = "") -> str:
