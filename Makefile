@@ -18,13 +18,13 @@ test: $(VENV)/.dev
 	$(BIN)/pytest
 
 test-compose: $(VENV)/.dev
-	$(BIN)/pytest tests_compose
+	$(BIN)/pytest tests/compose
 
 test-gpu: $(VENV)/.dev
-	$(BIN)/pytest -m gpu tests/test_own_models.py
+	$(BIN)/pytest -m gpu tests/http/v1/test_own_models.py
 
 test-chaos: $(VENV)/.dev
-	$(BIN)/python -m tests_chaos
+	$(BIN)/python -m tests.chaos
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m bench
