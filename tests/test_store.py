@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from carryover.errors import StoreUnavailableError
 from carryover.store import Commit, Once, Outcome, Record, Store, Stored
 from carryover.store.record import GRACE, HEADER_BYTES
-from carryover.store.topologies import connect
+from carryover.store.redis import connect
 from models.rnn import RNNClassifier
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]

@@ -21,7 +21,7 @@ from servers import Certificates, Proxy, RedisCluster, Sentinels, command
 
 from carryover.errors import ConfigurationError, StoreUnavailableError
 from carryover.store import Store
-from carryover.store.topologies import LONG_IDLE
+from carryover.store.redis import LONG_IDLE
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"

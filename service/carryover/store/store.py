@@ -12,9 +12,10 @@ import redis
 from redis import exceptions
 
 from carryover.errors import CommitUnknownError, StoreUnavailableError
+from carryover.store import keys as names
 from carryover.store.record import GRACE, Record, Stored, parse, tombstone
+from carryover.store.redis import ERRORS, connect
 from carryover.store.responses import CLAIM_MILLISECONDS, Once
-from carryover.store.topologies import ERRORS, connect
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
@@ -192,11 +193,10 @@ class Store:
         return ("EVALSHA", self._scripts["commit"].sha, len(keys), *keys, *arguments)
 
     def _key(self, key: str) -> str:
-        # The braces are Redis Cluster's hash tag: whatever belongs to one session lies in one slot.
-        return f"{self._prefix}:{{{key}}}"
+        return names.session(self._prefix, key)
 
     def _answer_key(self, key: str, once: Once) -> str:
-        return f"{self._prefix}:{{{key}}}:{once.name}"
+        return names.response(self._prefix, key, once.name)
 
     def _again(self, call: Callable[[], T]) -> T:
         """Call what may be called again, where the connection breaks; a reply that is late is not waited for twice."""
