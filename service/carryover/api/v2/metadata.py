@@ -4,6 +4,7 @@ from typing import Any
 
 from flask import Blueprint, Response
 
+from carryover import __version__
 from carryover.api.json import reply
 from carryover.api.routing import model_route
 from carryover.api.v2.models import ROOT, find
@@ -14,7 +15,6 @@ from carryover.runtime.repository import Model
 from carryover.runtime.version import TensorInfo
 
 NAME = "carryover"
-VERSION = "0.1.0"
 EXTENSIONS = (
     "binary_tensor_data",
     "classification",
@@ -35,7 +35,7 @@ def routes(engine: Engine) -> Blueprint:
     @blueprint.get("/v2")
     @blueprint.get("/v2/")
     def server() -> Response:
-        return reply({"name": NAME, "version": VERSION, "extensions": EXTENSIONS})
+        return reply({"name": NAME, "version": __version__, "extensions": EXTENSIONS})
 
     @model_route(blueprint, "GET", "", ROOT)
     def metadata(model: str, version: str | None) -> Response:
