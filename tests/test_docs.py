@@ -223,3 +223,13 @@ def test_every_test_and_file_that_a_page_names_exists() -> None:
                 assert (ROOT / name).exists() or name == "bench/out/", (page, name)
             elif re.fullmatch(r"test_\w+|Test[A-Z]\w+", name):
                 assert re.search(rf"^ *(def|class) {name}\b", tests, re.MULTILINE), (page, name)
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    page = (ROOT / "README.md").read_text()
+    for name, field in Settings.model_fields.items():
+        row = re.search(rf"^\| `{name.upper()}` \| (.*?) ?\|", page, re.MULTILINE)
+        assert row, name
+        if field.default is not None:
+            default = int(field.default) if isinstance(field.default, float) else field.default
+            assert row[1].strip("`") == str(default).replace("False", "false"), name

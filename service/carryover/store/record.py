@@ -57,21 +57,20 @@ class Record:
         return Record(step, self.created, self.ttl, self.fingerprint, self.layout, state)
 
     def bound(self, fingerprint: bytes) -> "Record":
-        """Return the record of the same session, bound to another version."""
+        """Return the record of the same session, bound to a version."""
         return Record(self.step, self.created, self.ttl, fingerprint, self.layout, self.state)
 
     def data(self) -> bytes:
-        """Return the bytes to write, with a new nonce."""
+        """Return the bytes to write, with a nonce of their own."""
         head = _HEADER.pack(SESSION, _nonce(), self.step, self.created, self.ttl, self.fingerprint, self.layout)
         return head + self.state
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """The value of a key: `header` as stored in Redis, and the record, None if the session was deleted.
+    """What a key holds: `header` as it lies in Redis, and the record; None of a session that was deleted.
 
-    `remaining` is the time until the session expires, in milliseconds; 0 or less if it has expired. It is known only if
-    the TTL was read too.
+    `remaining` is the time until the session expires in milliseconds, 0 or less where it has, where that was asked for.
     """
 
     header: bytes
@@ -80,12 +79,12 @@ class Stored:
 
     @property
     def live(self) -> bool:
-        """Whether the session is neither expired nor deleted."""
+        """Whether the session can go on."""
         return self.record is not None and self.remaining > 0
 
 
 def tombstone() -> bytes:
-    """Return the bytes that replace a deleted session, with a new nonce."""
+    """Return the bytes that take the place of a deleted session, with a nonce of their own."""
     return _TOMBSTONE.pack(TOMBSTONE, _nonce())
 
 
@@ -100,11 +99,11 @@ def _nonce() -> int:
 
 
 def parse(data: bytes, remaining: int = 1) -> Stored:
-    """Parse the value of a key."""
+    """Read what a key holds."""
     if data[:1] == bytes((TOMBSTONE,)):
         return Stored(data, None, 0)
     if len(data) < HEADER_BYTES or data[0] not in (SESSION, EXPIRED):
-        raise StoreUnavailableError("a record in Redis has a format that this version of the service cannot read")
+        raise StoreUnavailableError("a record in Redis is of a format that this version of the service cannot read")
     _, _, step, created, ttl, fingerprint, layout = _HEADER.unpack_from(data)
     record = Record(step, created, ttl, fingerprint, layout, data[HEADER_BYTES:])
     return Stored(data[:HEADER_BYTES], record, remaining if data[0] == SESSION else 0)
