@@ -21,13 +21,14 @@ import pytest
 
 from carryover.runtime.datatypes import Datatype
 from carryover.runtime.manifest import Manifest, TensorSpec, WeightsSpec
+from carryover.settings import Settings
 from tests.http.v1.test_own_models import REFUSED_VALUES
 from tests.support.paths import ROOT
 from tests.support.service import Service
 from tests.support.waiting import PATIENCE, eventually
 from tests.unit.test_refused_models import NO_GPU, REFUSED
 
-PAGES = ["README.md", "docs/models.md"]
+PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 ADDRESS = "127.0.0.1:8000"
 
 _FENCE = re.compile(
@@ -67,7 +68,7 @@ class Reader:
         self.checkout = checkout
         self._service: Service | None = None
         self._said: str | None = None
-        for name in ("gunicorn.conf.py", "service", "models", "checkpoints", "examples"):
+        for name in ("models", "checkpoints", "examples"):
             (checkout / name).symlink_to(ROOT / name)
         (checkout / ".venv").symlink_to(sys.prefix)
 
@@ -81,8 +82,8 @@ class Reader:
             case "sh" if found := _RUN.search(block.text):
                 if self._service is not None:
                     self._service.stop()
-                # gunicorn is what `make run` runs.
-                command = ("bash", "-c", f"{found['settings']}exec .venv/bin/gunicorn")
+                # It is what `make run` runs.
+                command = ("bash", "-c", f"{found['settings']}exec .venv/bin/carryover serve")
                 self._service = Service(self.checkout / "out-of-sight", command, self.checkout).start()
             case "sh":
                 self._said = self._shell(block.text)
@@ -181,7 +182,7 @@ def test_a_reader_notices_what_is_not_true() -> None:
 
 
 def test_every_sentence_that_is_listed_is_one_that_a_test_has_seen() -> None:
-    page = (ROOT / "docs" / "models.md").read_text().partition("## What is refused")[2].partition("\n## ")[0]
+    page = (ROOT / "docs" / "models.md").read_text().partition("## What is rejected")[2].partition("\n## ")[0]
     listed = re.findall(r"^\| `(.+?)` \|", page, re.MULTILINE)
     assert len(listed) > 15
     seen = {refused.sentence for refused in REFUSED.values()} | {sentence for _, _, sentence in REFUSED_VALUES.values()}
@@ -195,3 +196,24 @@ def test_every_key_and_every_datatype_of_the_manifest_is_described() -> None:
         assert re.search(rf"`(….)?{key}`", page), key
     (datatypes,) = re.findall(r"^\| `….datatype` \| (.*) \|$", page, re.MULTILINE)
     assert set(re.findall(r"`(\w+)`", datatypes)) == set(Datatype.__members__)
+
+
+def test_every_test_and_file_that_a_page_names_exists() -> None:
+    tests = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for page in PAGES:
+        named = re.findall(r"`([\w/.-]+)`", (ROOT / page).read_text())
+        for name in named:
+            if re.fullmatch(r"(tests|service|bench|deploy|examples)/[\w/.-]*", name):
+                assert (ROOT / name).exists() or name == "bench/out/", (page, name)
+            elif re.fullmatch(r"test_\w+|Test[A-Z]\w+", name):
+                assert re.search(rf"^ *(def|class) {name}\b", tests, re.MULTILINE), (page, name)
+
+
+def test_every_setting_is_listed_with_its_default() -> None:
+    page = (ROOT / "README.md").read_text()
+    for name, field in Settings.model_fields.items():
+        row = re.search(rf"^\| `{name.upper()}` \| (.*?) ?\|", page, re.MULTILINE)
+        assert row, name
+        if field.default is not None:
+            default = int(field.default) if isinstance(field.default, float) else field.default
+            assert row[1].strip("`") == str(default).replace("False", "false"), name

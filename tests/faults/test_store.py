@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from carryover.errors import StoreUnavailableError
 from carryover.store import IdempotencyKey, Outcome, Record, Store
 from carryover.store.record import GRACE, HEADER_BYTES
-from carryover.store.topologies import connect
+from carryover.store.redis import connect
 from models.rnn import RNNClassifier
 from tests.support.client import Client, problem, sentence
 from tests.support.paths import CHECKPOINTS

@@ -16,7 +16,7 @@ import torch
 
 from carryover.errors import StoreUnavailableError
 from carryover.store import Store
-from carryover.store.topologies import LONG_IDLE
+from carryover.store.redis import LONG_IDLE
 from tests.support.calls import REPLAYED, fresh, held, post, put_state, state
 from tests.support.client import Client, Response, problem, sentence
 from tests.support.proxy import Certificates, Proxy

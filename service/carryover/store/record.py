@@ -1,21 +1,21 @@
-"""The record of a session, as it lies in Redis: a header of 45 bytes, then the state.
+"""The record of a session in Redis: a header of 45 bytes, then the state.
 
-| offset | bytes | what |
-|--------|-------|------|
-| 0      | 1     | format: 1 a session; 2 one that has expired and lost its state; 0 a tombstone: only a nonce follows |
+| offset | bytes | description |
+|--------|-------|-------------|
+| 0      | 1     | format: 1 a session; 2 an expired session without its state; 0 a tombstone, only a nonce follows |
 | 1      | 8     | nonce of the commit that wrote this record, random |
 | 9      | 8     | step |
 | 17     | 8     | created, milliseconds since 1970 |
 | 25     | 4     | ttl, seconds |
 | 29     | 8     | fingerprint of the model version |
 | 37     | 8     | fingerprint of the state's layout |
-| 45     |       | state: the bytes of the state buffers |
+| 45     |       | the state buffers |
 
-Numbers are little-endian. The header is what a commit compares: the nonce makes it differ after every write, so a
-session that was deleted and made again cannot be taken for the one that was read.
+Numbers are little-endian. A commit compares the header: the nonce makes it differ after every write, so a session that
+was deleted and created again cannot be mistaken for the one that was read.
 
-When the session was last used and when it ends stand in the key's own expiry, which runs `GRACE` longer than the
-session: a record in its last `GRACE` milliseconds is one that has expired.
+The time of the last use and the time of expiry follow from the TTL of the key, which is `GRACE` longer than that of the
+session: a record in its last `GRACE` milliseconds is an expired session.
 """
 
 import os
@@ -33,7 +33,7 @@ SESSION = 1
 EXPIRED = 2
 TOMBSTONE = 0
 GRACE = 24 * 3600 * 1000
-"""How long a session that has ended is remembered, in milliseconds."""
+"""How long the end of an expired or deleted session is remembered, in milliseconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -81,13 +81,13 @@ def tombstone() -> bytes:
     return _TOMBSTONE.pack(TOMBSTONE, _nonce())
 
 
-# The store's own, that a model cannot seed, and that no two workers share: the system seeds it, in each of them.
-_random = random.Random()  # noqa: S311 - the numbers are no secrets
+# A generator that no model can seed and no two workers share: the operating system seeds it in each process.
+_random = random.Random()  # noqa: S311 - the numbers need not be secret
 os.register_at_fork(after_in_child=_random.seed)
 
 
 def _nonce() -> int:
-    """Return a number that no other commit has."""
+    """Return a number that no other commit uses."""
     return _random.getrandbits(64)
 
 

@@ -11,9 +11,10 @@ import redis
 from redis import exceptions
 
 from carryover.errors import CommitUnknownError, StoreUnavailableError
+from carryover.store import keys as names
 from carryover.store.record import GRACE, SESSION, Record, parse, tombstone
+from carryover.store.redis import ERRORS, connect
 from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey
-from carryover.store.topologies import ERRORS, connect
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
@@ -202,11 +203,10 @@ class Store:
         return ("EVALSHA", self._scripts["commit"].sha, len(keys), *keys, *arguments)
 
     def _key(self, key: str) -> str:
-        # The braces are Redis Cluster's hash tag: whatever belongs to one session lies in one slot.
-        return f"{self._prefix}:{{{key}}}"
+        return names.session(self._prefix, key)
 
     def _response_key(self, key: str, idempotency_key: IdempotencyKey) -> str:
-        return f"{self._prefix}:{{{key}}}:{idempotency_key.name}"
+        return names.response(self._prefix, key, idempotency_key.name)
 
     def _again(self, call: Callable[[], T]) -> T:
         """Call what may be called again, where the connection breaks; a reply that is late is not waited for twice."""
