@@ -100,7 +100,7 @@ def _pieces(environ: dict[str, Any]) -> Iterator[bytes]:
     """Yield the pieces of a request's body.
 
     gunicorn's `read` and `readline` return only when all that was asked for is there, and ask for at least 1,024 bytes:
-    a client that waits for an answer before it sends more would wait for ever. Its readers, one level below, do not.
+    a client that waits for a response before it sends more would wait for ever. Its readers, one level below, do not.
     """
     body = environ["wsgi.input"]
     reader = body.reader
@@ -113,7 +113,7 @@ def _pieces(environ: dict[str, Any]) -> Iterator[bytes]:
                 raise _DrainedError
             piece = next(pieces, None)
         except (_DrainedError, *_BROKEN):
-            body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the answer
+            body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the response
             raise CutShortError from None
         finally:
             _waiting.discard(waiter)

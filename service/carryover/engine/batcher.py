@@ -11,7 +11,7 @@ from carryover.errors import OverloadedError
 
 
 class Item(Protocol):
-    """A unit of work; the processor sets `finished` once it has an answer or an error."""
+    """A unit of work; the processor sets `finished` once it has succeeded or failed."""
 
     finished: bool
 
@@ -64,7 +64,7 @@ class Batcher(Generic[T]):
 
         """
         if len(self._queue) >= self._capacity:
-            raise OverloadedError(f"more than {self._capacity} requests wait for this model; ask again in a second")
+            raise OverloadedError(f"more than {self._capacity} requests wait for this model; retry in a second")
         entry = _Entry(items)
         self._queue.append(entry)
         if self._busy:

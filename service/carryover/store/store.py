@@ -277,8 +277,8 @@ def _whole(replies: list[Any]) -> list[Any]:
 
 
 _REASONS: dict[type[Exception], str] = {
-    exceptions.AuthenticationError: "Redis refuses the service's credentials; the operator must set REDIS_URL right",
-    exceptions.NoPermissionError: "Redis refuses the service's credentials; the operator must set REDIS_URL right",
+    exceptions.AuthenticationError: "Redis rejects the service's credentials; check REDIS_URL",
+    exceptions.NoPermissionError: "Redis rejects the service's credentials; check REDIS_URL",
     exceptions.ReadOnlyError: "Redis is a read-only replica",
     exceptions.OutOfMemoryError: "Redis is full",
     exceptions.BusyLoadingError: "Redis is loading its data",
@@ -286,7 +286,7 @@ _REASONS: dict[type[Exception], str] = {
     exceptions.ConnectionError: "Redis does not answer",
     OSError: "Redis does not answer",
     exceptions.RedisClusterException: "Redis Cluster does not answer, or not for all slots",
-    Exception: "Redis answers with an error",
+    Exception: "Redis returned an error",
 }
 
 

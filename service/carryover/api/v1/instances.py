@@ -20,7 +20,7 @@ def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array
 
     """
     if not values:
-        raise InvalidInputError("instances is empty: it takes at least one instance")
+        raise InvalidInputError("instances is empty; expected at least one instance")
     if len(specs) == 1 and not (type(values[0]) is dict and specs[0].name in values[0]):
         return {specs[0].name: _stack(specs[0], values, "instances")}
     columns: dict[str, list[Any]] = {spec.name: [] for spec in specs}

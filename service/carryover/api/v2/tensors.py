@@ -105,7 +105,7 @@ def _spec(model: Model, specs: Mapping[str, TensorSpec], tensor: Input, before: 
 
 
 def _complete(model: Model, arrays: Mapping[str, Array]) -> None:
-    """Raise unless every input is there, with as many requests side by side in each."""
+    """Raise unless every input is given, all of the same batch size."""
     missing = [spec.name for spec in model.inputs if spec.name not in arrays]
     if missing:
         raise InvalidInputError(
