@@ -1,4 +1,4 @@
-"""The packages of the service import each other in one direction, and each knows only the libraries that it is about."""
+"""The packages of the service import each other in one direction, and each only the libraries that it is about."""
 
 import ast
 from graphlib import TopologicalSorter

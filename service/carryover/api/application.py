@@ -24,7 +24,11 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _STATUS_LINES = {int(status): f"{int(status)} {status.phrase}" for status in HTTPStatus}
-_IN_ENVIRON = tuple((name, f"HTTP_{name.upper().replace('-', '_')}") for name in HEADERS if name != "content-type")
+_IN_ENVIRON = tuple(
+    (name, name.upper().replace("-", "_") if name == "content-type" else f"HTTP_{name.upper().replace('-', '_')}")
+    for name in HEADERS
+)
+"""The headers of `HEADERS`, and what WSGI calls them."""
 
 
 class NameConverter(BaseConverter):
@@ -84,9 +88,10 @@ def create_app(engine: Engine | None = None, max_body_bytes: int = 0) -> Flask:
 
 def _respond(route: Route, engine: Engine, max_body_bytes: int, **parameters: str) -> FlaskResponse:
     environ = request.environ
-    headers = {name: environ[key] for name, key in _IN_ENVIRON if key in environ}
-    if content_type := environ.get("CONTENT_TYPE"):
-        headers["content-type"] = content_type
+    headers: dict[str, str] = {}
+    for name, key in _IN_ENVIRON:
+        if key in environ:
+            headers[name] = environ[key]
     path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
     inbound = Inbound(environ["REQUEST_METHOD"], path, query, parameters, headers, max_body_bytes)
     if route.streams:

@@ -33,7 +33,9 @@ def read(inbound: Inbound, model: type[Body], *, or_nothing: bool = False) -> Bo
     data = inbound.body
     if or_nothing and not data:
         return parse(model, b"{}")
-    require_media_type(inbound, JSON)
+    headers = inbound.headers
+    if headers.get("content-type", JSON) != JSON or "content-encoding" in headers:
+        require_media_type(inbound, JSON)
     return parse(model, data)
 
 

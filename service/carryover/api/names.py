@@ -17,7 +17,8 @@ def of_path(inbound: Inbound, parameter: str = "session") -> str:
         InvalidInputError: no session can have it.
 
     """
-    return checked(inbound.parameters[parameter])
+    name = inbound.parameters[parameter]
+    return name if _NAME.fullmatch(name) is not None else checked(name)
 
 
 def checked(name: str) -> str:

@@ -95,34 +95,35 @@ class Store:
             is an error where its server failed.
 
         """
-        places = [self._key(key) for key in keys]
+        prefix = self._prefix
+        places = [names.session(prefix, key) for key in keys]
         groups = self._topology.groups(places)
-        commands: list[Command] = [("MGET", *(places[i] for i in group)) for group in groups]
+        commands: list[Command] = [("MGET", *[places[i] for i in group]) for group in groups]
         for key, idempotency_key in locks:
             place = self._response_key(key, idempotency_key)
             commands.append(("SET", place, idempotency_key.lock(), "NX", "GET", "PX", LOCK_MILLISECONDS))
         commands += [("PTTL", places[position]) for position in expiring]
         replies, again = self._run(commands)
-        replies = [
-            StoreUnavailableError(_reason(reply)) if isinstance(reply, Exception) else reply for reply in replies
-        ]
+        for number, reply in enumerate(replies):
+            if isinstance(reply, Exception):
+                replies[number] = StoreUnavailableError(_reason(reply))
         found: list[Record | StoreUnavailableError | None] = [None] * len(keys)
         for group, values in zip(groups, replies, strict=False):
             for number, i in enumerate(group):
                 found[i] = values if isinstance(values, StoreUnavailableError) else _parsed(values[number])
-        first, end = len(groups), len(groups) + len(locks)
-        # A lock that was sent twice and is there is its own, of the first try; if not, no harm is done.
-        before: list[bytes | StoreUnavailableError | None] = [
-            None if number in again and reply == idempotency_key.lock() else reply
-            for number, (reply, (_, idempotency_key)) in enumerate(zip(replies[first:end], locks, strict=True), first)
-        ]
+        end = len(groups) + len(locks)
         for position, left in zip(expiring, replies[end:], strict=True):
             found[position] = _remaining(found[position], left)
+        before: list[bytes | StoreUnavailableError | None] = replies[len(groups) : end]
+        if again:
+            for number, (_, idempotency_key) in enumerate(locks):
+                if len(groups) + number in again and before[number] == idempotency_key.lock():
+                    before[number] = None  # its own, of the first try; if not, no harm is done
         return found, before
 
     def look(self, key: str) -> Record | None:
         """Read one session, and how long it has left."""
-        place = self._key(key)
+        place = names.session(self._prefix, key)
         value, left = _whole(self._run([("GET", place), ("PTTL", place)])[0])
         return None if value is None else parse(value, left - GRACE)
 
@@ -137,7 +138,8 @@ class Store:
             For each commit what became of it; an error where its server failed, which says if that is not known.
 
         """
-        places = [self._key(commit.key) for commit in commits]
+        prefix = self._prefix
+        places = [names.session(prefix, commit.key) for commit in commits]
         groups = self._topology.groups(places)
         commands = [self._commit([(places[i], commits[i]) for i in group]) for group in groups]
         release = self._scripts["release"].sha
@@ -163,13 +165,13 @@ class Store:
 
     def elect(self, office: str, seconds: float) -> bool:
         """Return whether this process is the one among all that holds an office for the next seconds."""
-        command = ("SET", f"{self._prefix}:{office}", b"1", "NX", "PX", int(seconds * 1000))
+        command = ("SET", names.office(self._prefix, office), b"1", "NX", "PX", int(seconds * 1000))
         return bool(_whole(self._run([command])[0])[0])
 
     def pages(self, size: int) -> Iterator[list[bytes]]:
-        """Yield the keys of sessions and answers, about `size` at a time."""
+        """Yield the keys of sessions and responses, about `size` at a time."""
         page: list[bytes] = []
-        keys = self._topology.scan(f"{self._prefix}:{{*", size)
+        keys = self._topology.scan(names.sessions_pattern(self._prefix), size)
         while (key := self._again(lambda: next(keys, None))) is not None:
             page.append(key)
             if len(page) >= size:
@@ -201,9 +203,6 @@ class Store:
                 keys.append(self._response_key(commit.key, idempotency_key))
                 arguments.append(idempotency_key.stored(response))
         return ("EVALSHA", self._scripts["commit"].sha, len(keys), *keys, *arguments)
-
-    def _key(self, key: str) -> str:
-        return names.session(self._prefix, key)
 
     def _response_key(self, key: str, idempotency_key: IdempotencyKey) -> str:
         return names.response(self._prefix, key, idempotency_key.name)

@@ -54,7 +54,8 @@ class Server:
                 self._probe(link)
             connection.connect()  # does nothing if it is connected; with Sentinel, this asks for the master
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            replies.extend(_reply(connection) for _ in commands)  # keeps the replies that came before an error
+            for _ in commands:
+                replies.append(_reply(connection))  # noqa: PERF401 - those that came before an error are kept
         except BaseException as error:
             # If one connection broke, the others are probably broken too, or lead to a former master.
             self._disconnect(link)
