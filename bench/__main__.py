@@ -16,10 +16,11 @@ from bench.plot import plot
 from bench.report import document
 from bench.results import Cell
 from bench.rows import FLOOR, ROWS, Row
-from bench.server import ROOT, ServerError, running
+from bench.server import ServerError, running
 from bench.sessions import Memory, fill, memory
 from bench.table import beside_lines, live_lines, memory_line, table
 from bench.targets import Target, targets
+from tests.support.paths import ROOT
 
 LIVE = "live"
 _FLOOR_OPTIONS = ("--config", "bench/floor_conf.py")

@@ -9,14 +9,14 @@ from bench.load import Load, Sample
 from bench.messages import connections
 from bench.results import Cell
 from bench.rows import FLOOR, Row
-from bench.server import Server
+from tests.support.service import Service
 
 ROUNDS = 5
 WARM_UP = 0.2
 """Seconds of each measurement that are not counted."""
 
 
-def measure(rows: Sequence[Row], servers: Mapping[str, Server], generator: Generator, seconds: float) -> list[Cell]:
+def measure(rows: Sequence[Row], servers: Mapping[str, Service], generator: Generator, seconds: float) -> list[Cell]:
     """Measure rows for so many seconds a round at each of their numbers of connections, and the floor beside them."""
     counts = sorted({count for row in rows for count in row.connections})
     cells = [Cell(row, count) for count in counts for row in (FLOOR, *rows) if count in row.connections]

@@ -4,19 +4,18 @@ A client repeats a request only after a 502, 503 or 504, or after no answer at a
 the request took effect, it first looks.
 """
 
+import json
 import random
-import socket
 import threading
 import time
 import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from http.client import HTTPException, HTTPResponse
-from typing import Any, ClassVar, Self
+from http import HTTPStatus
+from http.client import HTTPException
+from typing import Any, ClassVar
 
-import orjson
-import requests
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -24,10 +23,11 @@ from torch import Tensor
 from models.accumulator import Accumulator
 from models.batchnorm import BatchNormClassifier
 from models.rnn import RNNClassifier
-from tests.compose.deployment import ROOT
-
-PATIENCE = 60.0
-"""Seconds after which a request that is repeated and repeated counts as never answered."""
+from tests.compose.deployment import TIMEOUT
+from tests.support.client import JSON, Client
+from tests.support.paths import CHECKPOINTS
+from tests.support.waiting import PATIENCE
+from tests.support.wire import Stream
 
 _REPEATABLE = (502, 503, 504)
 
@@ -67,19 +67,19 @@ class Tally:
             self.steps += 1
 
 
-class Client(threading.Thread):
+class Actor(threading.Thread):
     """Repeats `turn` until told to stop, then settles accounts with `settle`."""
 
     pause: ClassVar[float] = 0.2
 
-    def __init__(self, name: str, url: str, tally: Tally, seed: int) -> None:
+    def __init__(self, name: str, port: int, tally: Tally, seed: int) -> None:
         super().__init__(name=name, daemon=True)
-        self.url = url
+        self.port = port
         self.tally = tally
         self.random = random.Random(seed)
         self.stopping = threading.Event()
         self.replayed = False
-        self._session = requests.Session()
+        self._client = Client(port, TIMEOUT)
 
     def run(self) -> None:
         try:
@@ -112,25 +112,21 @@ class Client(threading.Thread):
         """
         start = time.monotonic()
         try:
-            answer = self._session.request(
-                method, self.url + path, timeout=30,
-                data=None if body is None else orjson.dumps(body),
-                headers={"Content-Type": "application/json", **(headers or {})},
-            )  # fmt: skip
-        except requests.RequestException as broken:
+            self._client.reopen_if_closed()
+            data = None if body is None else json.dumps(body).encode()
+            answer = self._client.request(method, path, data, {"Content-Type": JSON, **(headers or {})})
+        except (OSError, HTTPException) as broken:
             self.tally.asked(time.monotonic() - start, "no answer")
             raise AssertionError(f"{method} {path} got no answer: {broken!r}") from None
-        if answer.status_code not in _REPEATABLE:
+        if answer.status not in _REPEATABLE:
             self.tally.asked(time.monotonic() - start)
             self.replayed = answer.headers.get("Idempotency-Replayed") == "true"
-            return answer.status_code, orjson.loads(answer.content) if answer.content else None, None
-        error = (
-            f"{answer.status_code} of the {'service' if 'gunicorn' in answer.headers.get('Server', '') else 'proxy'}"
-        )
+            return answer.status, answer.json if answer.body else None, None
+        error = f"{answer.status} of the {'service' if 'gunicorn' in answer.headers.get('Server', '') else 'proxy'}"
         self.tally.asked(time.monotonic() - start, error)
         clean = answer.headers.get("Content-Type") == "application/problem+json" and "Retry-After" in answer.headers
-        self.check(clean, f"{method} {path}: not a clean error: {answer.headers} {answer.text:.200}")
-        return answer.status_code, None, error
+        self.check(clean, f"{method} {path}: not a clean error: {answer.headers} {answer.body[:200]!r}")
+        return answer.status, None, error
 
     def insist(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
         """Send a request that may be repeated until it is answered."""
@@ -154,7 +150,7 @@ class Client(threading.Thread):
             raise AssertionError(sentence)
 
 
-class SessionClient(Client):
+class SessionClient(Actor):
     """Steps a session of its own, with a plain module beside it."""
 
     def begin(self) -> None:
@@ -236,22 +232,23 @@ class StreamClient(SessionClient):
     """Steps a session of its own over two-way streams of some dozens of lines."""
 
     def turn(self) -> None:
-        with Stream(self.url, f"{self.path}:stream") as stream:
-            if stream.status != 200:
-                self.tally.asked(0.0, f"{stream.status} of a stream")
-                self.check(stream.status in _REPEATABLE, f"the stream answers {stream.status}")
+        with Stream(self.port, self.path) as stream:
+            status = stream.status()
+            if status != HTTPStatus.OK:
+                self.tally.asked(0.0, f"{status} of a stream")
+                self.check(status in _REPEATABLE, f"the stream answers {status}")
                 return
             for _ in range(self.random.randint(10, 60)):
                 if self.stopping.wait(self.random.uniform(0, 2 * self.pause)) or not self.line(stream):
                     return
 
-    def line(self, stream: "Stream") -> bool:
+    def line(self, stream: Stream) -> bool:
         """Do one step; False where the stream has ended."""
         rows = [[self.random.randint(0, 16) for _ in range(8)]]
         expected = self.advance(rows)
         start = time.monotonic()
         try:
-            answer = stream.ask({"instances": rows})
+            answer = stream.step(rows)
         except (OSError, HTTPException):
             answer = None
         error = "stream ended" if answer is None else f"{answer['status']} in a stream" if "status" in answer else None
@@ -271,7 +268,7 @@ class StreamClient(SessionClient):
         return super().advance(rows)
 
 
-class AccumulatorClient(Client):
+class AccumulatorClient(Actor):
     """Adds to an accumulator that others add to as well.
 
     Client k adds 8192^k each time: the sum, read as a number of base 8192, tells how often each has been counted.
@@ -279,8 +276,8 @@ class AccumulatorClient(Client):
 
     base: ClassVar[int] = 8192
 
-    def __init__(self, name: str, url: str, tally: Tally, digit: int) -> None:
-        super().__init__(f"{name}/{digit}", url, tally, seed_of(name, digit))
+    def __init__(self, name: str, port: int, tally: Tally, digit: int) -> None:
+        super().__init__(f"{name}/{digit}", port, tally, seed_of(name, digit))
         self.path = f"/v1/accumulators/{name}"
         self.unit: int = self.base**digit
         self.count = 0
@@ -310,7 +307,7 @@ class AccumulatorClient(Client):
         self.check(self.counted(answer) == self.count, f"ends with {self.count}: {answer}")
 
 
-class StatelessClient(Client):
+class StatelessClient(Actor):
     """Asks for predictions without a session, and for what the models are."""
 
     def begin(self) -> None:
@@ -336,49 +333,11 @@ def totals_of(writers: list[AccumulatorClient]) -> dict[str, float]:
     return {name: value.item() for name, value in totals.items()}
 
 
-class Stream:
-    """One two-way stream over a bare socket: a line is sent only once the line before is answered."""
-
-    def __init__(self, url: str, path: str, timeout: float = 30.0) -> None:
-        host, port = url.removeprefix("http://").split(":")
-        self._socket = socket.create_connection((host, int(port)), timeout)
-        head = (
-            f"POST {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/x-ndjson\r\n"
-            "Transfer-Encoding: chunked\r\n\r\n"
-        )
-        self._socket.sendall(head.encode())
-        self._answer = HTTPResponse(self._socket, method="POST")
-        self._answer.begin()
-        self.status = self._answer.status
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        try:
-            self._socket.sendall(b"0\r\n\r\n")
-        except OSError:
-            pass
-        finally:
-            self._answer.close()
-            self._socket.close()
-
-    def ask(self, body: Any) -> dict[str, Any] | None:
-        """Send a line and return its answer; None where the stream has ended."""
-        line = orjson.dumps(body) + b"\n"
-        self._socket.sendall(b"%x\r\n%b\r\n" % (len(line), line))
-        answer = self._answer.readline()
-        if not answer.endswith(b"\n"):
-            return None
-        parsed: dict[str, Any] = orjson.loads(answer)
-        return parsed
-
-
 def seed_of(*parts: object) -> int:
     """Return a number for a client to be random by, the same in every run."""
     return zlib.crc32("/".join(map(str, parts)).encode())
 
 
 def _load(module: Any, name: str) -> Any:
-    module.load_state_dict(load_file(ROOT / "checkpoints" / name / "1" / "weights.safetensors"))
+    module.load_state_dict(load_file(CHECKPOINTS / name / "1" / "weights.safetensors"))
     return module.eval().requires_grad_(False)

@@ -16,7 +16,9 @@ REPLICAS = 3
 PASSWORD = "correct-horse-battery-staple"  # noqa: S105 - the test's own
 
 
-def pytest_sessionstart() -> None:
+def pytest_sessionstart(session: pytest.Session) -> None:
+    if session.config.option.collectonly:
+        return
     if reason := missing_engine():
         pytest.exit(
             f"these tests need a container engine and `docker compose`, and cannot use one: {reason}", returncode=1

@@ -4,22 +4,23 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
-import requests
+from tests.support.client import Client, Response
+from tests.support.paths import ROOT
+from tests.support.redis_server import free_port
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCES = (
     ".dockerignore", "Dockerfile", "checkpoints", "deploy", "docker-compose.yml", "gunicorn.conf.py", "models",
     "requirements.txt", "service",
 )  # fmt: skip
 """What a deployment is made of; the rest of a checkout plays no part in it."""
+
+TIMEOUT = 30.0
+"""Seconds that a client waits for a response."""
 
 _LIST_PROCESSES = "from glob import glob\nfor path in glob('/proc/[0-9]*/stat'): print(open(path).read(), end='')"
 _GET = "exec 3<>/dev/tcp/127.0.0.1/8404 && printf 'GET /metrics HTTP/1.0\\r\\n\\r\\n' >&3 && cat <&3"
@@ -61,17 +62,13 @@ class Deployment:
     def __init__(self, folder: Path, project: str, **variables: str) -> None:
         self.folder = folder
         self.project = project
-        self.port = _free_port()
+        self.port = free_port()
         self.variables = variables
         for source in SOURCES:
             if (ROOT / source).is_dir():
                 shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copy2(ROOT / source, folder / source)
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
 
     def compose(self, *arguments: str) -> str:
         return self._run(_docker(), "compose", *arguments).stdout.decode()
@@ -133,7 +130,17 @@ class Deployment:
 
     def ready(self) -> bool:
         """Ask a replica whether it can serve sessions."""
-        return requests.get(f"{self.url}/v2/health/ready", timeout=30).status_code == HTTPStatus.OK
+        return self.get("/v2/health/ready").status == HTTPStatus.OK
+
+    def get(self, path: str) -> Response:
+        """Send a request over a connection of its own."""
+        with Client(self.port, TIMEOUT) as client:
+            return client.get(path)
+
+    def post(self, path: str, body: Any) -> Response:
+        """Send a request over a connection of its own."""
+        with Client(self.port, TIMEOUT) as client:
+            return client.post(path, body)
 
     def remove(self) -> None:
         self.compose("down", "--volumes", "--remove-orphans", "--rmi", "local", "--timeout", "10")
@@ -141,25 +148,6 @@ class Deployment:
     def _run(self, *command: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         environment = os.environ | {"COMPOSE_PROJECT_NAME": self.project, "PORT": str(self.port)} | self.variables
         return run(*command, environment=environment, folder=self.folder, given=given)
-
-
-def eventually(true: Callable[[], bool], seconds: float = 30.0) -> bool:
-    """Wait until something is true; False where it has not become so in time."""
-    return any(true() for _ in _ticks(seconds))
-
-
-def _ticks(seconds: float) -> Iterator[None]:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        yield
-        time.sleep(0.2)
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def _docker() -> str:

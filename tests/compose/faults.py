@@ -2,8 +2,12 @@
 
 import time
 
-from tests.compose.deployment import Deployment, docker, eventually
+from tests.compose.deployment import Deployment, docker
 from tests.compose.terminal import say
+from tests.support.waiting import eventually
+
+INTERVAL = 0.2
+"""Seconds between two looks at a deployment."""
 
 
 class Faults:
@@ -22,7 +26,7 @@ class Faults:
             workers = deployment.processes(replica)[1]
             return bool(workers) and worker not in workers
 
-        assert eventually(replaced)
+        eventually("another worker", replaced, interval=INTERVAL)
         time.sleep(2)
 
     def kill_gunicorn(self) -> None:
@@ -30,8 +34,12 @@ class Faults:
         deployment, replica = self._deployment, self._deployment.containers("service")[1]
         started = deployment.inspect(replica)["State"]["StartedAt"]
         deployment.kill(replica, deployment.processes(replica)[0])
-        assert eventually(lambda: deployment.inspect(replica)["State"]["StartedAt"] != started)
-        assert eventually(lambda: deployment.inspect(replica)["State"]["Health"]["Status"] == "healthy")
+        eventually("a restart", lambda: deployment.inspect(replica)["State"]["StartedAt"] != started, interval=INTERVAL)
+
+        def healthy() -> bool:
+            return bool(deployment.inspect(replica)["State"]["Health"]["Status"] == "healthy")
+
+        eventually("health", healthy, interval=INTERVAL)
         time.sleep(2)
 
     def stop_replica(self) -> None:
@@ -52,7 +60,7 @@ class Faults:
             time.sleep(1)
             return sum(count > before.get(replica, 0) for replica, count in deployment.answered().items())
 
-        assert eventually(lambda: serving() == replicas)
+        eventually("requests to every replica", lambda: serving() == replicas)
 
     def upgrade(self) -> None:
         """Change the code, and replace all replicas one by one."""
@@ -76,8 +84,8 @@ class Faults:
         deployment, (redis,) = self._deployment, self._deployment.containers("redis")
         started = deployment.inspect(redis)["State"]["StartedAt"]
         docker("exec", redis, "sh", "-c", 'kill -9 "$(pidof redis-server)"')
-        assert eventually(lambda: deployment.inspect(redis)["State"]["StartedAt"] != started)
-        assert eventually(deployment.ready)
+        eventually("a restart", lambda: deployment.inspect(redis)["State"]["StartedAt"] != started, interval=INTERVAL)
+        eventually("readiness", deployment.ready, interval=INTERVAL)
         time.sleep(2)
 
     def lose_redis(self) -> None:
@@ -86,5 +94,5 @@ class Faults:
         docker("kill", redis)  # what was ended by hand is not started again by itself
         time.sleep(3)
         docker("start", redis)
-        assert eventually(self._deployment.ready)
+        eventually("readiness", self._deployment.ready, interval=INTERVAL)
         time.sleep(2)

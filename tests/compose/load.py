@@ -6,11 +6,9 @@ from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
-import requests
-
 from tests.compose.clients import (
     AccumulatorClient,
-    Client,
+    Actor,
     KeyedSessionClient,
     SessionClient,
     StatelessClient,
@@ -19,26 +17,27 @@ from tests.compose.clients import (
     totals_of,
 )
 from tests.compose.terminal import say
+from tests.support.client import Client
 
 
 class Load:
     """Clients of every kind, at work while things break."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, port: int) -> None:
         self.stateful = Tally()
         self.stateless = Tally()
         self.writers = [
-            [AccumulatorClient(f"accumulator-{number}", url, self.stateful, digit) for digit in range(4)]
+            [AccumulatorClient(f"accumulator-{number}", port, self.stateful, digit) for digit in range(4)]
             for number in range(3)
         ]
-        self.clients: list[Client] = [
+        self.clients: list[Actor] = [
             *chain.from_iterable(self.writers),
-            *(SessionClient(f"session-{number}", url, self.stateful, number) for number in range(12)),
-            *(KeyedSessionClient(f"keyed-{number}", url, self.stateful, 50 + number) for number in range(8)),
-            *(StreamClient(f"stream-{number}", url, self.stateful, 100 + number) for number in range(4)),
-            *(StatelessClient(f"stateless-{number}", url, self.stateless, 200 + number) for number in range(4)),
+            *(SessionClient(f"session-{number}", port, self.stateful, number) for number in range(12)),
+            *(KeyedSessionClient(f"keyed-{number}", port, self.stateful, 50 + number) for number in range(8)),
+            *(StreamClient(f"stream-{number}", port, self.stateful, 100 + number) for number in range(4)),
+            *(StatelessClient(f"stateless-{number}", port, self.stateless, 200 + number) for number in range(4)),
         ]
-        self.url = url
+        self.port = port
         for client in self.clients:
             client.start()
 
@@ -66,7 +65,8 @@ class Load:
         for client in self.clients:
             client.join(timeout=90)
         for number, writers in enumerate(self.writers):
-            got: dict[str, Any] = requests.get(f"{self.url}/v1/accumulators/accumulator-{number}", timeout=30).json()
+            with Client(self.port) as connection:
+                got: dict[str, Any] = connection.get(f"/v1/accumulators/accumulator-{number}").expect()
             expected = totals_of(writers)
             if not expected.items() <= got.items():
                 self.stateful.wrong.append(f"accumulator-{number} is {got}, a plain module {expected}")

@@ -8,14 +8,16 @@ from http.client import HTTPConnection
 from statistics import median
 
 import pytest
-import requests
 
-from tests.compose.clients import Stream
 from tests.compose.conftest import PASSWORD, REPLICAS
-from tests.compose.deployment import ROOT, Deployment, docker, eventually
-from tests.compose.faults import Faults
+from tests.compose.deployment import Deployment, docker
+from tests.compose.faults import INTERVAL, Faults
 from tests.compose.load import Load
 from tests.compose.terminal import say
+from tests.support.client import Response
+from tests.support.paths import ROOT
+from tests.support.waiting import eventually
+from tests.support.wire import Stream
 
 RNN = "/v1/models/digits-rnn"
 ROW = {"instances": [[1, 2, 3, 4, 5, 6, 7, 8]]}
@@ -96,16 +98,16 @@ def test_only_the_proxy_can_be_reached(deployment: Deployment) -> None:
 
 def test_a_stream_is_answered_while_it_is_sent(deployment: Deployment) -> None:
     path = f"{RNN}/sessions/incremental"
-    assert requests.post(f"{deployment.url}{RNN}/sessions", json={"session": "incremental"}, timeout=30).ok
+    assert deployment.post(f"{RNN}/sessions", {"session": "incremental"}).status < 400
     seconds = []
     # The proxy is told to wait 10 seconds for an answer; a stream may be silent for longer.
     pauses = [0.0] * 20 + [11.0] + [0.0] * 20
-    with Stream(deployment.url, f"{path}:stream") as stream:
-        assert stream.status == 200
+    with Stream(deployment.port, path) as stream:
+        stream.open()
         for step, pause in enumerate(pauses, 1):
             time.sleep(pause)
             start = time.monotonic()
-            answer = stream.ask(ROW)
+            answer = stream.step(ROW["instances"])
             seconds.append(time.monotonic() - start)
             assert answer is not None
             assert answer["step"] == step
@@ -114,10 +116,8 @@ def test_a_stream_is_answered_while_it_is_sent(deployment: Deployment) -> None:
 
 def test_it_is_the_service_that_limits_bodies(deployment: Deployment) -> None:
     images = [[7] * 64] * 40_000
-    answer = requests.post(
-        f"{deployment.url}/v1/models/digits-batchnorm:predict", json={"instances": images}, timeout=60
-    )
-    assert len(answer.json()["predictions"]) == len(images)
+    answer = deployment.post("/v1/models/digits-batchnorm:predict", {"instances": images})
+    assert len(answer.json["predictions"]) == len(images)
     # Over the limit, and asked before it is sent (RFC 9110, section 10.1.1).
     connection = HTTPConnection("127.0.0.1", deployment.port, timeout=30)
     connection.putrequest("POST", f"{RNN}:predict")
@@ -132,7 +132,7 @@ def test_it_is_the_service_that_limits_bodies(deployment: Deployment) -> None:
 def test_nothing_that_was_answered_is_lost(deployment: Deployment) -> None:
     proxy = deployment.inspect(*deployment.containers("proxy"))["State"]["StartedAt"]
     faults = Faults(deployment)
-    load = Load(deployment.url)
+    load = Load(deployment.port)
     try:
         load.during("no fault", lambda: time.sleep(5))
         load.during("kill -9 of a worker", faults.kill_worker)
@@ -155,68 +155,71 @@ def test_nothing_that_was_answered_is_lost(deployment: Deployment) -> None:
 def test_predictions_go_on_without_redis(deployment: Deployment) -> None:
     (redis,) = deployment.containers("redis")
     path = f"{RNN}/sessions/through"
-    assert requests.post(f"{deployment.url}{RNN}/sessions", json={"session": "through"}, timeout=30).ok
+    assert deployment.post(f"{RNN}/sessions", {"session": "through"}).status < 400
     docker("stop", redis)
-    assert eventually(lambda: not deployment.ready())
+    eventually("that it is not ready", lambda: not deployment.ready(), interval=INTERVAL)
+
+    def step() -> tuple[Response, float]:
+        start = time.monotonic()
+        return deployment.post(f"{path}:predict", ROW), time.monotonic() - start
+
     with ThreadPoolExecutor(12) as pool:
-        steps = [
-            pool.submit(requests.post, f"{deployment.url}{path}:predict", json=ROW, timeout=30) for _ in range(300)
-        ]
+        steps = [pool.submit(step) for _ in range(300)]
         for _ in range(50):
-            assert requests.post(f"{deployment.url}{RNN}:predict", json=ROW, timeout=30).status_code == 200
-    for refused in (step.result() for step in steps):
-        assert refused.status_code == 503
+            assert deployment.post(f"{RNN}:predict", ROW).status == 200
+    for refused, _ in (made.result() for made in steps):
+        assert refused.status == 503
         assert refused.headers["Content-Type"] == PROBLEM
         assert int(refused.headers["Retry-After"]) >= 1
-    slowest = max(step.result().elapsed.total_seconds() for step in steps)
-    assert requests.get(f"{deployment.url}/v2/health/live", timeout=30).ok
+    slowest = max(seconds for _, seconds in (made.result() for made in steps))
+    assert deployment.get("/v2/health/live").status < 400
     start = time.monotonic()
     docker("start", redis)
-    assert eventually(deployment.ready)
+    eventually("readiness", deployment.ready, interval=INTERVAL)
     say(f"without Redis a session's 503 comes within {slowest:.1f} s; ready again in {time.monotonic() - start:.1f} s")
     # All of the replicas are back, and none of the refused steps was made.
-    answers = [requests.post(f"{deployment.url}{path}:predict", json=ROW, timeout=30) for _ in range(20)]
-    assert [(answer.status_code, answer.json().get("step")) for answer in answers] == [(200, i) for i in range(1, 21)]
+    answers = [deployment.post(f"{path}:predict", ROW) for _ in range(20)]
+    assert [(answer.status, answer.json.get("step")) for answer in answers] == [(200, i) for i in range(1, 21)]
 
 
 def test_without_replicas_the_proxy_asks_for_patience(deployment: Deployment) -> None:
     deployment.scale(0)
-    refused = requests.post(f"{deployment.url}{RNN}:predict", json=ROW, timeout=30)
-    assert (refused.status_code, refused.headers["Content-Type"]) == (503, PROBLEM)
+    refused = deployment.post(f"{RNN}:predict", ROW)
+    assert (refused.status, refused.headers["Content-Type"]) == (503, PROBLEM)
     assert int(refused.headers["Retry-After"]) >= 1
-    assert refused.json()["status"] == 503
+    assert refused.json["status"] == 503
     deployment.scale(1)
-    assert eventually(deployment.ready)
+    eventually("readiness", deployment.ready, interval=INTERVAL)
 
 
 def test_a_backup_brings_the_sessions_back(deployment: Deployment) -> None:
-    path = f"{deployment.url}{RNN}/sessions"
-    assert requests.post(path, json={"session": "backed-up"}, timeout=30).ok
-    assert requests.post(f"{path}/backed-up:predict", json=ROW, timeout=30).json()["step"] == 1
+    path = f"{RNN}/sessions"
+    assert deployment.post(path, {"session": "backed-up"}).status < 400
+    assert deployment.post(f"{path}/backed-up:predict", ROW).json["step"] == 1
     backup = deployment.script("backup")
-    expected = requests.post(f"{path}/backed-up:predict", json=ROW, timeout=30).json()
-    assert requests.post(path, json={"session": "later"}, timeout=30).ok
+    expected = deployment.post(f"{path}/backed-up:predict", ROW).json
+    assert deployment.post(path, {"session": "later"}).status < 400
     deployment.script("restore", backup)
-    assert eventually(deployment.ready)
-    assert requests.get(f"{path}/later", timeout=30).status_code == 404
-    assert requests.post(f"{path}/backed-up:predict", json=ROW, timeout=30).json() == expected
+    eventually("readiness", deployment.ready, interval=INTERVAL)
+    assert deployment.get(f"{path}/later").status == 404
+    assert deployment.post(f"{path}/backed-up:predict", ROW).json == expected
     with pytest.raises(RuntimeError):
         deployment.script("restore", b"not a backup")
-    assert eventually(deployment.ready)
-    assert requests.get(f"{path}/backed-up", timeout=30).json()["step"] == 2
+    eventually("readiness", deployment.ready, interval=INTERVAL)
+    assert deployment.get(f"{path}/backed-up").json["step"] == 2
 
 
 def test_sessions_outlive_the_containers_and_end_with_the_volume(deployment: Deployment) -> None:
     path = f"{RNN}/sessions"
-    assert requests.post(f"{deployment.url}{path}", json={"session": "kept"}, timeout=30).ok
-    assert requests.post(f"{deployment.url}{path}/kept:predict", json=ROW, timeout=30).json()["step"] == 1
+    assert deployment.post(path, {"session": "kept"}).status < 400
+    assert deployment.post(f"{path}/kept:predict", ROW).json["step"] == 1
     deployment.compose("down")
     deployment.up(1)
-    assert requests.post(f"{deployment.url}{path}/kept:predict", json=ROW, timeout=30).json()["step"] == 2
+    assert deployment.post(f"{path}/kept:predict", ROW).json["step"] == 2
     deployment.compose("down", "--volumes")
     # As in a clean checkout: no variable is set, and Redis has no password.
     deployment.variables.clear()
     deployment.compose("up", "--detach", "--wait")
     assert len(deployment.containers("service")) == 2
-    assert requests.get(f"{deployment.url}{path}/kept", timeout=30).status_code == 404
-    assert requests.post(f"{deployment.url}{path}", json={"session": "kept"}, timeout=30).ok
+    assert deployment.get(f"{path}/kept").status == 404
+    assert deployment.post(path, {"session": "kept"}).status < 400

@@ -1,6 +1,7 @@
 """An HTTP client for the service, and what every response must keep to."""
 
 import json
+import select
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -94,6 +95,11 @@ class Client:
         self._connection.request(method, path, body, dict(headers or {}), encode_chunked=chunked)
         response = self._connection.getresponse()
         return Response(response.status, response.headers, response.read(), path)
+
+    def reopen_if_closed(self) -> None:
+        """Let go of a connection that the server has closed meanwhile: the next request opens another."""
+        if self._connection.sock is not None and select.select([self._connection.sock], [], [], 0)[0]:
+            self._connection.close()
 
     def get(self, path: str) -> Response:
         return self.request("GET", path)

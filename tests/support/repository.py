@@ -1,5 +1,6 @@
 """Writing small model repositories."""
 
+import inspect
 import json
 import shutil
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from tests.support import sources
 from tests.support.paths import CHECKPOINTS
 from tests.support.sources import plain
 
@@ -42,16 +44,18 @@ def write_model(  # noqa: PLR0913
     version: str = "1",
     file: str = "weights.safetensors",
 ) -> Path:
-    """Write a model of a class of `plain` (or of torch) with its weights; without `outputs` they are as the inputs.
+    """Write a model of a class of `sources` (or of torch) with its weights; without `outputs` they are as the inputs.
 
     `state` gives batch dims by buffer name. Returns the manifest's path.
     """
     folder = repository / name / version
     folder.mkdir(parents=True)
     cls = type(module)
-    source = "plain.py" if cls.__module__ == plain.__name__ else cls.__module__
-    if source == "plain.py":
-        shutil.copy(Path(plain.__file__), folder.parent / source)
+    source = cls.__module__
+    if source.startswith(sources.__name__):
+        file_of_class = Path(inspect.getfile(cls))
+        shutil.copy(file_of_class, folder.parent)
+        source = file_of_class.name
     lines = [f'class = "{source}:{cls.__name__}"']
     if arguments:
         lines.append("arguments = { " + ", ".join(f"{key} = {json.dumps(v)}" for key, v in arguments.items()) + " }")

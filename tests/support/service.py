@@ -57,6 +57,10 @@ class Service:
         assert self._process is not None
         return psutil.Process(self._process.pid)
 
+    def pids(self) -> list[int]:
+        """All processes: gunicorn's arbiter, its workers, and Valkey where it is embedded."""
+        return [self.process.pid, *(child.pid for child in self.process.children(recursive=True))]
+
     def launch(self) -> subprocess.Popen[bytes]:
         """Start the program and return at once."""
         environment = {name: value for name, value in os.environ.items() if name not in _SETTINGS}

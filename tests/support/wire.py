@@ -5,6 +5,7 @@ import re
 import selectors
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from http.client import HTTPMessage, parse_headers
 from io import BufferedReader
 from typing import Any, Self
@@ -50,7 +51,8 @@ class Wire:
         if not line.endswith(b"\r\n"):
             raise ConnectionError(f"the connection ended where a chunk should begin: {line!r}")
         data = self._reader.read(int(line, 16))
-        assert self._reader.readline() == b"\r\n"
+        if self._reader.readline() != b"\r\n":
+            raise ConnectionError("the connection ended within a chunk")
         return data
 
     def silent(self, seconds: float = 0.05) -> bool:
@@ -105,11 +107,24 @@ class Stream:
         framing = {"Transfer-Encoding": "chunked"} if length is None else {"Content-Length": str(length)}
         self.wire.send(request_bytes("POST", f"{address}:stream", {"Content-Type": NDJSON} | framing))
 
-    def open(self) -> Self:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the body, where the connection still takes it, and close."""
+        with suppress(OSError):
+            self.finish()
+        self.close()
+
+    def status(self) -> int:
         """Wait for the head of the response."""
         status, headers = self.wire.head()
-        assert status == 200, status
-        assert headers.get_content_type() == NDJSON
+        assert status >= 300 or headers.get_content_type() == NDJSON
+        return status
+
+    def open(self) -> Self:
+        """Wait for the head of a response that is not an error."""
+        assert (status := self.status()) == 200, status
         return self
 
     def send(self, data: bytes) -> None:
@@ -124,8 +139,9 @@ class Stream:
         """Read one line of the response; None at its end."""
         while b"\n" not in self._rest:
             piece = self.wire.chunk()
+            if not piece and self._rest:
+                raise ConnectionError(f"the response ended within a line: {self._rest!r}")
             if not piece:
-                assert self._rest == b""
                 return None
             self._rest += piece
         line, _, self._rest = self._rest.partition(b"\n")

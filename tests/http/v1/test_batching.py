@@ -34,6 +34,8 @@ def test_many_sessions_share_one_forward(single: Service) -> None:
             for number, (wire, name) in enumerate(zip(wires, sessions, strict=False)):
                 wire.send(head_of("POST", f"/v1/models/talks/sessions/{name}:predict", line_of([number])))
         answers = [wire.response().expect() for wire in wires]
+        for wire in wires:
+            wire.close()
         assert [answer["predictions"] for answer in answers] == [[[2.0 * n]] for n in range(32)]
         shared = forwards(single)[before:]
         assert sum(shared) == 32

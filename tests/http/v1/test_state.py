@@ -1,7 +1,6 @@
 """A session's state as a file: it goes on in another deployment, and what is not its state does no harm."""
 
 import json
-import shutil
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,9 +28,7 @@ SESSIONS = "/v1/models/rnn/sessions"
 def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, Service]]:
     """Two deployments of the same models that know nothing of each other."""
     repository = write_recurrent(tmp_path_factory.mktemp("few") / "models")
-    manifest = write_model(repository, "window", window.Window(), [spec((-1, 2))], [spec((), name="sum")])
-    manifest.write_text(manifest.read_text().replace("window:Window", "window.py:Window"))
-    shutil.copy(Path(window.__file__), manifest.parent / "window.py")
+    write_model(repository, "window", window.Window(), [spec((-1, 2))], [spec((), name="sum")])
     services = [
         Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository, WORKERS=1, MAX_STATE_BYTES=4000)
         for _ in range(2)
