@@ -319,7 +319,7 @@ def test_a_sequence_on_a_model_without_state_is_rejected(client: Client, paramet
         "parameters": {"sequence_id": 7, **parameters},
     }
     response = client.post("/v2/models/batchnorm/infer", body)
-    assert "no state" in response.expect(400)["error"]
+    assert "keeps no state" in response.expect(400)["error"]
 
 
 @pytest.mark.parametrize("absent", ["id", "parameters", "outputs"])
