@@ -422,7 +422,7 @@ def unready(service: Service) -> None:
         assert "Redis" in sentence(answer.json, 503)
 
 
-def test_with_redis_gone_sessions_are_503_and_stateless_prediction_goes_on(pair: Pair) -> None:
+def test_without_redis_sessions_are_503_and_stateless_prediction_goes_on(pair: Pair) -> None:
     pair.redis.kill()
     try:
         pair.unavailable()
@@ -432,7 +432,7 @@ def test_with_redis_gone_sessions_are_503_and_stateless_prediction_goes_on(pair:
         pair.redis.start()
 
 
-def test_with_redis_gone_a_streams_lines_are_503_and_the_stream_goes_on(pair: Pair) -> None:
+def test_without_redis_a_streams_lines_are_503_and_the_stream_goes_on(pair: Pair) -> None:
     with pair.service.client() as client:
         address = client.create("digits-rnn")
     stream = pair.service.stream(address)
@@ -450,7 +450,7 @@ def test_with_redis_gone_a_streams_lines_are_503_and_the_stream_goes_on(pair: Pa
     stream.close()
 
 
-def test_with_redis_stuck_the_answer_is_503_within_a_bounded_time(pair: Pair) -> None:
+def test_with_redis_stuck_the_response_is_503_within_a_bounded_time(pair: Pair) -> None:
     pair.redis.signal(signal.SIGSTOP)
     try:
         begun = time.monotonic()

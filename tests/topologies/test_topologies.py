@@ -542,7 +542,9 @@ def test_a_stopped_node_of_a_cluster_holds_up_no_call_for_many(cluster: RedisClu
         eventually("readiness", cluster_service.ready)
 
 
-def test_a_full_node_of_a_cluster_is_told_of_its_own_sessions(cluster: RedisCluster, cluster_service: Service) -> None:
+def test_a_full_node_of_a_cluster_fails_for_its_own_sessions_only(
+    cluster: RedisCluster, cluster_service: Service
+) -> None:
     names = [fresh() for _ in range(20)]
     with cluster_service.client() as client:
         for name in names:

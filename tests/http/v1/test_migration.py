@@ -134,7 +134,7 @@ def _taken_over_as_a_file(client: Client, saved: bytes) -> None:
     assert held(client, there)["step"] == 1
 
 
-def test_a_state_of_another_layout_is_not_taken_over(versions: Versions) -> None:
+def test_a_state_of_another_layout_is_not_migrated(versions: Versions) -> None:
     with versions.service.client() as client:
         session = client.create("lstm", fresh())
         client.step(session, [ROW])
@@ -152,7 +152,7 @@ def test_a_state_of_another_layout_is_not_taken_over(versions: Versions) -> None
         assert client.step(session, [ROW])["step"] == 1
 
 
-def test_an_accumulator_is_taken_over(versions: Versions) -> None:
+def test_an_accumulator_is_migrated(versions: Versions) -> None:
     address = f"/v1/accumulators/{fresh()}"
     with versions.service.client() as client:
         client.post(address, {"values": [1]}).expect()

@@ -209,7 +209,7 @@ def test_a_stream_as_a_whole_may_be_of_any_length(single: Service) -> None:
         ("/v1/models/sum/sessions/not%20a%20name", 400),
     ],
 )
-def test_what_is_not_there_is_refused_before_any_line(service: Service, address: str, status: int) -> None:
+def test_what_is_not_there_is_rejected_before_any_line(service: Service, address: str, status: int) -> None:
     stream = Stream(service.port, address)
     problem(stream.wire.response(), status)
     stream.close()

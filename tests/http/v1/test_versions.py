@@ -263,7 +263,7 @@ def test_nothing_in_a_new_model_ends_the_service(launch: Launch, tmp_path: Path)
         assert close(client.predict("gru", INSTANCES), answers(gru(10))[0])
 
 
-def test_a_repository_that_is_gone_for_a_moment_goes_on_being_served(launch: Launch, tmp_path: Path) -> None:
+def test_a_repository_that_is_away_for_a_moment_goes_on_being_served(launch: Launch, tmp_path: Path) -> None:
     write_model(tmp_path / "models" / "gru")
     service = launch(MODEL_REPOSITORY=tmp_path / "models")
     (tmp_path / "models").rename(tmp_path / "away")
