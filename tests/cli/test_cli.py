@@ -77,7 +77,7 @@ def shapes(specs: list[Mapping[str, Any]]) -> dict[str, tuple[str, list[int], in
 
 
 def assert_serves(folder: Path, module: nn.Module, *calls: dict[str, torch.Tensor]) -> None:
-    """Sessions of the written model go step by step where the module goes by itself, alone and side by side."""
+    """Sessions of the written model go step by step where the module goes by itself, alone and batched."""
     version = load(folder)
     state = version.initial_state
     for call in calls:

@@ -100,7 +100,7 @@ def test_a_stream_is_answered_while_it_is_sent(deployment: Deployment) -> None:
     path = f"{RNN}/sessions/incremental"
     assert deployment.post(f"{RNN}/sessions", {"session": "incremental"}).status < 400
     seconds = []
-    # The proxy is told to wait 10 seconds for an answer; a stream may be silent for longer.
+    # The proxy is told to wait 10 seconds for a response; a stream may be silent for longer.
     pauses = [0.0] * 20 + [11.0] + [0.0] * 20
     with Stream(deployment.port, path) as stream:
         stream.open()

@@ -1,4 +1,4 @@
-"""What lies in Redis, how much of it, for how long, and that a commit is made once or not at all."""
+"""What is stored in Redis, how much of it, for how long, and that a commit is made once or not at all."""
 
 import os
 import random

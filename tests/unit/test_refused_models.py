@@ -391,7 +391,7 @@ def test_a_listed_buffer_may_change_without_a_trace(tmp_path: Path) -> None:
 
 
 def assert_forgets(folder: Path) -> None:
-    """A call gives the same again, or the model is refused."""
+    """A call gives the same again, or the model is rejected."""
     try:
         version = load_model(folder).default
     except ConfigurationError:

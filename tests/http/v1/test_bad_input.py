@@ -437,7 +437,7 @@ def test_a_body_may_be_said_not_to_be_compressed(client: Client) -> None:
 
 
 def chunks(megabytes: int) -> Iterator[bytes]:
-    """A body that is right, but for its size: what is too much stands at its end."""
+    """A body that is right, but for its size: what is too much is its end."""
     yield text_of([ROW])
     for _ in range(megabytes):
         yield b" " * MEGABYTE

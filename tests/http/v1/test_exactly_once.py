@@ -39,7 +39,7 @@ def _session(client: Client) -> str:
 
 
 def _create(_: Client) -> Prepared:
-    # Without a name each new session gets one: a repeat must find the same.
+    # Without a name each new session gets one: a retry must get the same.
     return SESSIONS, {"ttl": 500}, lambda _: None
 
 
@@ -113,7 +113,7 @@ def workers(service: Service) -> Iterator[list[Client]]:
 
 
 def same(first: Response, again: Response) -> None:
-    """Whether an answer is the first one, given again."""
+    """Whether a response is the first one, replayed."""
     assert again.status == first.status
     assert again.body == first.body
     assert again.headers[REPLAYED] == "true"
@@ -127,7 +127,7 @@ def answered(client: Client, path: str, body: Any, key: str) -> Response | None:
     return None if answer.status == 409 else answer
 
 
-def stands_at(client: Client, address: str, step: int) -> bool:
+def is_at(client: Client, address: str, step: int) -> bool:
     return client.step_of(address) >= step
 
 
@@ -263,7 +263,7 @@ def test_a_response_is_kept_for_as_long_as_the_operator_says(launch: Launch, few
             answer = post(client, path, body, key="k")
             return answer if REPLAYED not in answer.headers else None
 
-        assert eventually("the end of the answer", carried_out_again).expect()["step"] == 2
+        assert eventually("the end of the stored response", carried_out_again).expect()["step"] == 2
 
 
 def test_a_key_is_the_same_with_and_without_quotes(client: Client) -> None:
@@ -349,9 +349,9 @@ def test_a_response_that_was_never_read_is_replayed(service: Service, client: Cl
         wire.send(head_of("POST", path, body, key=str(number)))
         if number % 2:
             # The answer is on its way, or there: the connection is cut before a byte of it is read.
-            eventually("the step", partial(stands_at, client, address, number + 1))
+            eventually("the step", partial(is_at, client, address, number + 1))
         wire.abort()
-        answer = eventually("an answer", partial(answered, client, path, body, str(number)))
+        answer = eventually("a response", partial(answered, client, path, body, str(number)))
         assert answer.expect()["step"] == number + 1
         if number % 2:
             assert answer.headers[REPLAYED] == "true"
@@ -409,7 +409,7 @@ class TestStreamedLines:
                 answer = again.line()
                 return None if answer.get("status") == 409 else answer
 
-            return eventually("an answer", ask)
+            return eventually("a response", ask)
 
         answers = [done(line) for line in lines]
         again.close()
@@ -550,11 +550,11 @@ class TestSteps:
 
     def test_if_none_match_creates_an_accumulator_and_adds_to_none(self, client: Client) -> None:
         address = f"/v1/accumulators/{fresh()}"
-        begun = post(client, address, {"values": [1]}, key="a", none_match="*")
-        assert begun.expect()["sum"] == 1
+        created = post(client, address, {"values": [1]}, key="a", none_match="*")
+        assert created.expect()["sum"] == 1
         problem(post(client, address, {"values": [1]}, none_match="*"), 412)
         problem(post(client, address, {"values": [1]}, none_match='"1"'), 400)
-        same(begun, post(client, address, {"values": [1]}, key="a", none_match="*"))
+        same(created, post(client, address, {"values": [1]}, key="a", none_match="*"))
         assert client.get(address).expect()["sum"] == 1
         client.delete(address)
         assert post(client, address, {"values": [5]}, none_match="*").expect()["sum"] == 5

@@ -56,7 +56,7 @@ def expire(server: RedisServer, address: str) -> None:
 
 
 def refusals(client: Client, address: str, data: bytes) -> None:
-    """Whether all that needs the session says that it is gone, and nothing revives it."""
+    """Whether all that needs the session is 410, and nothing revives it."""
     for _ in range(2):
         problem(client.get(address), 410)
         problem(client.get(f"{address}/state"), 410)

@@ -1,4 +1,4 @@
-"""A session stays with the version it began with, and passes to another only where it is asked to and can."""
+"""A session stays with the version it was created with, and passes to another only where it is asked to and can."""
 
 import shutil
 import signal
@@ -78,7 +78,7 @@ def test_a_session_stays_and_goes_on_only_where_it_is_asked_to(versions: Version
 
 
 def _both_are_served(client: Client, session: str) -> None:
-    """Version 1 for the session that began with it, version 2 for a new one."""
+    """Version 1 for the session that was created with it, version 2 for a new one."""
     assert client.get(session).expect()["version"] == "1"
     ours = client.step(session, [ROW])["predictions"]
     new = client.create("rnn", fresh())

@@ -1,4 +1,4 @@
-"""A session: begun, stepped, looked at, expired, deleted; each on its own."""
+"""A session: created, stepped, read, expired, deleted; each on its own."""
 
 from datetime import UTC, datetime, timedelta
 

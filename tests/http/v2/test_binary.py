@@ -30,7 +30,7 @@ def binary(size: int, shape: list[int], datatype: str = "FP32", name: str = "x")
 
 
 def parts(answer: Response) -> tuple[Any, bytes]:
-    """The JSON of an answer, and the bytes after it."""
+    """The JSON of a response, and the bytes after it."""
     assert answer.status == 200, answer.body
     assert answer.headers.get_content_type() == "application/octet-stream"
     length = int(answer.headers[HEADER_LENGTH])

@@ -109,6 +109,6 @@ def test_a_sequence(kserve: Wire, client: Client) -> None:
 
 
 def _parts(answer: Response) -> tuple[Any, bytes]:
-    """The JSON of an answer, and the bytes after it."""
+    """The JSON of a response, and the bytes after it."""
     length = int(answer.headers[HEADER_LENGTH])
     return json.loads(answer.body[:length]), answer.body[length:]

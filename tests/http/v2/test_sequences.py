@@ -1,4 +1,4 @@
-"""Sequences are sessions of the same name: begun by START, ended by END, on any worker."""
+"""Sequences are sessions of the same name: created by START, ended by END, on any worker."""
 
 import asyncio
 import gzip
