@@ -13,7 +13,7 @@ from typing import Any
 
 from tests.chaos.sessions import Session
 from tests.support.client import JSON, Client, Response
-from tests.support.wire import Stream, Wire, request_bytes
+from tests.support.connections import Stream, Wire, request_bytes
 
 TIMEOUT = 4.0
 """Seconds that a client waits for a response before it retries."""

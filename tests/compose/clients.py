@@ -25,9 +25,9 @@ from models.batchnorm import BatchNormClassifier
 from models.rnn import RNNClassifier
 from tests.compose.deployment import TIMEOUT
 from tests.support.client import JSON, Client
+from tests.support.connections import Stream
 from tests.support.paths import CHECKPOINTS
 from tests.support.waiting import PATIENCE
-from tests.support.wire import Stream
 
 _REPEATABLE = (502, 503, 504)
 

@@ -15,9 +15,9 @@ from tests.compose.faults import INTERVAL, Faults
 from tests.compose.load import Load
 from tests.compose.terminal import say
 from tests.support.client import Response
+from tests.support.connections import Stream
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
-from tests.support.wire import Stream
 
 RNN = "/v1/models/digits-rnn"
 ROW = {"instances": [[1, 2, 3, 4, 5, 6, 7, 8]]}

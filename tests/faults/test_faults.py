@@ -19,11 +19,11 @@ from torch.testing import assert_close
 
 from models.rnn import RNNClassifier
 from tests.support.client import Client, Response, problem, sentence
+from tests.support.connections import Stream, Wire, line_of
 from tests.support.paths import CHECKPOINTS
 from tests.support.redis_server import RedisServer, free_port, servers_on
 from tests.support.service import Launch, Service
 from tests.support.waiting import at_once, eventually
-from tests.support.wire import Stream, Wire, line_of
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 PROMPT = 20.0

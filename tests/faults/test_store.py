@@ -20,12 +20,12 @@ from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.redis import connect
 from models.rnn import RNNClassifier
 from tests.support.client import Client, problem, sentence
+from tests.support.connections import line_of
 from tests.support.paths import CHECKPOINTS
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import PATIENCE, eventually
-from tests.support.wire import line_of
 from tests.support.writes import Write
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]

@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from bench.messages import connections, session_name
-from bench.rows import FLOOR, MANY, ROWS, Row
+from bench.rows import BASELINE, MANY, ROWS, Row
 from tests.support.client import Client, Response
+from tests.support.connections import Wire
 from tests.support.redis_server import RedisServer
 from tests.support.service import Launch, Service
-from tests.support.wire import Wire
 
 ROW = {row.name: row for row in ROWS}
-CALLS = [row for row in ROWS if row is not FLOOR and not row.lines]
+CALLS = [row for row in ROWS if row is not BASELINE and not row.lines]
 
 
 def send(service: Service, row: Row, count: int = 1) -> list[Response]:
-    """The answers to a row's first requests."""
+    """The responses to a row's first requests."""
     (connection,) = connections(row, 1)
     wire = Wire(service.port)
     try:

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support.client import JSON, NDJSON, Client, Response, problem, sentence
+from tests.support.connections import Stream, Wire
 from tests.support.service import Service
-from tests.support.wire import Stream, Wire
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 MEGABYTE = 2**20

@@ -17,12 +17,12 @@ from carryover.store import IdempotencyKey, Record, Store
 from carryover.store.sweeper import sweep
 from tests.support.calls import REPLAYED, call, fresh, head_of, held, post, put_state, state
 from tests.support.client import NDJSON, Client, Response, problem, sentence
+from tests.support.connections import Stream, Wire
 from tests.support.redis_server import RedisServer
 from tests.support.repository import rnn, spec, write_model, write_recurrent
 from tests.support.service import Launch, Service
 from tests.support.sources import plain
 from tests.support.waiting import eventually, together
-from tests.support.wire import Stream, Wire
 from tests.support.writes import Write
 
 ROW = [0.5, -1.0, 2.0]

@@ -9,10 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from tests.support.client import NDJSON, Client, problem, sentence, strict_json
+from tests.support.connections import Stream, Wire, line_of
 from tests.support.repository import lstm
 from tests.support.service import Launch, Service
 from tests.support.waiting import at_once, eventually, together
-from tests.support.wire import Stream, Wire, line_of
 
 
 @contextmanager
