@@ -27,7 +27,7 @@ def running(*options: str) -> Iterator[Service]:
 
     """
     with TemporaryDirectory(prefix="bench-") as folder:
-        port = free_port()  # the floor does not print the one that it listens on
+        port = free_port()  # the baseline does not print the one that it listens on
         server = Service(Path(folder), (GUNICORN, *options), WORKERS=cpus.available(), BIND=f"127.0.0.1:{port}")
         server.port = port
         try:
@@ -52,7 +52,7 @@ def _start(server: Service) -> None:
 def _responds(server: Service) -> bool:
     try:
         with server.client() as client:
-            # The floor has no such route: that it says so is enough.
+            # The baseline has no such route: that it says so is enough.
             return client.get("/v2/health/ready").status in (HTTPStatus.OK, HTTPStatus.NOT_FOUND)
     except (OSError, HTTPException):
         return False

@@ -1,4 +1,4 @@
-"""Clients that do not give up: each request has a key, and is sent until it is answered."""
+"""Clients that do not give up: each request has a key, and is sent until it gets a response."""
 
 import json
 import threading
@@ -13,10 +13,10 @@ from typing import Any
 
 from tests.chaos.sessions import Session
 from tests.support.client import JSON, Client, Response
-from tests.support.wire import Stream, Wire, request_bytes
+from tests.support.connections import Stream, Wire, request_bytes
 
 TIMEOUT = 4.0
-"""Seconds that a client waits for an answer before it asks again."""
+"""Seconds that a client waits for a response before it retries."""
 GIVE_UP = 120.0
 """Seconds after which a request is taken to never be answered."""
 _AGAIN = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
@@ -49,7 +49,7 @@ class Stepper(threading.Thread):
     """Steps sessions until told to stop; in the end each of its requests is answered.
 
     Of its sessions some are stepped by others too. A step goes out on its own, with or without the step that it is to
-    run on; in a stream; in a call for several sessions; or over a connection that is cut before the answer is read.
+    run on; in a stream; in a call for several sessions; or over a connection that is cut before the response is read.
     """
 
     def __init__(self, port: int, number: int, seed: int, sessions: Sequence[Session], tally: Tally) -> None:
@@ -99,7 +99,7 @@ class Stepper(threading.Thread):
         self._acknowledge(session, rows, answer.json)
 
     def _on_a_step(self, session: Session) -> None:
-        """Step where the session stands; where another client was first, from there."""
+        """Step with the step that the session is at; if another client was first, with that one."""
         rows = session.kind.rows(self._rng)
         body = _body(session, rows)
         with session.lock:
@@ -133,7 +133,7 @@ class Stepper(threading.Thread):
                 elif "predictions" not in entry:
                     raise GivenUpError(f"{path}: {entry}")
                 elif done.setdefault(name, entry) != entry:
-                    raise GivenUpError(f"{path}: the answer to one key is first {done[name]}, then {entry}")
+                    raise GivenUpError(f"{path}: the response to one key is first {done[name]}, then {entry}")
             if time.monotonic() > deadline:
                 raise GivenUpError(f"{path}: not answered in {GIVE_UP:.0f} s")
             if len(done) < len(rows):
@@ -188,7 +188,7 @@ class Stepper(threading.Thread):
         except OSError:
             self._tally.count("connections lost")
             return
-        self._tally.count("fault: connection cut between request and answer")
+        self._tally.count("fault: connection cut between request and response")
 
     def _ask(self, path: str, body: bytes, headers: dict[str, str]) -> Response:
         """Send a request until it is answered for good."""
@@ -206,7 +206,7 @@ class Stepper(threading.Thread):
                     return answer
                 if answer.status not in _AGAIN:
                     raise GivenUpError(f"{path}: {answer.status} {answer.body[:300]!r}")
-                self._tally.count(f"answers {answer.status}")
+                self._tally.count(f"responses {answer.status}")
             self._tally.count("retries")
             time.sleep(self._rng.uniform(0.05, 0.3))
         raise GivenUpError(f"{path}: not answered in {GIVE_UP:.0f} s")

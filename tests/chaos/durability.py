@@ -23,20 +23,20 @@ POSTPONED = 2.0
 """Seconds for which `everysec` may put off a write while an fsync is going on."""
 
 PROMISES = {
-    "always": "written and synced before the answer: nothing is lost, not by a kill, not by a power failure",
-    "everysec": "written before the answer unless an fsync is going on: a kill or power failure may cost two seconds",
-    "no": "written before the answer, synced when the kernel likes: a kill costs nothing, power failure half a minute",
+    "always": "written and synced before the response: nothing is lost, not by a kill, not by a power failure",
+    "everysec": "written before the response unless an fsync is going on: a kill or power failure may cost two seconds",
+    "no": "written before the response, synced by the kernel: a kill costs nothing, a power failure half a minute",
 }
 
 
 class _Adder(threading.Thread):
-    """Adds ones to an accumulator until Redis is gone; knows when each was acknowledged."""
+    """Adds ones to an accumulator until Redis is killed; knows when each was acknowledged."""
 
     def __init__(self, port: int, name: str) -> None:
         super().__init__()
         self.address = f"/v1/accumulators/{name}"
         self.acknowledged: list[float] = []
-        self.begun = threading.Event()
+        self.started = threading.Event()
         self._port = port
 
     def run(self) -> None:
@@ -44,7 +44,7 @@ class _Adder(threading.Thread):
             try:
                 while client.request("POST", self.address, _ONE, {"Content-Type": JSON}).status == 200:
                     self.acknowledged.append(time.monotonic())
-                    self.begun.set()
+                    self.started.set()
             except (OSError, HTTPException):
                 return
 
@@ -60,7 +60,7 @@ def try_policy(service: Service, server: RedisServer, policy: str, rounds: int, 
         for adder in adders:
             adder.start()
         for adder in adders:
-            assert adder.begun.wait(PATIENCE)
+            assert adder.started.wait(PATIENCE)
         time.sleep(rng.uniform(0.2, 1.5))
         killed = time.monotonic()
         server.kill()
@@ -87,7 +87,7 @@ def _compare(service: Service, adders: Sequence[_Adder], safe: float, policy: st
             # One more may have been carried out: the one that was under way.
             if not promised <= step <= acknowledged + 1:
                 tally.complain(
-                    f"appendfsync {policy}: {adder.address} stands at {step}; {acknowledged} were acknowledged, "
+                    f"appendfsync {policy}: {adder.address} is at step {step}; {acknowledged} were acknowledged, "
                     f"{promised} of them for good"
                 )
     return lost

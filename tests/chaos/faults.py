@@ -76,7 +76,7 @@ class OneServer:
             self._worker(draw).kill()
 
     def _stop_worker(self, draw: float) -> None:
-        """Up to 7 s: longer than a claim stands, and its commit may come when others have carried it out."""
+        """Up to 7 s: longer than a lock is held, and its commit may come when others have carried it out."""
         worker = self._worker(draw * 2 % 1)
         try:
             worker.suspend()

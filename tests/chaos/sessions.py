@@ -85,15 +85,15 @@ class Verdict:
 
 def judge(client: Client, session: Session) -> Verdict:
     """Compare a session with a plain run of its acknowledged steps."""
-    stands = _step(client, session)
+    step = _step(client, session)
     numbers = [step for step, _ in session.acknowledged]
-    distinct = {step for step in numbers if step <= stands}
-    lost, doubled = len(numbers) - len(distinct), stands - len(distinct)
+    distinct = {number for number in numbers if number <= step}
+    lost, doubled = len(numbers) - len(distinct), step - len(distinct)
     sentences = []
     if lost or doubled:
-        missing = sorted(set(range(1, stands + 1)) - distinct)[:5]
+        missing = sorted(set(range(1, step + 1)) - distinct)[:5]
         sentences.append(
-            f"{session.address} is at step {stands}; {len(numbers)} were acknowledged, {lost} of them are lost and "
+            f"{session.address} is at step {step}; {len(numbers)} were acknowledged, {lost} of them are lost and "
             f"{doubled} steps are nobody's (among them {missing})"
         )
     elif numbers:

@@ -77,7 +77,7 @@ def shapes(specs: list[Mapping[str, Any]]) -> dict[str, tuple[str, list[int], in
 
 
 def assert_serves(folder: Path, module: nn.Module, *calls: dict[str, torch.Tensor]) -> None:
-    """Sessions of the written model go step by step where the module goes by itself, alone and side by side."""
+    """Sessions of the written model go step by step where the module goes by itself, alone and batched."""
     version = load(folder)
     state = version.initial_state
     for call in calls:
@@ -170,14 +170,14 @@ class TestInspect:
         assert any("'minimum' begins at infinity" in s for s in sentences)
         assert not any(problem["refused"] for problem in found["problems"])
 
-    def test_frozen_buffers_are_told_from_state(self, run: Run) -> None:
+    def test_frozen_buffers_are_distinguished_from_state(self, run: Run) -> None:
         found = json.loads(run("inspect", "checkpoints/digits-batchnorm", "--json").stdout)
         kinds = {tensor["name"]: (tensor["kind"], tensor["why"]) for tensor in found["tensors"]}
         assert kinds["layers.1.running_mean"] == ("frozen", "not changed by the dry run")
         assert kinds["layers.0.weight"] == ("parameter", "")
         assert found["problems"] == []
 
-    def test_everything_that_is_wrong_is_told_at_once(self, tmp_path: Path) -> None:
+    def test_everything_that_is_wrong_is_reported_at_once(self, tmp_path: Path) -> None:
         folder = tmp_path / "broken"
         (folder / "1").mkdir(parents=True)
         shutil.copy(MODULES, folder)
@@ -223,7 +223,7 @@ class TestInspect:
             ("", ["inputs: Field required", "outputs: Field required"]),
         ],
     )
-    def test_every_fault_of_a_manifest_is_told(
+    def test_every_fault_of_a_manifest_is_reported(
         self, tmp_path: Path, run: Run, manifest: str, sentences: list[str]
     ) -> None:
         folder = tmp_path / "model"
@@ -272,19 +272,21 @@ class TestInspect:
             ("Growing", "the state grows by 16 bytes a step"),
         ],
     )
-    def test_what_a_user_would_stumble_over_is_told(self, tmp_path: Path, run: Run, name: str, sentence: str) -> None:
+    def test_what_a_user_would_stumble_over_is_reported(
+        self, tmp_path: Path, run: Run, name: str, sentence: str
+    ) -> None:
         done = run("new", tmp_path / name, "--from", f"{MODULES}:{name}", "--json")
         assert done.exit_code == 0
         assert any(sentence in problem for problem in json.loads(done.stdout)["problems"])
         assert sentence in run("inspect", tmp_path / name).stdout
 
-    def test_state_that_is_no_buffer_is_refused(self, tmp_path: Path, run: Run) -> None:
+    def test_state_that_is_no_buffer_is_rejected(self, tmp_path: Path, run: Run) -> None:
         done = run("new", tmp_path / "new", "--from", f"{MODULES}:Attribute")
         assert done.exit_code == 1
         assert "forward keeps 'hidden' where all sessions share it" in done.stderr
         assert not (tmp_path / "new").exists()
 
-    def test_a_buffer_that_changes_only_now_and_then_is_told(self, tmp_path: Path, run: Run) -> None:
+    def test_a_buffer_that_changes_only_now_and_then_is_reported(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "seldom"
         assert run("new", folder, "--from", f"{MODULES}:Seldom").exit_code == 0
         assert manifest(folder)["state"] == {"hits": {"batch_dim": 0}}
@@ -479,7 +481,7 @@ class TestNew:
             ("Nothing", [], "has no nn.Module named Nothing"),
         ],
     )  # fmt: skip
-    def test_what_cannot_be_inferred_is_told_and_nothing_is_left(
+    def test_what_cannot_be_inferred_is_reported_and_nothing_is_left(
         self, tmp_path: Path, run: Run, target: str, options: list[str], sentence: str
     ) -> None:
         done = run("new", tmp_path / "models/new", "--from", f"{MODULES}:{target}", *options)
@@ -498,7 +500,7 @@ class TestNew:
         assert manifest(tmp_path / "heads")["arguments"] == {"heads": 4, "dropout": 0.1, "size": 8}
         assert shapes(manifest(tmp_path / "heads")["inputs"]) == {"x": ("FP32", [-1, -1, 8], 0)}
 
-    def test_a_checkpoint_of_another_class_is_told(self, tmp_path: Path, run: Run) -> None:
+    def test_a_checkpoint_of_another_class_is_reported(self, tmp_path: Path, run: Run) -> None:
         torch.save({"model": Words().state_dict(), "epoch": 1}, tmp_path / "words.pt")
         done = run("new", tmp_path / "new", "--from", f"{MODULES}:Causal", "--weights", tmp_path / "words.pt")
         assert done.exit_code == 1

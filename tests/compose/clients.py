@@ -25,9 +25,9 @@ from models.batchnorm import BatchNormClassifier
 from models.rnn import RNNClassifier
 from tests.compose.deployment import TIMEOUT
 from tests.support.client import JSON, Client
+from tests.support.connections import Stream
 from tests.support.paths import CHECKPOINTS
 from tests.support.waiting import PATIENCE
-from tests.support.wire import Stream
 
 _REPEATABLE = (502, 503, 504)
 
@@ -107,7 +107,7 @@ class Actor(threading.Thread):
         """Send one request once.
 
         Returns:
-            The status and the body; and the error, where it is one after which to ask again.
+            The status and the body; and the error, where it is one after which to retry.
 
         """
         start = time.monotonic()
@@ -187,15 +187,15 @@ class SessionClient(Actor):
         self.check(torch.allclose(got, expected, atol=1e-5), f"step {self.step} predicts {got}, not {expected}")
 
     def has_been_applied(self, error: str) -> bool:
-        stands = self.stands()
-        if stands == self.step:
+        step = self.current_step()
+        if step == self.step:
             self.tally.took_effect(error)
             self.tally.stepped()
             return True
-        self.check(stands == self.step - 1, f"is at step {stands} after step {self.step} and {error}")
+        self.check(step == self.step - 1, f"is at step {step} after step {self.step} and {error}")
         return False
 
-    def stands(self) -> int:
+    def current_step(self) -> int:
         status, answer = self.insist("GET", self.path)
         if status != 200:
             raise AssertionError(f"the session answers {status} {answer}")
@@ -203,7 +203,9 @@ class SessionClient(Actor):
         return step
 
     def settle(self) -> None:
-        self.check(self.stands() == self.step, f"ends at step {self.stands()}, where {self.step} was acknowledged")
+        self.check(
+            self.current_step() == self.step, f"ends at step {self.current_step()}, where {self.step} was acknowledged"
+        )
 
 
 class KeyedSessionClient(SessionClient):

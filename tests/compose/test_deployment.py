@@ -15,9 +15,9 @@ from tests.compose.faults import INTERVAL, Faults
 from tests.compose.load import Load
 from tests.compose.terminal import say
 from tests.support.client import Response
+from tests.support.connections import Stream
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
-from tests.support.wire import Stream
 
 RNN = "/v1/models/digits-rnn"
 ROW = {"instances": [[1, 2, 3, 4, 5, 6, 7, 8]]}
@@ -100,7 +100,7 @@ def test_a_stream_is_answered_while_it_is_sent(deployment: Deployment) -> None:
     path = f"{RNN}/sessions/incremental"
     assert deployment.post(f"{RNN}/sessions", {"session": "incremental"}).status < 400
     seconds = []
-    # The proxy is told to wait 10 seconds for an answer; a stream may be silent for longer.
+    # The proxy is told to wait 10 seconds for a response; a stream may be silent for longer.
     pauses = [0.0] * 20 + [11.0] + [0.0] * 20
     with Stream(deployment.port, path) as stream:
         stream.open()

@@ -1,4 +1,4 @@
-"""The documentation is true: what a page says is done, block by block, and the answers are compared.
+"""The documentation is true: what a page says is done, block by block, and the outputs are compared.
 
 A page's fenced blocks are followed in a fresh checkout. `sh` is run; `make run` starts the service there, in the place
 of one that ran before. What follows as `json` or `text` is what it must have printed; … stands for anything, a time for

@@ -1,4 +1,4 @@
-"""Killed workers, a Redis that is gone, full or stuck, the end of the service: nothing that was answered is lost."""
+"""Killed workers, a Redis that is down, full or stuck, the end of the service: nothing that was answered is lost."""
 
 import signal
 import threading
@@ -19,11 +19,11 @@ from torch.testing import assert_close
 
 from models.rnn import RNNClassifier
 from tests.support.client import Client, Response, problem, sentence
+from tests.support.connections import Stream, Wire, line_of
 from tests.support.paths import CHECKPOINTS
 from tests.support.redis_server import RedisServer, free_port, servers_on
 from tests.support.service import Launch, Service
 from tests.support.waiting import at_once, eventually
-from tests.support.wire import Stream, Wire, line_of
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 PROMPT = 20.0
@@ -103,13 +103,13 @@ def test_killing_workers_loses_nothing_that_was_answered(launch: Launch) -> None
     reference.eval()
     with service.client() as client:
         for address, tally in zip(own, tallies, strict=False):
-            stands = client.step_of(address)
+            reached = client.step_of(address)
             # A call that was cut off may have been made, or not; one that was answered was made, once.
-            assert max(tally.steps) <= stands <= len(tally.steps) + tally.cut
+            assert max(tally.steps) <= reached <= len(tally.steps) + tally.cut
             last = client.step(address, [ROW])["predictions"][0]["probabilities"]
             reference.reset()
             with torch.inference_mode():
-                expected = reference(torch.tensor(ROW).float().expand(stands + 1, 1, 8))[-1, 0]
+                expected = reference(torch.tensor(ROW).float().expand(reached + 1, 1, 8))[-1, 0]
             assert_close(torch.tensor(last), expected, rtol=0, atol=1e-4)
         totals = client.get("/v1/accumulators/killed").expect()
     answered = sorted(step for tally in tallies[4:] for step in tally.steps)
@@ -181,13 +181,13 @@ def test_the_service_ends_soon_though_connections_and_streams_are_open(launch: L
     steps = [stream.step([ROW])["step"] for stream in streams]
     fresh = [service.stream(address) for _ in range(5)]
     workers = service.workers()
-    begun = time.monotonic()
+    start = time.monotonic()
     if number is signal.SIGINT:
         # A terminal sends it to all of the foreground's processes.
         for process in workers:
             process.send_signal(number)
     assert service.stop(number) == 0
-    assert time.monotonic() - begun < PROMPT
+    assert time.monotonic() - start < PROMPT
     assert steps == list(range(1, 21))
     for stream in streams + fresh:
         if number is signal.SIGTERM:
@@ -249,9 +249,9 @@ def test_a_stop_ends_streams_that_are_busy_and_loses_none_of_their_lines(launch:
 
     def stop() -> int:
         eventually("all streams", lambda: min(answered) > 10)
-        begun = time.monotonic()
+        start = time.monotonic()
         assert service.stop() == 0
-        return int(time.monotonic() - begun)
+        return int(time.monotonic() - start)
 
     seconds = at_once(stop, *(run(number) for number in range(8)))[0]
     with launch(DATA_DIR=service.data).client() as client:
@@ -265,9 +265,9 @@ def test_a_stop_waits_for_a_slow_client_no_longer_than_it_says(launch: Launch) -
     wire.send(b"POST /v1/models/digits-rnn:predict HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n{")
     with service.client() as client:
         client.get("/v2/health/live").expect()
-    begun = time.monotonic()
+    start = time.monotonic()
     service.stop()
-    assert time.monotonic() - begun < PROMPT
+    assert time.monotonic() - start < PROMPT
     assert b" 200 " not in wire.rest()
     wire.close()
     assert servers_on(service.data) == []
@@ -422,7 +422,7 @@ def unready(service: Service) -> None:
         assert "Redis" in sentence(answer.json, 503)
 
 
-def test_with_redis_gone_sessions_are_503_and_stateless_prediction_goes_on(pair: Pair) -> None:
+def test_without_redis_sessions_are_503_and_stateless_prediction_goes_on(pair: Pair) -> None:
     pair.redis.kill()
     try:
         pair.unavailable()
@@ -432,7 +432,7 @@ def test_with_redis_gone_sessions_are_503_and_stateless_prediction_goes_on(pair:
         pair.redis.start()
 
 
-def test_with_redis_gone_a_streams_lines_are_503_and_the_stream_goes_on(pair: Pair) -> None:
+def test_without_redis_a_streams_lines_are_503_and_the_stream_goes_on(pair: Pair) -> None:
     with pair.service.client() as client:
         address = client.create("digits-rnn")
     stream = pair.service.stream(address)
@@ -450,14 +450,14 @@ def test_with_redis_gone_a_streams_lines_are_503_and_the_stream_goes_on(pair: Pa
     stream.close()
 
 
-def test_with_redis_stuck_the_answer_is_503_within_a_bounded_time(pair: Pair) -> None:
+def test_with_redis_stuck_the_response_is_503_within_a_bounded_time(pair: Pair) -> None:
     pair.redis.signal(signal.SIGSTOP)
     try:
-        begun = time.monotonic()
+        start = time.monotonic()
         with pair.service.client() as client:
             pair.says_so(client.post(f"{pair.address}:predict", {"instances": [ROW]}))
             pair.says_so(client.get(pair.address))
-        assert time.monotonic() - begun < PROMPT
+        assert time.monotonic() - start < PROMPT
         pair.stateless()
         unready(pair.service)
 
@@ -465,9 +465,9 @@ def test_with_redis_stuck_the_answer_is_503_within_a_bounded_time(pair: Pair) ->
             with pair.service.client() as client:
                 pair.says_so(client.post(f"{pair.address}:predict", {"instances": [ROW]}))
 
-        begun = time.monotonic()
+        start = time.monotonic()
         at_once(*[ask] * 16)
-        assert time.monotonic() - begun < PROMPT
+        assert time.monotonic() - start < PROMPT
     finally:
         pair.redis.signal(signal.SIGCONT)
 

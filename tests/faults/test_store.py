@@ -1,4 +1,4 @@
-"""What lies in Redis, how much of it, for how long, and that a commit is made once or not at all."""
+"""What is stored in Redis, how much of it, for how long, and that a commit is made once or not at all."""
 
 import os
 import random
@@ -20,12 +20,12 @@ from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.redis import connect
 from models.rnn import RNNClassifier
 from tests.support.client import Client, problem, sentence
+from tests.support.connections import line_of
 from tests.support.paths import CHECKPOINTS
 from tests.support.proxy import Proxy
 from tests.support.redis_server import RedisServer
 from tests.support.service import Service
 from tests.support.waiting import PATIENCE, eventually
-from tests.support.wire import line_of
 from tests.support.writes import Write
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -139,7 +139,7 @@ def test_an_expired_session_is_remembered_for_a_day(place: Place, there: Client)
     problem(there.post(f"{address}:predict", {"instances": [ROW]}), 404)
 
 
-def test_a_step_is_a_use_and_a_look_is_none(place: Place, there: Client) -> None:
+def test_a_step_extends_the_ttl_and_reading_does_not(place: Place, there: Client) -> None:
     address = there.create("digits-rnn", "used", ttl=600)
     key = place.key("digits-rnn", "used")
 
@@ -157,7 +157,7 @@ def test_a_step_is_a_use_and_a_look_is_none(place: Place, there: Client) -> None
     assert DAY + 590_000 < left() <= DAY + 600_000
 
 
-def test_a_refused_call_writes_nothing(place: Place, there: Client) -> None:
+def test_a_rejected_call_writes_nothing(place: Place, there: Client) -> None:
     address = there.create("digits-rnn", "untouched")
     key = place.key("digits-rnn", "untouched")
     before = place.redis.redis.get(key)
@@ -255,7 +255,7 @@ def test_a_step_is_made_once_though_the_connection_breaks(
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["request-lost", "reply-lost"])
-def test_a_session_is_begun_and_ended_once_though_the_connection_breaks(
+def test_a_session_is_created_and_deleted_once_though_the_connection_breaks(
     place: Place, there: Client, before: bool
 ) -> None:
     name = f"once-{before}"
@@ -374,7 +374,7 @@ def test_two_that_create_one_name_conflict(store: Store) -> None:
     assert store.commit([Write(KEY, None, new(b"other"), live=False)]) == [Outcome.CONFLICT]
 
 
-def test_a_commit_on_what_has_expired_or_was_deleted_is_gone(store: Store, place: Place) -> None:
+def test_a_commit_on_what_has_expired_or_was_deleted_fails(store: Store, place: Place) -> None:
     record = created(store)
     after = Write(KEY, record, advanced(record, 1, b"late"))
     place.redis.redis.pexpire("test:{m/name}", GRACE - 1)

@@ -1,4 +1,4 @@
-"""The benchmark's own promises: its requests are what they are called, and its ratios are of what ran side by side."""
+"""The benchmark's requests are what they are called, and its ratios are of what ran in the same round."""
 
 import json
 from collections.abc import Callable
@@ -8,18 +8,18 @@ from typing import Any
 import pytest
 
 from bench.messages import connections, session_name
-from bench.rows import FLOOR, MANY, ROWS, Row
+from bench.rows import BASELINE, MANY, ROWS, Row
 from tests.support.client import Client, Response
+from tests.support.connections import Wire
 from tests.support.redis_server import RedisServer
 from tests.support.service import Launch, Service
-from tests.support.wire import Wire
 
 ROW = {row.name: row for row in ROWS}
-CALLS = [row for row in ROWS if row is not FLOOR and not row.lines]
+CALLS = [row for row in ROWS if row is not BASELINE and not row.lines]
 
 
 def send(service: Service, row: Row, count: int = 1) -> list[Response]:
-    """The answers to a row's first requests."""
+    """The responses to a row's first requests."""
     (connection,) = connections(row, 1)
     wire = Wire(service.port)
     try:
@@ -32,7 +32,7 @@ def send(service: Service, row: Row, count: int = 1) -> list[Response]:
         wire.close()
 
 
-def begin(client: Client, count: int) -> None:
+def create(client: Client, count: int) -> None:
     for number in range(count):
         answer = client.post("/v1/models/digits-rnn/sessions", {"session": session_name(number)})
         assert answer.status in (201, 409)
@@ -40,7 +40,7 @@ def begin(client: Client, count: int) -> None:
 
 @pytest.mark.parametrize("row", CALLS, ids=lambda row: row.name)
 def test_every_row_is_answered(service: Service, client: Client, row: Row) -> None:
-    begin(client, MANY if row.sessions else 0)
+    create(client, MANY if row.sessions else 0)
     (answer,) = send(service, row)
     assert answer.status == 200, answer.body
     assert b'"error":' not in answer.body
@@ -58,7 +58,7 @@ def test_infer_asks_what_predict_asks(service: Service, suffix: str) -> None:
 
 
 def test_a_row_with_keys_never_uses_one_twice(service: Service, client: Client) -> None:
-    begin(client, 4)
+    create(client, 4)
     (one, two) = send(service, ROW["keyed"], 2), send(service, ROW["keyed"], 2)
     assert all("Idempotency-Replayed" not in answer.headers for answer in one + two)
     assert [after.json["step"] - before.json["step"] for before, after in zip(one, two, strict=True)] == [1, 1]
@@ -73,7 +73,7 @@ def test_a_step_without_a_key_pays_nothing_for_keys(launch: Launch, redis_server
     """No ratio shows that there is nothing: Redis writes the new state, and looks up nothing but the session."""
     running = launch(REDIS_URL=redis_server.url)
     with running.client() as client:
-        begin(client, 1)
+        create(client, 1)
         plain = commands(redis_server, lambda: send(running, ROW["session"]))
         keyed = commands(redis_server, lambda: send(running, ROW["keyed"]))
         assert commands(redis_server, lambda: send(running, ROW["session"])) == plain

@@ -7,7 +7,7 @@ from typing import Any
 from safetensors.numpy import load
 
 from tests.support.client import JSON, Client, Response
-from tests.support.wire import request_bytes
+from tests.support.connections import request_bytes
 
 NAMES = {"key": "Idempotency-Key", "match": "If-Match", "none_match": "If-None-Match", "kind": "Content-Type"}
 REPLAYED = "Idempotency-Replayed"

@@ -86,7 +86,7 @@ class Proxy:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.set_exception_handler(lambda _, __: None)  # a client that is refused is no news here
+        self._loop.set_exception_handler(lambda _, __: None)  # a failed handshake is expected here
         try:
             self._loop.run_forever()
         finally:

@@ -13,10 +13,10 @@ import psutil
 
 from carryover.settings import Settings
 from tests.support.client import Client
+from tests.support.connections import Stream
 from tests.support.paths import GUNICORN, ROOT
 from tests.support.redis_server import servers_on
 from tests.support.waiting import PATIENCE, eventually
-from tests.support.wire import Stream
 
 Launch = Callable[..., "Service"]
 

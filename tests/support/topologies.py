@@ -143,10 +143,10 @@ class RedisCluster:
         eventually("nodes that know each other", lambda: all(self._known(server) == 6 for server in self.servers))
         for master, replica in zip(masters, replicas, strict=True):
             command(replica.redis, "CLUSTER", "REPLICATE", self._id(master))
-        eventually("a cluster that is whole", self.whole)
+        eventually("a complete cluster", self.complete)
         return self
 
-    def whole(self) -> bool:
+    def complete(self) -> bool:
         """Whether all slots are served, and all replicas follow."""
         try:
             states = {server.redis.cluster("INFO")["cluster_state"] for server in self.servers}
@@ -188,16 +188,16 @@ class RedisCluster:
         eventually("the replica as master", lambda: _role(replica.redis) == "master")
 
     def revive(self, dead: RedisServer) -> None:
-        """Start a dead server again and wait until the cluster is whole."""
+        """Start a dead server again and wait until the cluster is complete."""
         dead.start()
-        eventually("a cluster that is whole", self.whole)
+        eventually("a complete cluster", self.complete)
 
     def hand_over(self, master: RedisServer) -> None:
-        """Let a master's replica take its place, as an operator asks for it, and wait until the cluster is whole."""
+        """Let a master's replica take its place, as an operator asks for it, and wait until the cluster is complete."""
         replica = self.replica_of(master)
         command(replica.redis, "CLUSTER", "FAILOVER")
         eventually("the replica as master", lambda: replica in self.masters())
-        eventually("a cluster that is whole", self.whole)
+        eventually("a complete cluster", self.complete)
 
     def end(self) -> None:
         for server in self.servers:

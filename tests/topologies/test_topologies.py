@@ -237,7 +237,7 @@ class Stepped:
         return post(self.client, f"{self.address}:predict", {"instances": [ROW]}, **headers)
 
     def refused(self, service: Service, reason: str) -> None:
-        """Whether all that needs Redis is refused in time, and the rest goes on."""
+        """Whether all that needs Redis is rejected in time, and the rest goes on."""
         name = self.address.rsplit("/")[-1]
         calls: list[Callable[[Client], Response]] = [
             lambda client: post(client, f"{self.address}:predict", {"instances": [ROW]}),
@@ -431,7 +431,7 @@ def put_back(client: Client, address: str, step: int) -> None:
 
 
 def keyed(client: Client, address: str, key: str, statuses: set[int] | None = None) -> Any:
-    """Step a session, asking with one key until there is an answer."""
+    """Step a session, with one key, until there is a response."""
 
     def ask() -> Any:
         start = time.monotonic()
@@ -445,7 +445,7 @@ def keyed(client: Client, address: str, key: str, statuses: set[int] | None = No
             return None
         return answer.expect()
 
-    return eventually("an answer", ask)
+    return eventually("a response", ask)
 
 
 def _through(service: Service, names: list[str], happen: Callable[[], object]) -> set[int]:
@@ -538,11 +538,13 @@ def test_a_stopped_node_of_a_cluster_holds_up_no_call_for_many(cluster: RedisClu
                 sentence(entry, 503)
             else:
                 assert entry["step"] == 1
-        eventually("a cluster that is whole", cluster.whole)
+        eventually("a complete cluster", cluster.complete)
         eventually("readiness", cluster_service.ready)
 
 
-def test_a_full_node_of_a_cluster_is_told_of_its_own_sessions(cluster: RedisCluster, cluster_service: Service) -> None:
+def test_a_full_node_of_a_cluster_fails_for_its_own_sessions_only(
+    cluster: RedisCluster, cluster_service: Service
+) -> None:
     names = [fresh() for _ in range(20)]
     with cluster_service.client() as client:
         for name in names:

@@ -195,7 +195,7 @@ def test_a_processor_that_raises_fails_those_of_its_batch_and_no_others(processo
     done(ask("d"), ask("e"))
 
 
-def test_too_many_are_refused_untouched_and_taken_again_later(processor: Processor, ask: Ask) -> None:
+def test_too_many_are_rejected_untouched_and_taken_again_later(processor: Processor, ask: Ask) -> None:
     processor.gate.clear()
     leader = ask("leader")
     waiting = [ask(str(number)) for number in range(6)]

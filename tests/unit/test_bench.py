@@ -34,7 +34,7 @@ def test_ratios_are_of_the_same_round() -> None:
     """The machine was busy in the second round: that slowed both rows, and is no cost of the one."""
     plain = Cell(ROW["session"], 32, [sample(1000, 1e-3), sample(100, 9e-3), sample(1000, 1e-3)])
     keyed = Cell(ROW["keyed"], 32, [sample(900, 1.1e-3), sample(90, 9.9e-3), sample(900, 1.1e-3)], beside=plain)
-    plain.floors = keyed.floors = plain.samples
+    plain.baselines = keyed.baselines = plain.samples
     assert keyed.ratio_to(plain, rate) == pytest.approx(0.9)
     assert keyed.ratio_to(plain, cpu) == pytest.approx(1.1)
     cells, used = [plain, keyed], Memory(400, 256, 30)
@@ -51,7 +51,7 @@ def test_ratios_are_of_the_same_round() -> None:
 def test_a_key_that_costs_too_much_is_said() -> None:
     plain = Cell(ROW["session"], 1, [sample(1000, 1e-3)])
     keyed = Cell(ROW["keyed"], 1, [sample(800, 1.2e-3)], beside=plain)
-    plain.floors = keyed.floors = plain.samples
+    plain.baselines = keyed.baselines = plain.samples
     missed = [target for target in targets([plain, keyed], Memory(400, 256, 30), None) if not target.reached]
     assert [target.what for target in missed if "a key" in target.what] == [
         "CPU of session :predict, with a key over that of one without at 1 connection",

@@ -23,7 +23,7 @@ def test_a_lazy_layer_gets_its_size_from_the_checkpoint(tmp_path: Path) -> None:
     torch.testing.assert_close(torch.tensor(found), expected)
 
 
-def test_an_answer_outlives_the_tensor_it_was_written_to(tmp_path: Path) -> None:
+def test_an_output_outlives_the_tensor_it_was_written_to(tmp_path: Path) -> None:
     version = load_model(CASES["scratch"].write(tmp_path, "scratch")).default
     one, other = (version.run([Call({"x": torch.full((3,), x).numpy()}, version.initial_state)])[0] for x in (1.0, 5.0))
     assert (one.outputs["y"].tolist(), other.outputs["y"].tolist()) == ([2.0] * 3, [10.0] * 3)

@@ -14,7 +14,7 @@ shapes = st.lists(st.integers(1, 3), max_size=3).map(tuple)
 
 @st.composite
 def layouts(draw: st.DrawFn) -> tuple[list[StateBuffer], int]:
-    """Some state buffers, and how many sessions are laid side by side."""
+    """Some state buffers, and how many sessions are batched."""
     buffers = []
     for index in range(draw(st.integers(1, 4))):
         shape = draw(shapes)
@@ -26,7 +26,7 @@ def layouts(draw: st.DrawFn) -> tuple[list[StateBuffer], int]:
 
 
 def random_tensor(buffer: StateBuffer, count: int, seed: int) -> torch.Tensor:
-    """One buffer of several sessions, side by side along its batch dim."""
+    """One buffer of several sessions, batched along its batch dim."""
     assert buffer.registered is not None
     shape = list(buffer.registered.shape)
     if buffer.batch_dim is not None:

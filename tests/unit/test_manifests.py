@@ -143,7 +143,7 @@ def test_a_fault_is_one_sentence_that_says_which_file_and_what(
         assert word in said.removeprefix(str(models / file))
 
 
-def test_a_missing_buffer_of_batchnorm_is_refused_by_name(tmp_path: Path) -> None:
+def test_a_missing_buffer_of_batchnorm_is_rejected_by_name(tmp_path: Path) -> None:
     write_model(tmp_path / "models", "m", plain.PlainBatchNorm(), [spec((-1, 3), batch_dim=0)])
     path = tmp_path / "models" / SAFETENSORS
     tensors = load_file(path)
@@ -153,7 +153,7 @@ def test_a_missing_buffer_of_batchnorm_is_refused_by_name(tmp_path: Path) -> Non
         Repository.load([tmp_path / "models"])
 
 
-def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
+def test_a_checkpoint_that_would_run_code_is_rejected_and_does_not_run(
     models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace = tmp_path / "trace"
@@ -165,7 +165,7 @@ def test_a_checkpoint_that_would_run_code_is_refused_and_does_not_run(
     assert not trace.exists()
 
 
-def test_one_bad_version_among_good_ones_is_refused(models: Path) -> None:
+def test_one_bad_version_among_good_ones_is_rejected(models: Path) -> None:
     (models / "m/2").mkdir()
     with pytest.raises(ConfigurationError, match=r"m/2: holds no weights"):
         Repository.load([models])
@@ -221,6 +221,6 @@ def test_an_empty_setting_is_not_set(monkeypatch: pytest.MonkeyPatch, variable: 
     assert settings.read() == without
 
 
-def test_a_repository_without_models_is_refused(tmp_path: Path) -> None:
+def test_a_repository_without_models_is_rejected(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=re.escape(str(tmp_path))):
         Repository.load([tmp_path])

@@ -17,6 +17,6 @@ TIMEOUT = 1
         ("redis+cluster://", "host:port"),
     ],
 )
-def test_a_url_of_no_known_form_is_refused(url: str, reason: str) -> None:
+def test_a_url_of_no_known_form_is_rejected(url: str, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         Store(url, TIMEOUT, 60)

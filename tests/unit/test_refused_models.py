@@ -292,7 +292,7 @@ REFUSED: dict[str, Refused] = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_wrong_is_told_in_one_sentence(tmp_path: Path, what: str) -> None:
+def test_what_is_wrong_is_reported_in_one_sentence(tmp_path: Path, what: str) -> None:
     refused = REFUSED[what]
     folder = refused.case.write(tmp_path, "gru")
     refused.spoil(folder)
@@ -307,7 +307,7 @@ NO_GPU = 'device = "cuda:9": this machine has no such GPU, or torch cannot use i
 
 
 @pytest.mark.skipif(torch.cuda.device_count() > 9, reason="this machine has ten GPUs")
-def test_a_gpu_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_there_is_rejected(tmp_path: Path) -> None:
     folder = Case(own_models.Gru, GRU + 'device = "cuda:9"').write(tmp_path, "gru")
     with pytest.raises(ConfigurationError) as caught:
         load_model(folder)
@@ -365,7 +365,7 @@ UNDETECTED = {
 
 
 @pytest.mark.parametrize("what", UNDETECTED)
-def test_what_cannot_be_served_is_refused_when_it_is_loaded(tmp_path: Path, what: str) -> None:
+def test_what_cannot_be_served_is_rejected_when_it_is_loaded(tmp_path: Path, what: str) -> None:
     folder = UNDETECTED[what].write(tmp_path, "model")
     with pytest.raises(ConfigurationError):
         load_model(folder)
@@ -391,7 +391,7 @@ def test_a_listed_buffer_may_change_without_a_trace(tmp_path: Path) -> None:
 
 
 def assert_forgets(folder: Path) -> None:
-    """A call gives the same again, or the model is refused."""
+    """A call gives the same again, or the model is rejected."""
     try:
         version = load_model(folder).default
     except ConfigurationError:

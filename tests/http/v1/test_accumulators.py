@@ -62,7 +62,7 @@ def test_a_million_tenths_are_a_hundred_thousand(client: Client) -> None:
     assert math.isclose(answer["sum"], 100_000, rel_tol=0, abs_tol=1e-9)
 
 
-def test_looking_does_not_step(client: Client) -> None:
+def test_reading_is_no_step(client: Client) -> None:
     client.post(path("looked-at"), {"values": [1]}).expect()
     shown = [client.get(path("looked-at")).expect() for _ in range(3)]
     assert shown[0] == shown[2]
@@ -102,7 +102,7 @@ def test_a_value_that_is_too_large_for_the_sum_changes_nothing(client: Client) -
     ],
     ids=lambda body: str(body)[:30],
 )
-def test_bad_values_are_refused_and_change_nothing(client: Client, body: object) -> None:
+def test_bad_values_are_rejected_and_change_nothing(client: Client, body: object) -> None:
     client.post(path("strict"), {"values": [1]}).expect()
     before = client.get(path("strict")).expect()
     problem(client.post(path("strict"), body), 400)
@@ -115,7 +115,7 @@ def test_bad_values_create_nothing(client: Client) -> None:
 
 
 @pytest.mark.parametrize("name", ["a b", "x" * 129, "ü", "a:b", "%00", "a%0A", "%2e%2e%2fa"])
-def test_a_bad_name_is_refused(client: Client, name: str) -> None:
+def test_a_bad_name_is_rejected(client: Client, name: str) -> None:
     for answer in (
         client.post(path(quote(name, safe="%")), {"values": [1]}),
         client.get(path(quote(name, safe="%"))),
@@ -130,7 +130,7 @@ def test_an_unknown_one_is_404(client: Client) -> None:
     problem(client.delete(path("unknown")), 404)
 
 
-def test_deleting_forgets_and_the_next_post_begins_anew(client: Client) -> None:
+def test_a_post_after_a_delete_starts_from_zero(client: Client) -> None:
     client.post(path("forgotten"), {"values": [1, 2]}).expect()
     assert client.delete(path("forgotten")).status == 204
     problem(client.get(path("forgotten")), 410)
@@ -179,7 +179,7 @@ def short_lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         running.end()
 
 
-def test_an_expired_one_never_silently_starts_anew(short_lived: Service) -> None:
+def test_an_expired_one_is_never_silently_created_again(short_lived: Service) -> None:
     with short_lived.client() as client:
         client.post(path("old"), {"values": [1, 2]}).expect()
         gone = eventually("its end", lambda: (a := client.get(path("old"))).status != 200 and a)

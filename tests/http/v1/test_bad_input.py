@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from tests.support.client import JSON, NDJSON, Client, Response, problem, sentence
+from tests.support.connections import Stream, Wire
 from tests.support.service import Service
-from tests.support.wire import Stream, Wire
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 MEGABYTE = 2**20
@@ -173,7 +173,7 @@ DATATYPES: list[tuple[str, str]] = [
 
 
 @pytest.mark.parametrize(("datatype", "value"), DATATYPES, ids=[f"{d}-{v[:12]}" for d, v in DATATYPES])
-def test_a_value_that_its_datatype_cannot_hold_is_refused(client: Client, datatype: str, value: str) -> None:
+def test_a_value_that_its_datatype_cannot_hold_is_rejected(client: Client, datatype: str, value: str) -> None:
     body = f'{{"instances":[{"false" if datatype == "bool" else "1"},{value}]}}'.encode()
     assert "instances[1]" in problem(client.post(f"/v1/models/identity-{datatype}-0:predict", body), 400)
 
@@ -236,9 +236,7 @@ OBJECTS = [
 
 
 @pytest.mark.parametrize(("instances", "word"), OBJECTS, ids=range(len(OBJECTS)))
-def test_what_is_wrong_with_one_of_several_inputs_is_told_by_its_name(
-    client: Client, instances: object, word: str
-) -> None:
+def test_an_error_names_the_one_of_several_inputs_that_is_invalid(client: Client, instances: object, word: str) -> None:
     assert word in problem(client.post("/v1/models/mixed:predict", {"instances": instances}), 400)
 
 
@@ -276,7 +274,7 @@ def test_an_unknown_model_is_404_and_the_sentence_names_those_there_are(client: 
         "/v1/models//sum",
     ],
 )
-def test_an_unknown_address_is_404_or_has_something(client: Client, path: str) -> None:
+def test_an_unknown_path_is_404(client: Client, path: str) -> None:
     answer = client.get(path)
     if answer.status != 200:
         problem(answer, 404)
@@ -286,7 +284,7 @@ BAD_NAMES = ["a b", "ü", "a:b", "x" * 129, "a\n", "a\0", "a,b", "{a}", "*", "%"
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=ascii)
-def test_a_bad_session_name_is_refused(client: Client, name: str) -> None:
+def test_a_bad_session_name_is_rejected(client: Client, name: str) -> None:
     text = problem(client.post("/v1/models/sum/sessions", {"session": name}), 400)
     assert "1 to 128" in text
     place = f"/v1/models/sum/sessions/{quote(name)}"
@@ -297,7 +295,7 @@ def test_a_bad_session_name_is_refused(client: Client, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "/", "../a"])
-def test_a_session_name_with_a_slash_or_none_is_refused(client: Client, name: str) -> None:
+def test_a_session_name_with_a_slash_or_none_is_rejected(client: Client, name: str) -> None:
     if name:
         problem(client.post("/v1/models/sum/sessions", {"session": name}), 400)
     place = f"/v1/models/sum/sessions/{quote(name, safe='')}"
@@ -339,7 +337,7 @@ CREATE: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("body", "word"), CREATE, ids=[str(body)[:20] for body, _ in CREATE])
-def test_a_bad_begin_is_refused(client: Client, body: object, word: str) -> None:
+def test_a_bad_creation_is_rejected(client: Client, body: object, word: str) -> None:
     assert word in problem(client.post("/v1/models/sum/sessions", body), 400)
 
 
@@ -361,7 +359,7 @@ MANY: list[tuple[object, str]] = [
 
 
 @pytest.mark.parametrize(("body", "word"), MANY, ids=[str(body)[:30] for body, _ in MANY])
-def test_a_bad_call_of_many_sessions_is_refused(client: Client, body: object, word: str) -> None:
+def test_a_bad_call_of_many_sessions_is_rejected(client: Client, body: object, word: str) -> None:
     assert word in problem(client.post("/v1/models/sum/sessions:predict", body), 400)
 
 
@@ -439,7 +437,7 @@ def test_a_body_may_be_said_not_to_be_compressed(client: Client) -> None:
 
 
 def chunks(megabytes: int) -> Iterator[bytes]:
-    """A body that is right, but for its size: what is too much stands at its end."""
+    """A body that is right, but for its size: what is too much is its end."""
     yield text_of([ROW])
     for _ in range(megabytes):
         yield b" " * MEGABYTE
@@ -601,7 +599,7 @@ def test_an_error_is_a_problem_whatever_the_client_accepts(client: Client) -> No
         problem(answer, 404)
 
 
-def test_a_stream_that_was_refused_leaves_its_connection_usable_or_closed(service: Service) -> None:
+def test_a_stream_that_was_rejected_leaves_its_connection_usable_or_closed(service: Service) -> None:
     stream = Stream(service.port, "/v1/models/sum/sessions/never-there")
     problem(stream.wire.response(), 404)
     stream.send(b'{"instances":[1]}\n')

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from tests.support.calls import head_of
 from tests.support.client import Client, problem
+from tests.support.connections import Wire, line_of
 from tests.support.service import Launch, Service
-from tests.support.wire import Wire, line_of
 
 
 def forwards(service: Service) -> list[int]:

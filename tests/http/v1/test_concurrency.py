@@ -57,7 +57,7 @@ def test_what_clients_add_in_steps_and_streams_and_many_calls_is_all_there(servi
         assert client.step(address, [0])["predictions"] == [450.0]
 
 
-def test_a_session_deleted_under_its_clients_is_gone_for_all(service: Service) -> None:
+def test_a_session_deleted_under_its_clients_is_410_for_all(service: Service) -> None:
     with service.client() as client:
         address = client.create("sum", "pulled-away")
 

@@ -17,12 +17,12 @@ from carryover.store import IdempotencyKey, Record, Store
 from carryover.store.sweeper import sweep
 from tests.support.calls import REPLAYED, call, fresh, head_of, held, post, put_state, state
 from tests.support.client import NDJSON, Client, Response, problem, sentence
+from tests.support.connections import Stream, Wire
 from tests.support.redis_server import RedisServer
 from tests.support.repository import rnn, spec, write_model, write_recurrent
 from tests.support.service import Launch, Service
 from tests.support.sources import plain
 from tests.support.waiting import eventually, together
-from tests.support.wire import Stream, Wire
 from tests.support.writes import Write
 
 ROW = [0.5, -1.0, 2.0]
@@ -39,7 +39,7 @@ def _session(client: Client) -> str:
 
 
 def _create(_: Client) -> Prepared:
-    # Without a name each new session gets one: a repeat must find the same.
+    # Without a name each new session gets one: a retry must get the same.
     return SESSIONS, {"ttl": 500}, lambda _: None
 
 
@@ -113,7 +113,7 @@ def workers(service: Service) -> Iterator[list[Client]]:
 
 
 def same(first: Response, again: Response) -> None:
-    """Whether an answer is the first one, given again."""
+    """Whether a response is the first one, replayed."""
     assert again.status == first.status
     assert again.body == first.body
     assert again.headers[REPLAYED] == "true"
@@ -127,12 +127,12 @@ def answered(client: Client, path: str, body: Any, key: str) -> Response | None:
     return None if answer.status == 409 else answer
 
 
-def stands_at(client: Client, address: str, step: int) -> bool:
+def is_at(client: Client, address: str, step: int) -> bool:
     return client.step_of(address) >= step
 
 
 @every_operation
-def test_a_repeat_gets_the_same_bytes_from_any_worker_and_changes_nothing(
+def test_a_retry_gets_the_same_bytes_from_any_worker_and_changes_nothing(
     prepare: Callable[[Client], Prepared], workers: list[Client]
 ) -> None:
     path, body, look = prepare(workers[0])
@@ -160,7 +160,7 @@ def test_a_key_stands_for_one_body(prepare: Callable[[Client], Prepared], worker
     same(first, post(workers[-1], path, body, key="k"))
 
 
-def test_a_key_stands_for_one_address_of_a_session(client: Client) -> None:
+def test_a_key_stands_for_one_route_of_a_session(client: Client) -> None:
     address = _session(client)
     post(client, f"{address}:predict", {"instances": [ROW]}, key="k").expect()
     problem(post(client, f"{address}:reset", {}, key="k"), 422)
@@ -173,7 +173,7 @@ def test_a_key_belongs_to_a_session(client: Client) -> None:
         assert post(client, f"{address}:predict", {"instances": [ROW]}, key="k").expect()["step"] == 2
 
 
-def test_answers_outlive_a_restart_and_a_sweep(own: tuple[Service, RedisServer]) -> None:
+def test_responses_outlive_a_restart_and_a_sweep(own: tuple[Service, RedisServer]) -> None:
     service, server = own
     with service.client() as client:
         prepared = [prepare(client) for prepare in OPERATIONS]
@@ -188,7 +188,7 @@ def test_answers_outlive_a_restart_and_a_sweep(own: tuple[Service, RedisServer])
         assert [look(client) for _, _, look in prepared] == seen
 
 
-def test_a_request_that_still_runs_is_not_begun_again(own: tuple[Service, RedisServer]) -> None:
+def test_a_request_that_still_runs_is_not_started_again(own: tuple[Service, RedisServer]) -> None:
     with own[0].one_client_a_worker() as clients:
         address = clients[0].create("slower")
         body = {"instances": [[1.0]]}
@@ -252,7 +252,7 @@ class TestFailedRequestsDoNotUseUpTheirKey:
         assert client.step_of(there) == 2
 
 
-def test_an_answer_is_kept_for_as_long_as_the_operator_says(launch: Launch, few: Path) -> None:
+def test_a_response_is_kept_for_as_long_as_the_operator_says(launch: Launch, few: Path) -> None:
     service = launch(MODEL_REPOSITORY=few, IDEMPOTENCY_TTL=1)
     with service.client() as client:
         path, body = f"{client.create('rnn')}:predict", {"instances": [ROW]}
@@ -263,7 +263,7 @@ def test_an_answer_is_kept_for_as_long_as_the_operator_says(launch: Launch, few:
             answer = post(client, path, body, key="k")
             return answer if REPLAYED not in answer.headers else None
 
-        assert eventually("the end of the answer", carried_out_again).expect()["step"] == 2
+        assert eventually("the end of the stored response", carried_out_again).expect()["step"] == 2
 
 
 def test_a_key_is_the_same_with_and_without_quotes(client: Client) -> None:
@@ -274,7 +274,7 @@ def test_a_key_is_the_same_with_and_without_quotes(client: Client) -> None:
 
 @pytest.mark.parametrize("key", ["", '""', " ", "k" * 256, "k\u00e9", "a\tb"])
 @pytest.mark.parametrize("prepare", [_create, _predict, _accumulate, _reset], ids=["create", "step", "add", "reset"])
-def test_a_key_that_is_none_is_refused(key: str, prepare: Callable[[Client], Prepared], client: Client) -> None:
+def test_a_key_that_is_none_is_rejected(key: str, prepare: Callable[[Client], Prepared], client: Client) -> None:
     path, body, _ = prepare(client)
     assert "255 printable" in problem(post(client, path, body, key=key), 400)
 
@@ -340,7 +340,7 @@ def test_a_request_sent_twice_at_once_is_carried_out_once_where_the_race_for_the
     assert client.step_of(address) == taken + rounds
 
 
-def test_an_answer_that_was_never_read_is_given_again(service: Service, client: Client) -> None:
+def test_a_response_that_was_never_read_is_replayed(service: Service, client: Client) -> None:
     address = client.create("rnn", fresh())
     path, body = f"{address}:predict", json.dumps({"instances": [ROW]}).encode()
     rounds = 25
@@ -349,9 +349,9 @@ def test_an_answer_that_was_never_read_is_given_again(service: Service, client: 
         wire.send(head_of("POST", path, body, key=str(number)))
         if number % 2:
             # The answer is on its way, or there: the connection is cut before a byte of it is read.
-            eventually("the step", partial(stands_at, client, address, number + 1))
+            eventually("the step", partial(is_at, client, address, number + 1))
         wire.abort()
-        answer = eventually("an answer", partial(answered, client, path, body, str(number)))
+        answer = eventually("a response", partial(answered, client, path, body, str(number)))
         assert answer.expect()["step"] == number + 1
         if number % 2:
             assert answer.headers[REPLAYED] == "true"
@@ -387,7 +387,7 @@ class TestStreamedLines:
         sentence(self.ask(stream, 1.0, ""), 400)
         stream.close()
 
-    def test_a_key_for_the_whole_stream_is_refused_and_not_ignored(self, client: Client) -> None:
+    def test_a_key_for_the_whole_stream_is_rejected_and_not_ignored(self, client: Client) -> None:
         address = client.create("sum", fresh())
         headers = {"Content-Type": NDJSON, "Idempotency-Key": "a"}
         answer = client.request("POST", f"{address}:stream", b'{"instances":[1]}\n', headers)
@@ -409,7 +409,7 @@ class TestStreamedLines:
                 answer = again.line()
                 return None if answer.get("status") == 409 else answer
 
-            return eventually("an answer", ask)
+            return eventually("a response", ask)
 
         answers = [done(line) for line in lines]
         again.close()
@@ -420,7 +420,7 @@ class TestStreamedLines:
 class TestSteps:
     """`ETag`, `If-Match` and `If-None-Match`."""
 
-    def test_every_answer_says_the_step(self, client: Client) -> None:
+    def test_every_response_has_the_step(self, client: Client) -> None:
         created = post(client, SESSIONS, {"session": fresh()})
         address = created.headers["Location"]
         assert created.headers["ETag"] == '"0"'
@@ -501,7 +501,7 @@ class TestSteps:
         problem(post(client, f"{SESSIONS}:predict", body, match="one"), 400)
         assert [client.step_of(address) for address in (there, further)] == [2, 2]
 
-    def test_a_stream_begins_at_the_step_that_is_named(self, client: Client) -> None:
+    def test_a_stream_starts_at_the_step_that_is_named(self, client: Client) -> None:
         path = f"{_session(client)}:stream"
         lines = json.dumps({"instances": [ROW]}).encode() + b"\n"
 
@@ -512,7 +512,7 @@ class TestSteps:
         problem(stream("one"), 400)
         assert [json.loads(line)["step"] for line in stream('"1"').body.splitlines()] == [2, 3]
 
-    def test_a_stream_whose_session_has_gone_on_does_not_begin(self, service: Service, client: Client) -> None:
+    def test_a_stream_whose_session_is_at_another_step_does_not_start(self, service: Service, client: Client) -> None:
         address = _session(client)
         wire = Wire(service.port)
         head = f"POST {address}:stream HTTP/1.1\r\nHost: a\r\nContent-Type: {NDJSON}\r\n"
@@ -548,13 +548,13 @@ class TestSteps:
         problem(post(client, path, {"session": name}, none_match='"1"'), 400)
         assert held(client, f"{SESSIONS}/{name}") == before
 
-    def test_if_none_match_begins_an_accumulator_and_adds_to_none(self, client: Client) -> None:
+    def test_if_none_match_creates_an_accumulator_and_adds_to_none(self, client: Client) -> None:
         address = f"/v1/accumulators/{fresh()}"
-        begun = post(client, address, {"values": [1]}, key="a", none_match="*")
-        assert begun.expect()["sum"] == 1
+        created = post(client, address, {"values": [1]}, key="a", none_match="*")
+        assert created.expect()["sum"] == 1
         problem(post(client, address, {"values": [1]}, none_match="*"), 412)
         problem(post(client, address, {"values": [1]}, none_match='"1"'), 400)
-        same(begun, post(client, address, {"values": [1]}, key="a", none_match="*"))
+        same(created, post(client, address, {"values": [1]}, key="a", none_match="*"))
         assert client.get(address).expect()["sum"] == 1
         client.delete(address)
         assert post(client, address, {"values": [5]}, none_match="*").expect()["sum"] == 5
@@ -567,7 +567,7 @@ class TestSteps:
         problem(put_state(client, f"{SESSIONS}/{name}", file, none_match="*"), 412)
         assert client.step_of(f"{SESSIONS}/{name}") == 2
 
-    def test_a_keyed_request_that_names_its_step_is_repeated_all_the_same(self, client: Client) -> None:
+    def test_a_keyed_request_that_names_its_step_can_be_retried(self, client: Client) -> None:
         path = f"{_session(client)}:predict"
         first = post(client, path, {"instances": [ROW]}, key="k", match='"1"')
         same(first, post(client, path, {"instances": [ROW]}, key="k", match='"1"'))
@@ -577,7 +577,7 @@ class TestSteps:
             post(client, f"{_session(client)}:predict", {"instances": [ROW]}, match="9" * 5000), 412
         )
 
-    def test_what_is_not_there_stands_at_no_step(self, client: Client) -> None:
+    def test_what_does_not_exist_is_at_no_step(self, client: Client) -> None:
         file = state(client, _session(client))
         for match in ('"1"', '"0"', "*"):
             address = f"{SESSIONS}/{fresh()}"

@@ -56,7 +56,7 @@ def expire(server: RedisServer, address: str) -> None:
 
 
 def refusals(client: Client, address: str, data: bytes) -> None:
-    """Whether all that needs the session says that it is gone, and nothing revives it."""
+    """Whether all that needs the session is 410, and nothing revives it."""
     for _ in range(2):
         problem(client.get(address), 410)
         problem(client.get(f"{address}/state"), 410)
@@ -90,7 +90,7 @@ def test_a_sweep_drops_the_states_of_expired_sessions_and_of_no_other(client: Cl
     refusals(client, deleted, data)
 
 
-def test_an_expired_session_is_gone_before_any_sweep(client: Client, server: RedisServer) -> None:
+def test_an_expired_session_is_410_before_any_sweep(client: Client, server: RedisServer) -> None:
     address = client.create("rnn", fresh(), ttl=600)
     client.step(address, [ROW])
     data = state(client, address)
@@ -98,7 +98,7 @@ def test_an_expired_session_is_gone_before_any_sweep(client: Client, server: Red
     refusals(client, address, data)
 
 
-def test_a_keyed_step_of_an_expired_session_is_gone_each_time(client: Client, server: RedisServer) -> None:
+def test_a_keyed_step_of_an_expired_session_is_410_each_time(client: Client, server: RedisServer) -> None:
     address = client.create("rnn", fresh(), ttl=600)
     expire(server, address)
     for _ in range(2):
@@ -155,7 +155,7 @@ def test_a_replay_outlives_the_session_and_does_not_revive_it(client: Client, se
     problem(client.get(address), 410)
 
 
-def test_an_accumulator_that_has_expired_does_not_begin_anew_by_itself(client: Client) -> None:
+def test_an_expired_accumulator_is_not_created_again_by_itself(client: Client) -> None:
     address = f"/v1/accumulators/{fresh()}"
     client.post(address, {"values": [1]}).expect()
     eventually("its end", lambda: client.get(address).status == 410)

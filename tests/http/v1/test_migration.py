@@ -1,4 +1,4 @@
-"""A session stays with the version it began with, and passes to another only where it is asked to and can."""
+"""A session stays with the version it was created with, and passes to another only where it is asked to and can."""
 
 import shutil
 import signal
@@ -78,7 +78,7 @@ def test_a_session_stays_and_goes_on_only_where_it_is_asked_to(versions: Version
 
 
 def _both_are_served(client: Client, session: str) -> None:
-    """Version 1 for the session that began with it, version 2 for a new one."""
+    """Version 1 for the session that was created with it, version 2 for a new one."""
     assert client.get(session).expect()["version"] == "1"
     ours = client.step(session, [ROW])["predictions"]
     new = client.create("rnn", fresh())
@@ -134,7 +134,7 @@ def _taken_over_as_a_file(client: Client, saved: bytes) -> None:
     assert held(client, there)["step"] == 1
 
 
-def test_a_state_of_another_layout_is_not_taken_over(versions: Versions) -> None:
+def test_a_state_of_another_layout_is_not_migrated(versions: Versions) -> None:
     with versions.service.client() as client:
         session = client.create("lstm", fresh())
         client.step(session, [ROW])
@@ -152,7 +152,7 @@ def test_a_state_of_another_layout_is_not_taken_over(versions: Versions) -> None
         assert client.step(session, [ROW])["step"] == 1
 
 
-def test_an_accumulator_is_taken_over(versions: Versions) -> None:
+def test_an_accumulator_is_migrated(versions: Versions) -> None:
     address = f"/v1/accumulators/{fresh()}"
     with versions.service.client() as client:
         client.post(address, {"values": [1]}).expect()

@@ -207,7 +207,7 @@ REFUSED_VALUES: dict[str, tuple[str, list[Any], str]] = {
 
 
 @pytest.mark.parametrize("what", REFUSED_VALUES)
-def test_a_value_that_does_not_fit_is_refused_and_changes_nothing(served: Served, what: str) -> None:
+def test_a_value_that_does_not_fit_is_rejected_and_changes_nothing(served: Served, what: str) -> None:
     name, instances, sentence = REFUSED_VALUES[what]
     client, _ = served.workers(name)
     address = client.create(name)
@@ -216,7 +216,7 @@ def test_a_value_that_does_not_fit_is_refused_and_changes_nothing(served: Served
     assert client.step_of(address) == 0
 
 
-def test_a_number_that_bfloat16_would_make_infinite_is_refused(served: Served) -> None:
+def test_a_number_that_bfloat16_would_make_infinite_is_rejected(served: Served) -> None:
     client, _ = served.workers("leak-bf16")
     answer = client.post("/v1/models/leak-bf16:predict", {"instances": [[3.4e38, 0]]})
     assert problem(answer, 400) == "instances[0][0] is 3.4e+38, which is not a finite BF16 number"
@@ -241,7 +241,7 @@ def test_the_largest_number_of_a_datatype_is_taken(served: Served, name: str, in
         assert client.predict(name, instances)[0] == answer
 
 
-def test_state_over_the_limit_is_refused_and_the_session_stays(served: Served) -> None:
+def test_state_over_the_limit_is_rejected_and_the_session_stays(served: Served) -> None:
     one, other = served.workers("growing")
     address = one.create("growing")
     assert one.step(address, [0.5] * 1000)["predictions"] == [1000]
@@ -331,7 +331,7 @@ def test_a_model_may_need_a_whole_window(launch: Launch, tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["breaking", "breaking-alone"])
 @pytest.mark.parametrize("way", range(len(own_models.Breaking.WAYS)))
-def test_whatever_a_forward_does_the_others_have_their_answers(served: Served, name: str, way: int) -> None:
+def test_whatever_a_forward_does_the_others_have_their_results(served: Served, name: str, way: int) -> None:
     sound = {"before": [[1.0]], "after": [[2.0], [3.0]]}
     for client in served.workers(name):
         sessions = {session: client.create(name) for session in (*sound, "broken")}

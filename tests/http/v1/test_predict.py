@@ -81,7 +81,7 @@ def test_what_json_cannot_say_is_null(client: Client) -> None:
     assert overflow == [{"x": None, "positive": True}]
 
 
-def test_requests_that_come_together_get_their_own_answers(service: Service) -> None:
+def test_requests_that_come_together_get_their_own_predictions(service: Service) -> None:
     def ask(number: int) -> bool:
         with service.client() as client:
             sizes = [1 + (number + i) % 5 for i in range(50)]

@@ -124,7 +124,7 @@ models = st.builds(
 
 @given(model=st.one_of(models, st.just("mixed")), instances=st.one_of(st.lists(nests, max_size=4), nests))
 @settings(deadline=None, max_examples=400)
-def test_anything_at_all_is_answered_or_refused(steady: Client, model: str, instances: Nest) -> None:
+def test_anything_at_all_is_answered_or_rejected(steady: Client, model: str, instances: Nest) -> None:
     answer = steady.post(f"/v1/models/{model}:predict", {"instances": instances})
     assert answer.status in (200, 400), answer.body
     if answer.status == 400:
@@ -135,7 +135,7 @@ def test_anything_at_all_is_answered_or_refused(steady: Client, model: str, inst
 
 @given(call=calls(), data=st.data())
 @settings(deadline=None, max_examples=150)
-def test_a_ragged_nest_is_refused(
+def test_a_ragged_nest_is_rejected(
     steady: Client, call: tuple[str, str, Array, int | None], data: st.DataObject
 ) -> None:
     model, _, array, axis = call
@@ -167,7 +167,7 @@ def test_a_ragged_nest_is_refused(
     )
 )
 @settings(deadline=None, max_examples=200)
-def test_any_body_is_answered_or_refused(steady: Client, body: bytes) -> None:
+def test_any_body_is_answered_or_rejected(steady: Client, body: bytes) -> None:
     for path in ("/v1/models/sum:predict", "/v1/models/sum/sessions:predict", "/v1/accumulators/anything"):
         answer = steady.post(path, body)
         assert answer.status == 400, (path, answer.body)
@@ -197,7 +197,7 @@ def test_an_accumulator_takes_any_nesting(steady: Client, nest: Nest) -> None:
 
 @given(name=st.text(max_size=10))
 @settings(deadline=None, max_examples=150)
-def test_any_session_name_is_taken_or_refused(steady: Client, name: str) -> None:
+def test_any_session_name_is_taken_or_rejected(steady: Client, name: str) -> None:
     answer = steady.post("/v1/models/sum/sessions", {"session": name})
     allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._~-")
     if name and set(name) <= allowed and name not in (".", ".."):
@@ -207,6 +207,6 @@ def test_any_session_name_is_taken_or_refused(steady: Client, name: str) -> None
         problem(answer, 400)
 
 
-def test_answers_are_json_without_extensions(steady: Client) -> None:
+def test_responses_are_json_without_extensions(steady: Client) -> None:
     answer = steady.post("/v1/models/pair:predict", {"instances": [3e38, -3e38]})
     assert strict_json(answer.body) == {"predictions": [{"x": None, "positive": True}, {"x": None, "positive": False}]}

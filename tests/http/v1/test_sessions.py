@@ -1,4 +1,4 @@
-"""A session: begun, stepped, looked at, expired, deleted; each on its own."""
+"""A session: created, stepped, read, expired, deleted; each on its own."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -14,7 +14,7 @@ from tests.support.waiting import eventually, together
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 
 
-def test_a_session_begins_at_step_0(client: Client) -> None:
+def test_a_session_starts_at_step_0(client: Client) -> None:
     answer = client.post("/v1/models/digits-rnn/sessions", {})
     body = answer.expect(201)
     assert body["model"] == "digits-rnn"
@@ -27,7 +27,7 @@ def test_a_session_begins_at_step_0(client: Client) -> None:
     assert client.get(answer.headers["Location"]).expect()["session"] == body["session"]
 
 
-def test_the_body_of_a_begin_is_optional(client: Client) -> None:
+def test_the_body_of_a_creation_is_optional(client: Client) -> None:
     path = "/v1/models/digits-rnn/sessions"
     assert client.request("POST", path).expect(201)["step"] == 0
     assert client.request("POST", path, b"").expect(201)["step"] == 0
@@ -48,7 +48,7 @@ def test_a_session_may_have_its_own_name(client: Client, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [".", ".."])
-def test_a_name_that_is_a_path_segment_can_be_used_or_is_refused(client: Client, name: str) -> None:
+def test_a_name_that_is_a_path_segment_can_be_used_or_is_rejected(client: Client, name: str) -> None:
     # RFC 3986, section 5.2.4: clients take these two out of an address before they send it.
     answer = client.post("/v1/models/sum/sessions", {"session": name})
     problem(answer, 400)
@@ -63,7 +63,7 @@ def test_a_taken_name_is_a_conflict_and_changes_nothing(client: Client) -> None:
     client.delete(address)
 
 
-def test_of_many_that_begin_one_name_one_wins(service: Service) -> None:
+def test_of_many_that_create_one_name_one_wins(service: Service) -> None:
     def begin(_: int) -> int:
         with service.client() as client:
             return client.post("/v1/models/sum/sessions", {"session": "contended"}).status
@@ -84,7 +84,7 @@ def test_a_step_answers_with_its_number(client: Client) -> None:
         assert looked.headers["ETag"] == f'"{step}"'
 
 
-def test_looking_is_no_step(client: Client) -> None:
+def test_reading_is_no_step(client: Client) -> None:
     address = client.create("digits-rnn")
     client.step(address, [ROW])
     shown = [client.get(address).expect() for _ in range(5)]
@@ -92,7 +92,7 @@ def test_looking_is_no_step(client: Client) -> None:
     assert len({one["created"] for one in shown}) == 1
 
 
-def test_times_are_told(client: Client) -> None:
+def test_times_are_reported(client: Client) -> None:
     address = client.create("sum", ttl=600)
     client.step(address, [1])
     shown = client.get(address).expect()
@@ -227,7 +227,7 @@ def test_a_step_that_fails_changes_nothing(client: Client) -> None:
     assert client.step(address, [1]) == {"predictions": [[3.0]], "session": address.rpartition("/")[2], "step": 2}
 
 
-def test_a_step_that_makes_the_state_infinite_is_refused(client: Client) -> None:
+def test_a_step_that_makes_the_state_infinite_is_rejected(client: Client) -> None:
     address = client.create("sum")
     client.step(address, [3e38])
     text = problem(client.post(f"{address}:predict", {"instances": [3e38]}), 422)

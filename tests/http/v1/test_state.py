@@ -93,7 +93,7 @@ class TestForks:
 
 
 class TestResets:
-    def test_a_reset_is_a_new_beginning(self, ours: Client) -> None:
+    def test_a_reset_restores_the_initial_state(self, ours: Client) -> None:
         address = ours.create("lstm", fresh())
         new = held(ours, address)
         first = ours.step(address, [ROW])
@@ -153,7 +153,7 @@ class TestAStateElsewhere:
             module(torch.tensor([[ROW]]))
         assert np.allclose(load(answer.body)["hidden"], module.hidden, atol=1e-6)
 
-    def test_without_metadata_begins_at_step_0(self, theirs: Client) -> None:
+    def test_without_metadata_starts_at_step_0(self, theirs: Client) -> None:
         there = f"{SESSIONS}/{fresh()}"
         assert put_state(theirs, there, save({"hidden": np.ones((1, 1, 5), np.float32)})).expect()["step"] == 0
         assert load(state(theirs, there))["hidden"].tolist() == [[[1.0] * 5]]
@@ -175,7 +175,7 @@ class TestAStateElsewhere:
     ],
     ids=lambda value: str({k: f"{v.dtype}{v.shape}" for k, v in value.items()}) if isinstance(value, dict) else "",
 )
-def test_a_state_that_is_not_the_models_is_refused(tensors: dict[str, Any], reason: str, ours: Client) -> None:
+def test_a_state_that_is_not_the_models_is_rejected(tensors: dict[str, Any], reason: str, ours: Client) -> None:
     address = ours.create("rnn", fresh())
     ours.step(address, [ROW])
     before, data = held(ours, address), save(tensors)
@@ -186,7 +186,7 @@ def test_a_state_that_is_not_the_models_is_refused(tensors: dict[str, Any], reas
     problem(ours.get(new), 404)
 
 
-def test_a_state_of_another_fingerprint_is_refused_unless_taken_over(ours: Client) -> None:
+def test_a_state_of_another_fingerprint_is_rejected_unless_migrated(ours: Client) -> None:
     address = ours.create("rnn", fresh())
     data = save({"hidden": np.ones((1, 1, 5), np.float32)}, {"fingerprint": "0123456789abcdef", "step": "9"})
     text = problem(put_state(ours, address, data), 409)
@@ -197,7 +197,7 @@ def test_a_state_of_another_fingerprint_is_refused_unless_taken_over(ours: Clien
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_state_that_is_not_finite_is_refused(value: float, ours: Client) -> None:
+def test_a_state_that_is_not_finite_is_rejected(value: float, ours: Client) -> None:
     address = ours.create("rnn", fresh())
     before = held(ours, address)
     data = np.zeros((1, 1, 5), np.float32)
@@ -251,7 +251,7 @@ HOSTILE: dict[str, bytes] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_file_is_refused(name: str, ours: Client) -> None:
+def test_a_hostile_file_is_rejected(name: str, ours: Client) -> None:
     address = ours.create("rnn", fresh())
     ours.step(address, [ROW])
     before = held(ours, address)
@@ -269,7 +269,7 @@ def test_of_two_tensors_of_one_name_no_harm_comes(ours: Client) -> None:
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
-def test_a_file_with_bytes_changed_is_taken_or_refused_and_never_fails(ours: Client, data: st.DataObject) -> None:
+def test_a_file_with_bytes_changed_is_taken_or_rejected_and_never_fails(ours: Client, data: st.DataObject) -> None:
     address = ours.create("rnn", fresh())
     whole = bytearray(state(ours, address))
     for _ in range(data.draw(st.integers(1, 4))):
@@ -279,7 +279,7 @@ def test_a_file_with_bytes_changed_is_taken_or_refused_and_never_fails(ours: Cli
     held(ours, address)
 
 
-def test_a_state_that_has_grown_too_large_is_refused(ours: Client) -> None:
+def test_a_state_that_has_grown_too_large_is_rejected(ours: Client) -> None:
     address = ours.create("window", fresh())
     for rows, status in ((100, 200), (501, 422)):
         answer = put_state(ours, address, save({"seen": np.ones((rows, 2), np.float32)}))

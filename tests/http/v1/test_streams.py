@@ -9,10 +9,10 @@ import torch
 from torch.testing import assert_close
 
 from tests.support.client import NDJSON, Client, problem, sentence, strict_json
+from tests.support.connections import Stream, Wire, line_of
 from tests.support.repository import lstm
 from tests.support.service import Launch, Service
 from tests.support.waiting import at_once, eventually, together
-from tests.support.wire import Stream, Wire, line_of
 
 
 @contextmanager
@@ -209,7 +209,7 @@ def test_a_stream_as_a_whole_may_be_of_any_length(single: Service) -> None:
         ("/v1/models/sum/sessions/not%20a%20name", 400),
     ],
 )
-def test_what_is_not_there_is_refused_before_any_line(service: Service, address: str, status: int) -> None:
+def test_what_is_not_there_is_rejected_before_any_line(service: Service, address: str, status: int) -> None:
     stream = Stream(service.port, address)
     problem(stream.wire.response(), status)
     stream.close()

@@ -1,4 +1,4 @@
-"""Versions side by side, and new ones while the service runs."""
+"""Several versions at once, and new ones while the service runs."""
 
 import shutil
 import signal
@@ -103,8 +103,8 @@ def test_the_highest_version_serves_and_each_can_be_addressed(client: Client) ->
         address = f"{model}/versions/{version}"
         assert client.get(address).expect()["version"] == str(version)
         assert close(client.post(f"{address}:predict", {"instances": INSTANCES}).expect()["predictions"], first)
-        begun = client.post(f"{address}/sessions", {"session": f"of-{version}"}).expect(201)
-        assert begun["version"] == str(version)
+        created = client.post(f"{address}/sessions", {"session": f"of-{version}"}).expect(201)
+        assert created["version"] == str(version)
         # A session is found under its model as well as under its version.
         assert close(client.step(f"{model}/sessions/of-{version}", INSTANCES)["predictions"], first)
         assert close(client.step(f"{address}/sessions/of-{version}", INSTANCES)["predictions"], second)
@@ -187,7 +187,7 @@ def test_sighup_under_load_drops_no_request(running: Service, repositories: tupl
                     assert answer["step"] == steps[number] + 1
                     assert close(answer["predictions"][0], expected[steps[number]])
                     steps[number] += 1
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test tells of it
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test reports it
             faults.append(error)
 
     def more() -> None:
@@ -263,7 +263,7 @@ def test_nothing_in_a_new_model_ends_the_service(launch: Launch, tmp_path: Path)
         assert close(client.predict("gru", INSTANCES), answers(gru(10))[0])
 
 
-def test_a_repository_that_is_gone_for_a_moment_goes_on_being_served(launch: Launch, tmp_path: Path) -> None:
+def test_a_repository_that_is_away_for_a_moment_goes_on_being_served(launch: Launch, tmp_path: Path) -> None:
     write_model(tmp_path / "models" / "gru")
     service = launch(MODEL_REPOSITORY=tmp_path / "models")
     (tmp_path / "models").rename(tmp_path / "away")

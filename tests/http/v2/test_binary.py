@@ -30,7 +30,7 @@ def binary(size: int, shape: list[int], datatype: str = "FP32", name: str = "x")
 
 
 def parts(answer: Response) -> tuple[Any, bytes]:
-    """The JSON of an answer, and the bytes after it."""
+    """The JSON of a response, and the bytes after it."""
     assert answer.status == 200, answer.body
     assert answer.headers.get_content_type() == "application/octet-stream"
     length = int(answer.headers[HEADER_LENGTH])
@@ -114,18 +114,18 @@ def test_a_body_that_is_one_tensor_and_nothing_else(client: Client) -> None:
         ([binary(16, [2, 2])], FOUR, "unexpected shape for input 'x'"),
     ],
 )  # fmt: skip
-def test_sizes_that_lie_are_refused(client: Client, inputs: list[Any], tail: bytes, sentence: str) -> None:
+def test_sizes_that_lie_are_rejected(client: Client, inputs: list[Any], tail: bytes, sentence: str) -> None:
     assert sentence in problem(send(client, "identity-fp32-0", {"inputs": inputs}, tail), 400)
 
 
 @pytest.mark.parametrize("length", ["-1", "1e2", "", "x", "9" * 30, "0" * 5000, "100000"])
-def test_header_lengths_that_lie_are_refused(client: Client, length: str) -> None:
+def test_header_lengths_that_lie_are_rejected(client: Client, length: str) -> None:
     body = {"inputs": [described([1.0])]}
     answer = send(client, "identity-fp32-0", body, length=length)
     assert "eader" in problem(answer, 400)
 
 
-def test_a_header_length_that_cuts_the_json_is_refused(client: Client) -> None:
+def test_a_header_length_that_cuts_the_json_is_rejected(client: Client) -> None:
     body = {"inputs": [described([1.0])]}
     assert "not JSON" in problem(send(client, "identity-fp32-0", body, length="10"), 400)
 
@@ -181,12 +181,12 @@ def test_a_binary_body_is_compressed_as_a_whole(client: Client, encoding: str) -
         ("", None),
     ],
 )
-def test_the_answer_is_compressed_as_its_client_accepts(client: Client, accepted: str, encoding: str | None) -> None:
+def test_the_response_is_compressed_as_its_client_accepts(client: Client, accepted: str, encoding: str | None) -> None:
     answer = client.request("POST", "/v2/models/identity-fp32-0/infer", BODY, {"Accept-Encoding": accepted})
     assert answer.headers.get("Content-Encoding") == encoding
 
 
-def test_small_answers_and_errors_are_not_compressed(client: Client) -> None:
+def test_small_responses_and_errors_are_not_compressed(client: Client) -> None:
     small = json.dumps({"inputs": [described([1.0])]}).encode()
     for body, status in ((small, 200), (b"{}", 400)):
         answer = client.request("POST", "/v2/models/identity-fp32-0/infer", body, {"Accept-Encoding": "gzip"})
@@ -204,7 +204,7 @@ def test_what_a_body_may_expand_to_is_bounded(client: Client, encoding: str) -> 
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-def test_damaged_and_cut_bodies_are_refused(client: Client, encoding: str) -> None:
+def test_damaged_and_cut_bodies_are_rejected(client: Client, encoding: str) -> None:
     path, headers = "/v2/models/identity-fp32-0/infer", {"Content-Encoding": encoding}
     whole = PACK[encoding](BODY)
     for body in (BODY, b"", whole[:-1], whole[: len(whole) // 2], whole + b"rest", whole[:-4] + bytes(4)):

@@ -1,4 +1,4 @@
-"""NVIDIA's own client, unmodified: each of its calls that this service has an answer to."""
+"""NVIDIA's own client, unmodified: each of its calls that this service supports."""
 
 import asyncio
 from typing import Any

@@ -12,9 +12,9 @@ import pytest
 
 from tests.support.calls import fresh
 from tests.support.client import Client, Response, problem
+from tests.support.connections import Wire
 from tests.support.open_inference import HEADER_LENGTH
 from tests.support.service import Service
-from tests.support.wire import Wire
 
 _HEADERS = (
     b"Host: 127.0.0.1:8000\r\nAccept: */*\r\nAccept-Encoding: gzip, deflate\r\nConnection: keep-alive\r\n"
@@ -109,6 +109,6 @@ def test_a_sequence(kserve: Wire, client: Client) -> None:
 
 
 def _parts(answer: Response) -> tuple[Any, bytes]:
-    """The JSON of an answer, and the bytes after it."""
+    """The JSON of a response, and the bytes after it."""
     length = int(answer.headers[HEADER_LENGTH])
     return json.loads(answer.body[:length]), answer.body[length:]

@@ -187,11 +187,11 @@ def test_what_is_wrong_is_said(client: Client, body: dict[str, Any], sentence: s
 
 
 @pytest.mark.parametrize("body", [b"", b"nonsense", b"[]", b'{"inputs": [', b"\xff\xfe", b'"' + b"[" * 5000])
-def test_what_is_not_a_request_is_refused(client: Client, body: bytes) -> None:
+def test_what_is_not_a_request_is_rejected(client: Client, body: bytes) -> None:
     problem(client.post("/v2/models/pair/infer", body), 400)
 
 
-def test_inputs_of_different_numbers_of_rows_are_refused(client: Client) -> None:
+def test_inputs_of_different_numbers_of_rows_are_rejected(client: Client) -> None:
     inputs = [
         described([True, False], datatype="BOOL", name="flag"),
         described([[1.0, 2.0]]),
@@ -230,7 +230,7 @@ def test_a_stateful_model_without_a_sequence_keeps_nothing(client: Client) -> No
         assert infer(client, "sum", described([1.0, 2.0])).expect()["outputs"][0]["data"] == [3.0]
 
 
-def test_the_same_answer_as_kserves_first_version(client: Client) -> None:
+def test_the_same_response_as_kserves_first_version(client: Client) -> None:
     assert client.get("/v1/models/rnn").expect()["ready"] is True
     rows = np.random.default_rng(0).standard_normal((4, 1, 3)).astype(np.float32)
     first = client.predict("rnn", rows[:, 0].tolist())

@@ -1,4 +1,4 @@
-"""Sequences are sessions of the same name: begun by START, ended by END, on any worker."""
+"""Sequences are sessions of the same name: created by START, ended by END, on any worker."""
 
 import asyncio
 import gzip
@@ -77,7 +77,7 @@ def test_a_sequence_without_its_start(service: Service, sequence: int | str, mor
     )
 
 
-def test_start_on_a_live_sequence_begins_anew(client: Client) -> None:
+def test_start_on_a_live_sequence_starts_it_again(client: Client) -> None:
     name = fresh()
     assert total(client, 5, sequence_id=name, sequence_start=True) == 5
     assert total(client, 5, sequence_id=name) == 10
@@ -111,7 +111,7 @@ def test_no_sequence(client: Client, parameters: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("sequence", [-1, 2**64, 1.5, True, None, [], "a b", "x" * 129, "ä"])
-def test_what_is_no_sequence_id_is_refused(client: Client, sequence: Any) -> None:
+def test_what_is_no_sequence_id_is_rejected(client: Client, sequence: Any) -> None:
     problem(step(client, 5, sequence_id=sequence, sequence_start=True), 400)
 
 
@@ -208,7 +208,7 @@ def test_a_request_is_carried_out_once(client: Client) -> None:
     assert total(client, 1, sequence_id=name) == 3
 
 
-def test_an_end_that_is_repeated_is_answered_as_before(client: Client) -> None:
+def test_a_retried_end_gets_the_same_response(client: Client) -> None:
     name = fresh()
     assert total(client, 1, sequence_id=name, sequence_start=True) == 1
     body = json.dumps(

@@ -1,7 +1,7 @@
-"""The floor: the least that Flask behind gunicorn can do, an empty route that answers with constant bytes.
+"""The baseline: the least that Flask behind gunicorn can do, an empty route that responds with constant bytes.
 
 The route does not look at the request. gunicorn reads the body all the same, before it takes the connection's next
-request: the floor pays for the same bytes on the wire as `:predict`.
+request: the baseline pays for the same bytes on the wire as `:predict`.
 """
 
 from flask import Flask
@@ -11,5 +11,5 @@ app = Flask(__name__, static_folder=None)
 
 @app.post("/")
 def empty() -> bytes:
-    """Answer."""
+    """Respond."""
     return b"{}"

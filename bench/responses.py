@@ -1,4 +1,4 @@
-"""Finding the ends of answers in what a connection receives, and errors in them."""
+"""Finding the ends of responses in what a connection receives, and errors in them."""
 
 import re
 from typing import Protocol
@@ -7,14 +7,14 @@ _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
 class LoadError(Exception):
-    """An answer is not what a measurement may count."""
+    """A response is not what a measurement may count."""
 
 
-class Answers(Protocol):
-    """The answers of one connection."""
+class ResponseReader(Protocol):
+    """The responses of one connection."""
 
     def feed(self, data: bytes) -> int:
-        """Take received bytes and return how many answers they complete.
+        """Take received bytes and return how many responses they complete.
 
         Raises:
             LoadError: one of them is an error.
@@ -22,7 +22,7 @@ class Answers(Protocol):
         """
 
 
-class Responses(Answers):
+class Responses(ResponseReader):
     """HTTP responses with a Content-Length, one after another."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Responses(Answers):
         return done
 
 
-class Lines(Answers):
+class Lines(ResponseReader):
     """The lines of one endless response of newline-delimited JSON, in chunks."""
 
     def __init__(self) -> None:
@@ -83,4 +83,4 @@ def _check_head(head: bytes, tail: bytes) -> None:
 
 def _check_body(body: bytes) -> None:
     if b'"error":' in body:
-        raise LoadError(f"an answer speaks of an error: {body[:500].decode(errors='replace')}")
+        raise LoadError(f"a response holds an error: {body[:500].decode(errors='replace')}")

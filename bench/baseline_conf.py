@@ -11,4 +11,4 @@ _service = runpy.run_path(str(Path(__file__).parent.parent / "gunicorn.conf.py")
 # Every setting, but none of the hooks: they are about the models and Valkey.
 globals().update({name: value for name, value in _service.items() if name[0] != "_" and not callable(value)})
 
-wsgi_app = "bench.floor:app"
+wsgi_app = "bench.baseline:app"
