@@ -142,6 +142,7 @@ EXISTING = [
     (LIST, UNCHANGED),
     (WRONG_LIST, FAILS),
     ({"match": f"{STEP}, 7"}, UNCHANGED),
+    ({"match": f"{STEP:040}"}, UNCHANGED),
     ({"match": "9" * 40}, FAILS),
     (NEW, FAILS),
     (RIGHT | NEW, FAILS),
