@@ -27,7 +27,7 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         if found := _REQUEST_LINE.match(data):
-            self._path = found[1].decode()
+            self._path = found[1].decode("latin-1")
         self.socket.sendall(data)
 
     def head(self) -> tuple[int, HTTPMessage]:

@@ -76,7 +76,7 @@ def _steps(match: str) -> frozenset[int] | None:
         raise InvalidInputError(
             f'If-Match: {match:.80} is not the ETag of a session; expected *, or steps such as "41"'
         )
-    steps = [tag.strip('"') for tag in tags]
+    steps = [tag.strip('"').lstrip("0") or "0" for tag in tags]
     return frozenset(int(step) for step in steps if len(step) <= _STEP_DIGITS)
 
 

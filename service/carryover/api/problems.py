@@ -31,6 +31,7 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
 }
 
 PROBLEM = "application/problem+json"
+_MAX_SENTENCE = 1000
 _UNKNOWN = "the service failed unexpectedly; its log says more"
 
 
@@ -82,6 +83,8 @@ def unexpected(path: str) -> Response:
 
 
 def _details(kind: str, status: HTTPStatus, sentence: str) -> Problem:
+    if len(sentence) > _MAX_SENTENCE:  # what a client has sent may be quoted in it
+        sentence = f"{sentence[:_MAX_SENTENCE]}…"
     return Problem(type=kind, title=status.phrase, status=int(status), detail=sentence, error=sentence)
 
 

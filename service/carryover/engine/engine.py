@@ -112,7 +112,8 @@ def require_state(model: Model) -> None:
     """
     if not model.stateful:
         raise InvalidInputError(
-            f"model {model.name!r} has no state buffers and so no sessions; use /v1/models/{model.name}:predict"
+            f"model {model.name!r} keeps no state, and so has no sessions or sequences; "
+            f"use /v1/models/{model.name}:predict, or infer without a sequence_id"
         )
 
 

@@ -293,10 +293,12 @@ class SessionBatch:
         else:
             version, record, step, state = after
             if len(state) > self._max_state_bytes:
-                at = f"; the session stays at step {record.step}" if operation.inputs is not None else ""
+                limit = f"over the limit of {self._max_state_bytes} (MAX_STATE_BYTES)"
                 operation.error = StateTooLargeError(
-                    f"the session's state would have {len(state)} bytes, over the limit of {self._max_state_bytes} "
-                    f"(MAX_STATE_BYTES){at}"
+                    f"the state is {len(state)} bytes large, {limit}"
+                    if operation.inputs is None
+                    else f"this step would make the session's state {len(state)} bytes large, {limit}; "
+                    f"the session stays at step {record.step}"
                 )
                 return
             record.fingerprint, record.step, record.state = version.fingerprint, step, state

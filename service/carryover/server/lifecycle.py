@@ -38,6 +38,8 @@ keepalive = 75
 timeout = 60
 graceful_timeout = _settings.graceful_timeout
 control_socket_disable = True
+# No proxy in front says under which path the service is: SCRIPT_NAME as a header is none that it knows.
+forwarder_headers = ""
 logger_class = logs.Logger
 logconfig_dict = logs.config(_settings.log_format)
 _memory = Path("/dev/shm")  # noqa: S108 - gunicorn creates an unnamed file in it

@@ -608,3 +608,47 @@ def test_a_stream_that_was_rejected_leaves_its_connection_usable_or_closed(servi
     rest = stream.wire.rest()
     assert rest == b"" or rest.startswith(b"HTTP/1.1 200 ")
     stream.close()
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v2/models/digits-rnn/infer", b'{"inputs":[{"name":"%s","datatype":"FP32","shape":[1],"data":[0]}]}'),
+        ("/v2/models/digits-rnn/infer", b'{"inputs":[{"name":"rows","datatype":"%s","shape":[1],"data":[0]}]}'),
+        ("/v1/models/digits-rnn:predict", b'{"instances": ["%s"]}'),
+        ("/v1/models/digits-rnn/sessions", b'{"session": "%s"}'),
+    ],
+)
+def test_a_sentence_is_short_whatever_it_quotes(client: Client, path: str, body: bytes) -> None:
+    assert len(client.post(path, body % (b"x" * 100_000)).body) < 4096
+
+
+def test_shapes_of_any_size_are_rejected_in_a_short_sentence(client: Client) -> None:
+    path = "/v2/models/digits-rnn/infer"
+    for shape in ([10**4299] * 2, [2**62] * 32, [1] * 100_000):
+        given = {"name": "rows", "datatype": "FP32", "shape": shape, "data": [0]}
+        response = client.post(path, json.dumps({"inputs": [given]}).encode())
+        assert len(problem(response, 400)) < 2000
+
+
+def test_a_snapshot_with_a_long_fingerprint_is_rejected_in_a_short_sentence(client: Client) -> None:
+    header = json.dumps({"__metadata__": {"fingerprint": "ab" * 100_000}}).encode()
+    data = len(header).to_bytes(8, "little") + header
+    path = "/v1/models/digits-rnn/sessions/long/state"
+    response = client.request("PUT", path, data, {"Content-Type": "application/octet-stream"})
+    assert len(problem(response, 409)) < 2000
+
+
+def test_a_header_cannot_say_where_the_service_is_mounted(service: Service) -> None:
+    connection = Wire(service.port)
+    connection.send(b"GET /v2/health/live HTTP/1.1\r\nHost: a\r\nSCRIPT_NAME: /elsewhere\r\n\r\n")
+    assert connection.response().status == 200
+    connection.close()
+
+
+@pytest.mark.parametrize("host", [b"a b", b"", b"[::", b"%", b"x" * 5000])
+def test_what_a_client_calls_the_host_plays_no_part(service: Service, host: bytes) -> None:
+    connection = Wire(service.port)
+    connection.send(b"GET /v2/health/live HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    assert connection.response().status == 200
+    connection.close()

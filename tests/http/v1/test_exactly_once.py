@@ -197,7 +197,7 @@ def test_a_request_that_still_runs_is_not_started_again(own: tuple[Service, Redi
             return post(client, f"{address}:predict", body, key="k")
 
         refused, done = sorted(together(step, clients), key=lambda answer: -answer.status)
-        assert "still running" in problem(refused, 409)
+        assert "is in flight" in problem(refused, 409)
         assert refused.headers["Retry-After"] == "1"
         assert done.expect()["step"] == 1
         for client in clients:

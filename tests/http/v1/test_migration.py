@@ -106,7 +106,7 @@ def _refused_everywhere(client: Client, session: str) -> None:
     for answer in asked:
         text = problem(answer, 409)
         assert "fingerprint" in text
-        assert "?migrate=true takes it over" in text
+        assert "?migrate=true moves it there" in text
     problem(post(client, f"{session}:predict?migrate=perhaps", {"instances": [ROW]}), 400)
 
 
@@ -146,7 +146,7 @@ def test_a_state_of_another_layout_is_not_migrated(versions: Versions) -> None:
     with versions.service.client() as client:
         for query in ("", "?migrate=true"):
             text = problem(post(client, f"{session}:predict{query}", {"instances": [ROW]}), 409)
-            assert "cannot be taken over" in text
+            assert "cannot migrate" in text
         assert client.delete(session).status == 204
         client.create("lstm", session.rpartition("/")[2])
         assert client.step(session, [ROW])["step"] == 1

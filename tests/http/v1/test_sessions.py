@@ -214,7 +214,7 @@ def test_a_model_without_state_has_no_sessions(client: Client) -> None:
         client.post(f"{path}/a:predict", {"instances": [[0] * 64]}),
         client.post(f"{path}:predict", {"sessions": {"a": [[0] * 64]}}),
     ):
-        assert "no state buffers" in problem(answer, 400)
+        assert "keeps no state" in problem(answer, 400)
 
 
 def test_a_step_that_fails_changes_nothing(client: Client) -> None:

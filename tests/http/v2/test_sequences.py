@@ -120,8 +120,9 @@ def test_flags_are_true_or_false(client: Client, flag: str) -> None:
     assert flag in problem(step(client, 5, **{"sequence_id": 5, flag: 1}), 400)
 
 
-def test_a_model_without_state_takes_no_notice_of_sequences(client: Client) -> None:
-    body = infer(client, "pair", described([1.0]), parameters={"sequence_id": 5}).expect()
+@pytest.mark.parametrize("none", [0, "", None])
+def test_no_sequence_is_none_also_on_a_model_without_state(client: Client, none: Any) -> None:
+    body = infer(client, "pair", described([1.0]), parameters={"sequence_id": none}).expect()
     assert body["outputs"][0]["data"] == [2.0]
     assert "parameters" not in body
 

@@ -9,6 +9,8 @@ from typing import Annotated, Any, NotRequired, TypedDict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 _LARGEST_ID = 2**64 - 1
+_LARGEST_SIZE = 2**63 - 1
+_MAX_DIMENSIONS = 32
 
 
 def _sequence(value: object) -> object:
@@ -44,7 +46,7 @@ class Input(BaseModel):
     """An input tensor."""
 
     name: StrictStr
-    shape: list[Annotated[StrictInt, Field(ge=0)]]
+    shape: Annotated[list[Annotated[StrictInt, Field(ge=0, le=_LARGEST_SIZE)]], Field(max_length=_MAX_DIMENSIONS)]
     datatype: StrictStr
     parameters: InputParameters | None = None
     data: list[Any] | None = None
