@@ -4,18 +4,18 @@ import json
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
-from http.client import HTTPConnection
+from http import HTTPStatus
 from statistics import median
 
 import pytest
 
 from tests.compose.conftest import PASSWORD, REPLICAS
-from tests.compose.deployment import Deployment, docker
+from tests.compose.deployment import TIMEOUT, Deployment, docker
 from tests.compose.faults import INTERVAL, Faults
 from tests.compose.load import Load
 from tests.compose.terminal import say
 from tests.support.client import Response
-from tests.support.connections import Stream
+from tests.support.connections import Stream, Wire, request_bytes
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
@@ -119,14 +119,14 @@ def test_it_is_the_service_that_limits_bodies(deployment: Deployment) -> None:
     answer = deployment.post("/v1/models/digits-batchnorm:predict", {"instances": images})
     assert len(answer.json["predictions"]) == len(images)
     # Over the limit, and asked before it is sent (RFC 9110, section 10.1.1).
-    connection = HTTPConnection("127.0.0.1", deployment.port, timeout=30)
-    connection.putrequest("POST", f"{RNN}:predict")
-    for name, value in (("Content-Type", "application/json"), ("Content-Length", 2**25), ("Expect", "100-continue")):
-        connection.putheader(name, str(value))
-    connection.endheaders()
-    refused = connection.getresponse()
+    wire = Wire(deployment.port, TIMEOUT)
+    expecting = {"Content-Type": "application/json", "Content-Length": str(2**25), "Expect": "100-continue"}
+    wire.send(request_bytes("POST", f"{RNN}:predict", expecting))
+    refused = wire.response()
+    while refused.status == HTTPStatus.CONTINUE:
+        refused = wire.response()
     assert (refused.status, refused.headers["Content-Type"]) == (413, PROBLEM)
-    connection.close()
+    wire.close()
 
 
 def test_nothing_that_was_answered_is_lost(deployment: Deployment) -> None:

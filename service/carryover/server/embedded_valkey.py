@@ -55,6 +55,7 @@ class EmbeddedValkey:
             ConfigurationError: there is no server program, another service uses the folder, or the server exits.
 
         """
+        self._master = os.getpid()
         try:
             self._lock = (self.folder / "lock").open("w")
         except OSError as error:
@@ -62,13 +63,17 @@ class EmbeddedValkey:
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self.stop()
             raise ConfigurationError(
                 f"DATA_DIR={self.folder}: is used by another service; stop that one, or set DATA_DIR or REDIS_URL"
             ) from None
         self._end_orphan()
-        self._process = self._spawn()
+        try:
+            self._process = self._spawn()
+        except ConfigurationError:
+            self.stop()
+            raise
         # However this process exits, its server stops with it; the processes forked from it leave the server alone.
-        self._master = os.getpid()
         atexit.register(self.stop)
         gevent.spawn(self._watch)
         deadline = time.monotonic() + _START_SECONDS
