@@ -2,7 +2,7 @@
 
 import inspect
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
@@ -26,12 +26,23 @@ class Fitted:
     found: tuple[str, ...]
     defaults: dict[str, Any]
 
+    def notes(self) -> list[str]:
+        """Say where the arguments come from."""
+        notes = []
+        if self.found:
+            shown = ", ".join(f"{name} = {self.arguments[name]}" for name in self.found)
+            notes.append(f"arguments: {shown}: the only sizes that make the class fit the checkpoint")
+        if self.defaults:
+            shown = ", ".join(f"{name} = {value!r:.40}" for name, value in self.defaults.items())
+            notes.append(f"arguments: {'all others' if self.arguments else 'all'} as the class has them: {shown}")
+        return notes
+
 
 def parse(text: str) -> tuple[str, Any]:
     """Read `name=value`, where the value is TOML (`64`, `true`, `[1, 2]`) or else a string.
 
     Raises:
-        ConfigurationError: there is no name, or the value is None, which TOML cannot say.
+        ConfigurationError: there is no name, or the value is None, which TOML cannot express.
 
     """
     name, equals, value = text.partition("=")
@@ -61,74 +72,63 @@ def fit(cls: type[nn.Module], given: Mapping[str, Any], checkpoints: Sequence[Ma
     parameters = [p for p in _parameters(cls, given) if p.name not in given]
     required = [p.name for p in parameters if p.default is p.empty]
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    if not checkpoints and required:
+    wanted = [{name: tensor.shape for name, tensor in checkpoint.items()} for checkpoint in checkpoints]
+    if not wanted and required:
         raise _needs(cls, required)
-    search = _Search(cls, given, checkpoints)
     found: dict[str, int] = {}
-    if checkpoints and (required or not search.fits(found)):
-        found = search.run(required, [name for name, value in defaults.items() if type(value) is int])
+    if wanted and (required or _shapes(cls, given) not in wanted):
+        found = _search(cls, given, wanted, required, [name for name, value in defaults.items() if type(value) is int])
     others = {name: value for name, value in defaults.items() if name not in found}
     return Fitted({**given, **found}, tuple(found), others)
 
 
-class _Search:
-    """Tries sizes that occur in the state dicts for arguments, until the class's shapes are those of one of them."""
+Shapes = dict[str, torch.Size]
 
-    def __init__(
-        self, cls: type[nn.Module], given: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Tensor]]
-    ) -> None:
-        self._cls = cls
-        self._given = given
-        self._wanted = [{name: tensor.shape for name, tensor in checkpoint.items()} for checkpoint in checkpoints]
-        self._sizes = sorted({size for shapes in self._wanted for shape in shapes.values() for size in shape} | _LAYERS)
 
-    def run(self, required: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
-        """Return the only choice that fits and changes as few defaults as can be; nothing where no choice does.
+def _search(
+    cls: type[nn.Module],
+    given: Mapping[str, Any],
+    wanted: Sequence[Shapes],
+    required: Sequence[str],
+    optional: Sequence[str],
+) -> dict[str, int]:
+    """The only choice of sizes that fits and changes as few defaults as can be; nothing where no choice does."""
+    sizes = sorted({size for shapes in wanted for shape in shapes.values() for size in shape} | _LAYERS)
+    left = _MOST
+    for count in range(len(optional) + 1):
+        ways = [(*required, *names) for names in combinations(optional, count)]
+        left -= sum(len(sizes) ** len(names) for names in ways)
+        if left < 0:
+            break
+        choices = [dict(zip(names, way, strict=True)) for names in ways for way in product(sizes, repeat=len(names))]
+        fitting = [choice for choice in choices if _shapes(cls, {**given, **choice}) in wanted]
+        if fitting:
+            first = fitting[0]
+            # 1 may be the only size that fits since all others are rejected, whatever the shapes.
+            matter = {
+                name
+                for name in first
+                if any(
+                    _shapes(cls, {**given, **first, name: size}) is not None for size in sizes if size != first[name]
+                )
+            }
+            names = dict.fromkeys(name for choice in fitting for name in choice)
+            same = {name for name in names if all(choice.get(name) == first.get(name) for choice in fitting)}
+            if open_ := [name for name in names if name not in same & matter]:
+                raise _needs(cls, open_, ", as the checkpoint leaves more than one choice")
+            return first
+    if required:
+        raise _needs(cls, required, ", as no sizes from the checkpoint make it fit")
+    return {}  # what does not fit is said where the weights are loaded
 
-        Raises:
-            ConfigurationError: several fit, or none although the constructor needs some arguments.
 
-        """
-        left = _MOST
-        for count in range(len(optional) + 1):
-            ways = [(*required, *names) for names in combinations(optional, count)]
-            left -= sum(len(self._sizes) ** len(names) for names in ways)
-            if left < 0:
-                break
-            fitting = [choice for names in ways for choice in self._choices(names) if self.fits(choice)]
-            if fitting:
-                names = dict.fromkeys(name for choice in fitting for name in choice)
-                first = fitting[0]
-                if open_ := [
-                    name
-                    for name in names
-                    if any(choice.get(name) != first.get(name) for choice in fitting) or not self._matters(first, name)
-                ]:
-                    raise _needs(self._cls, open_, ", as the checkpoint leaves more than one choice")
-                return first
-        if required:
-            raise _needs(self._cls, required, ", as no sizes from the checkpoint make it fit")
-        return {}  # what does not fit is said where the weights are loaded
-
-    def fits(self, choice: Mapping[str, int]) -> bool:
-        """Whether the class has the shapes of one of the state dicts."""
-        return self._shapes(choice) in self._wanted
-
-    def _choices(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
-        return (dict(zip(names, values, strict=True)) for values in product(self._sizes, repeat=len(names)))
-
-    def _matters(self, choice: Mapping[str, int], name: str) -> bool:
-        """Whether shapes depend on an argument: 1 may be the only size that fits since all others are refused."""
-        others = (self._shapes({**choice, name: size}) for size in self._sizes if size != choice[name])
-        return any(shapes is not None for shapes in others)
-
-    def _shapes(self, choice: Mapping[str, int]) -> dict[str, torch.Size] | None:
-        try:
-            with torch.device("meta"):
-                module = self._cls(**{**self._given, **choice})
-            return {name: tensor.shape for name, tensor in module.state_dict().items()}
-        except Exception:  # noqa: BLE001 - a constructor may refuse a size in any way it likes
-            return None
+def _shapes(cls: type[nn.Module], arguments: Mapping[str, Any]) -> Shapes | None:
+    try:
+        with torch.device("meta"):
+            module = cls(**arguments)
+        return {name: tensor.shape for name, tensor in module.state_dict().items()}
+    except Exception:  # noqa: BLE001 - a constructor may reject a size in any way it likes
+        return None
 
 
 def _parameters(cls: type[nn.Module], given: Mapping[str, Any]) -> list[inspect.Parameter]:
@@ -136,13 +136,12 @@ def _parameters(cls: type[nn.Module], given: Mapping[str, Any]) -> list[inspect.
         parameters = list(inspect.signature(cls).parameters.values())
     except (TypeError, ValueError):
         return []
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        unknown = [name for name in given if name not in {p.name for p in parameters}]
-        if unknown:
-            names = ", ".join(p.name for p in parameters) or "none"
-            raise ConfigurationError(
-                f"--arguments: {cls.__name__} has no argument {unknown[0]!r}; its arguments are {names}"
-            )
+    unknown = [name for name in given if name not in {p.name for p in parameters}]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        names = ", ".join(p.name for p in parameters) or "none"
+        raise ConfigurationError(
+            f"--arguments: {cls.__name__} has no argument {unknown[0]!r}; its arguments are {names}"
+        )
     return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 

@@ -8,11 +8,16 @@ import click
 
 from carryover import settings
 from carryover.cli.checkpoint import Group, groups, hint
-from carryover.cli.examination import Examination, Row, examine
-from carryover.cli.figures import HEADINGS, cells, figures
+from carryover.cli.report import version_report
+from carryover.cli.summary import HEADINGS, cells, summary
 from carryover.cli.terminal import json_option, show_json, table, working
 from carryover.errors import ConfigurationError
 from carryover.runtime import programs, weights
+
+_UNKNOWN = (
+    "A bare checkpoint does not say which of its tensors are buffers, nor which of those are state: its class does. "
+    "`carryover new` writes a manifest from class and checkpoint."
+)
 
 
 @click.command()
@@ -21,27 +26,25 @@ from carryover.runtime import programs, weights
 def inspect(path: Path, *, as_json: bool) -> None:
     """Show a model or a checkpoint, tensor by tensor.
 
-    PATH is a model's folder, a version's folder or a bare checkpoint. Each parameter and buffer is shown with its
-    figures, what was found to be state and why, and everything that would go wrong. Exits with 1 where the service
-    would refuse to load the model.
+    PATH is a model's folder, a version's folder or a bare checkpoint. Each parameter and buffer is summarized, with
+    what was found to be state and why, and every problem. Exits with 1 where the service would not load the model.
     """
     if path.name in ("", ".."):
         path = path.resolve()
-    shown: object
-    refused = False
+    rejected = False
     with working():
         if path.is_file():
             found = list(groups(_contents(path)))
-            shown = _checkpoint_json(path, found) if as_json else _checkpoint_text(path, found)
+            shown: object = _checkpoint_json(path, found) if as_json else _checkpoint_text(path, found)
         else:
-            examined = examine(*_version(path))
-            refused = examined.refused
-            shown = examined if as_json else _text(examined)
+            report = version_report(*_version(path), settings.read())
+            rejected = bool(report.errors)
+            shown = report if as_json else report.text()
     if as_json:
         show_json(shown)
     else:
         click.echo(shown)
-    if refused:
+    if rejected:
         sys.exit(1)
 
 
@@ -61,56 +64,13 @@ def _version(path: Path) -> tuple[Path, str | None]:
     if not path.exists():
         raise ConfigurationError(f"{path}: there is no such file or folder")
     raise ConfigurationError(
-        f"{path}: is neither a checkpoint nor a model's folder: there is no model.toml in it; `new` writes one"
+        f"{path}: is neither a checkpoint nor a model's folder: it has no model.toml; `carryover new` writes one"
     )
-
-
-def _text(examined: Examination) -> str:
-    head = table(
-        [
-            ("model", examined.model),
-            ("version", f"{examined.version or 'none'} of {', '.join(examined.versions) or 'none'}"),
-            ("class", examined.target or "not known"),
-            ("weights", examined.weights or "none"),
-            ("fingerprint", examined.fingerprint or "none: it does not load"),
-            *(("input", _spec(spec)) for spec in examined.inputs),
-            *(("output", _spec(spec)) for spec in examined.outputs),
-            ("batching", examined.batching),
-        ]
-    )
-    parts = [head]
-    if examined.tensors:
-        rows = [("TENSOR", "KIND", *HEADINGS, "WHY"), *map(_row, examined.tensors)]
-        parts.append(table(rows, right=(4,)))
-    parts.append(_problems(examined))
-    return "\n\n".join(parts)
-
-
-def _row(row: Row) -> tuple[str, ...]:
-    return row.name, row.kind, *cells(row.figures), row.why
-
-
-def _spec(spec: dict[str, Any]) -> str:
-    batch = "" if spec["batch_dim"] is None else f"  batch_dim {spec['batch_dim']}"
-    return f"{spec['name']} {spec['datatype']} {list(spec['shape'])}{batch}"
-
-
-def _problems(examined: Examination) -> str:
-    if not examined.problems:
-        return "Nothing would go wrong."
-    lines = [f"  {'refused' if problem.refused else 'beware '}  {problem.sentence}" for problem in examined.problems]
-    return "\n".join(["What would go wrong:", *lines])
-
-
-_UNKNOWN = (
-    "A bare checkpoint does not say which of its tensors are buffers, nor which of those are state: its class does. "
-    "`new` writes a manifest from class and checkpoint."
-)
 
 
 def _checkpoint_text(path: Path, found: list[Group]) -> str:
     rows = [
-        (" > ".join((*group.path, name)) or "the tensor", *cells(figures(tensor)), hint(name))
+        (" > ".join((*group.path, name)) or "the tensor", *cells(summary(tensor)), hint(name))
         for group in found
         for name, tensor in group.tensors.items()
     ]
@@ -129,7 +89,7 @@ def _checkpoint_json(path: Path, found: list[Group]) -> dict[str, Any]:
     return {
         "path": str(path),
         "tensors": [
-            {"path": group.path, "name": name, "figures": figures(tensor), "hint": hint(name) or None}
+            {"path": group.path, "name": name, "figures": summary(tensor), "hint": hint(name) or None}
             for group in found
             for name, tensor in group.tensors.items()
         ],
@@ -152,7 +112,7 @@ def _advice(found: list[Group]) -> list[str]:
             sentences.append(f'To serve the tensors under {place!r}, a manifest says [weights] key = "{place}".')
         where = f"under {place!r} " if place else ""
         sentences += [
-            f"All names {where}begin with {prefix!r}; where those of the class do not, a manifest says [weights] "
+            f"All names {where}start with {prefix!r}; where those of the class do not, a manifest says [weights] "
             f'prefix = "{prefix}".'
             for prefix in group.prefixes()
         ]

@@ -8,8 +8,8 @@ import click
 from pydantic import ValidationError
 
 from carryover.cli import arguments
+from carryover.cli.scaffold import scaffold
 from carryover.cli.terminal import json_option, show_json, working
-from carryover.cli.writing import write
 from carryover.errors import ConfigurationError
 from carryover.runtime.manifest import TensorSpec
 
@@ -53,24 +53,25 @@ def new(  # noqa: PLR0913 - one for each option
         path = path.resolve()
     with working():
         specs = {spec.name: spec for spec in map(_spec, inputs)}
-        written = write(path, target, checkpoint, dict(map(arguments.parse, given)), specs)
+        written = scaffold(path, target, checkpoint, dict(map(arguments.parse, given)), specs)
+    report = written.report
+    problems = [problem["sentence"] for problem in report.problems]
     if as_json:
         show_json(
             {
-                "model": written.model.name,
-                "version": written.model.default.version,
-                "fingerprint": written.model.default.fingerprint.hex(),
+                "model": report.model,
+                "version": report.version,
+                "fingerprint": report.fingerprint,
                 "written": [str(file) for file in written.files],
                 "manifest": written.manifest,
                 "inferred": written.notes,
-                "problems": written.problems,
+                "problems": problems,
             }
         )
         return
     click.echo("\n".join(f"wrote {file}" for file in written.files))
     click.echo("\n".join(f"  {note}" for note in written.notes))
-    click.echo("It loads and runs." if not written.problems else "It loads and runs, but beware:")
-    click.echo("".join(f"  {sentence}\n" for sentence in written.problems), nl=False)
+    click.echo("\n  ".join(["It loads and runs, with warnings:" if problems else "It loads and runs.", *problems]))
 
 
 def _spec(text: str) -> TensorSpec:

@@ -153,21 +153,8 @@ class Manifest(_Strict):
         return self
 
 
-def read(path: Path) -> Manifest:
-    """Read and check a manifest.
-
-    Raises:
-        ConfigurationError: with the file, the key and what was expected.
-
-    """
-    described, faults = check(path)
-    if described is None:
-        raise ConfigurationError(faults[0])
-    return described
-
-
-def check(path: Path) -> tuple[Manifest | None, list[str]]:
-    """Return a manifest, or None and every fault there is in it.
+def read(path: Path) -> tuple[Manifest | None, list[str]]:
+    """Return a manifest, or None and every fault there is in it: the file, the key and what was expected.
 
     Raises:
         ConfigurationError: the file cannot be read as TOML.

@@ -17,6 +17,7 @@ from torch import Tensor
 from carryover.errors import CarryoverError, ForeignStateError, InvalidInputError, NonFiniteStateError
 from carryover.runtime.deep_stack import deep
 from carryover.runtime.layout import Contents, describe
+from carryover.runtime.report import first_line
 from carryover.runtime.version import Call, ModelVersion
 
 _LENGTH_BYTES = 8
@@ -45,8 +46,7 @@ class Snapshot:
         try:
             tensors = safetensors.torch.load(data)
         except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InvalidInputError(f"the body is not a safetensors file: {first:.200}") from None
+            raise InvalidInputError(f"the body is not a safetensors file: {first_line(error):.200}") from None
         said = header.get("__metadata__") or {}
         step, fingerprint = said.get("step", "0"), said.get("fingerprint")
         if not (step.isascii() and step.isdecimal() and len(step) <= _STEP_DIGITS):

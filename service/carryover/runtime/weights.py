@@ -14,6 +14,7 @@ from torch.nn.parameter import is_lazy
 from carryover.errors import ConfigurationError
 from carryover.runtime import programs
 from carryover.runtime.manifest import WeightsSpec
+from carryover.runtime.report import first_line
 
 FILES = ("weights.safetensors", "weights.pt")
 
@@ -56,23 +57,25 @@ def read(path: Path, spec: WeightsSpec) -> dict[str, Tensor]:
     return {name.removeprefix(spec.prefix): value for name, value in found.items()}
 
 
-def load(module: nn.Module, path: Path, spec: WeightsSpec) -> None:
-    """Load a checkpoint into a module, strictly: every parameter and persistent buffer, and nothing else.
+def load(module: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
+    """Load what fits of a state dict into a module, and return what does not: names and shapes.
 
-    Of tensors that share their memory, such as tied weights, one is enough, as safetensors saves them.
-
-    Raises:
-        ConfigurationError: with the names that are missing, unexpected or of another shape.
-
+    Every parameter and persistent buffer must be there, and nothing else. Of tensors that share their memory, such as
+    tied weights, one is enough, as safetensors saves them.
     """
-    given = read(path, spec)
-    if found := faults(module.state_dict(), given):
-        raise ConfigurationError(f"{path}: does not fit {type(module).__name__}: {'; '.join(found)}")
-    module.load_state_dict(given, strict=False)
+    expected = module.state_dict()
+    found = faults(expected, given)
+    fitting = {
+        name: tensor
+        for name, tensor in given.items()
+        if name in expected and (is_lazy(expected[name]) or expected[name].shape == tensor.shape)
+    }
+    module.load_state_dict(fitting, strict=False)
+    return found
 
 
 def faults(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
-    """Say what keeps a state dict from being loaded where another is expected: names and shapes."""
+    """Return what keeps a state dict from being loaded where another is expected: names and shapes."""
     held = {_memory(tensor) for name, tensor in expected.items() if name in given}
     return [
         f"{word} {', '.join(sorted(names))}"
@@ -111,8 +114,7 @@ def contents(path: Path) -> Any:
             f"{path}: holds more than tensors, which only running it would restore, or is damaged; save a state_dict()"
         ) from None
     except Exception as error:  # noqa: BLE001 - a damaged file makes torch raise anything
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigurationError(f"{path}: is not a readable checkpoint: {first}") from None
+        raise ConfigurationError(f"{path}: is not a readable checkpoint: {first_line(error)}") from None
 
 
 def _kind(found: Any) -> str:

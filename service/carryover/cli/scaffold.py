@@ -1,8 +1,9 @@
-"""Writing a model's folder: the class tried out, its weights, and the manifest that says what was found."""
+"""Writing a model's folder: its class file, its weights, and the manifest that says what was found."""
 
+import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,41 +12,39 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
-from carryover.cli import arguments, checkpoint, toml
-from carryover.cli.checkpoint import StateDict
-from carryover.cli.draft import Draft, draft
-from carryover.cli.examination import examine
-from carryover.cli.figures import name as datatype_name
-from carryover.cli.trial import Trial
-from carryover.errors import CarryoverError, ConfigurationError
+from carryover import settings
+from carryover.cli import arguments
+from carryover.cli.checkpoint import StateDict, state_dicts
+from carryover.cli.infer_manifest import Draft, infer
+from carryover.cli.report import VersionReport, version_report
+from carryover.errors import ConfigurationError
 from carryover.runtime import classes, weights
+from carryover.runtime.forward import called
 from carryover.runtime.manifest import MODEL_NAME, TensorSpec
-from carryover.runtime.repository import Model, load_model
 
 _MODE = 0o644
 
 
 @dataclass(frozen=True, slots=True)
-class Written:
+class Scaffold:
     """What was written: the files, and the manifest as a document.
 
-    `notes` are sentences about what was inferred, `problems` about what a user of the model may stumble over.
+    `notes` are sentences about what was inferred; `report` is that of `inspect`.
     """
 
     files: list[Path]
     manifest: dict[str, Any]
     notes: list[str]
-    problems: list[str]
-    model: Model
+    report: VersionReport
 
 
-def write(
+def scaffold(
     folder: Path,
     target: str,
-    given_weights: Path | None,
+    checkpoint: Path | None,
     given_arguments: Mapping[str, Any],
     given_inputs: Mapping[str, TensorSpec],
-) -> Written:
+) -> Scaffold:
     """Write a model's folder, and load it as the service would.
 
     Weights that lie in the folder already, as those of a version, are taken and left where they are.
@@ -55,54 +54,42 @@ def write(
 
     """
     path = folder / "model.toml"
-    present = _check(folder, path, given_weights)
+    present = _present(folder, path, checkpoint)
     with _Files() as files:
         target = _beside(folder, target, files)
         cls = classes.find(target, path)
-        source = given_weights or present
-        held = checkpoint.state_dicts(weights.contents(source)) if source else []
+        source = checkpoint or present
+        held = state_dicts(weights.contents(source)) if source else []
         fitted = arguments.fit(cls, given_arguments, [one.tensors for one in held])
         module = classes.build(target, fitted.arguments, path)
         loaded = _load(module, source, held) if source else None
-        trial = Trial(module)
-        found = draft(trial, given_inputs)
+        draft = infer(module, given_inputs)
+        document = {"class": target} | ({"arguments": fitted.arguments} if fitted.arguments else {}) | draft.document
         if present is None:
             _save(module, files.new(folder / "1" / weights.FILES[0]))
-        document = {"class": target} | ({"arguments": fitted.arguments} if fitted.arguments else {})
-        if present is not None and loaded is not None:
+        elif loaded is not None:
             document |= _weights(present, loaded)
-        notes = [_origin(source, loaded), *_converted(module, loaded), *_arguments(fitted)]
-        files.new(path)
-        try:
-            model = _try(path, document, notes, found)
-        except CarryoverError as error:
-            if not found.batched:
-                raise
-            found = found.without_batching(f"no batch_dim: {error}")
-            model = _try(path, document, notes, found)
-        problems = [problem.sentence for problem in examine(folder, None).problems]
-        return Written(files.kept, _document(document, found), [*notes, *found.notes], problems, model)
+        notes = [_origin(source, loaded), *_converted(module, loaded), *fitted.notes()]
+        files.new(path).write_text(_text(document, notes, draft))
+        path.chmod(_MODE)
+        report = version_report(folder, None, settings.read())
+        if report.errors:
+            raise ConfigurationError(report.errors[0])
+        return Scaffold(files.written, document, [*notes, *draft.notes], report)
 
 
-def _try(path: Path, document: Mapping[str, Any], notes: list[str], found: Draft) -> Model:
-    """Write the manifest and load the model."""
-    path.write_text(_text(document, notes, found))
-    path.chmod(_MODE)
-    return load_model(path.parent)
-
-
-def _check(folder: Path, path: Path, given_weights: Path | None) -> Path | None:
-    """Refuse to write over anything; return the weights of the folder's highest version, where it has any."""
+def _present(folder: Path, path: Path, checkpoint: Path | None) -> Path | None:
+    """Never write over anything; return the weights of the folder's highest version, where it has any."""
     name = folder.resolve().name
     if not re.fullmatch(MODEL_NAME, name):
         raise ConfigurationError(f"{folder}: a model's name must match {MODEL_NAME}")
     if path.exists():
         raise ConfigurationError(f"{path}: is there already, and is not written over")
-    if given_weights is not None and not given_weights.is_file():
-        raise ConfigurationError(f"{given_weights}: there is no such file")
+    if checkpoint is not None and not checkpoint.is_file():
+        raise ConfigurationError(f"{checkpoint}: there is no such file")
     held = [file for file in folder.glob("[0-9]*/*") if file.name in weights.FILES and file.parent.name.isdecimal()]
     present = max(held, key=lambda file: int(file.parent.name), default=None)
-    if present is not None and given_weights is not None:
+    if present is not None and checkpoint is not None:
         raise ConfigurationError(
             f"{present}: is there already, and is not written over; leave --weights out to take it"
         )
@@ -177,57 +164,61 @@ def _origin(source: Path | None, loaded: StateDict | None) -> str:
 def _converted(module: nn.Module, loaded: StateDict | None) -> list[str]:
     held = loaded.tensors if loaded else {}
     pairs = {
-        (datatype_name(held[name]), datatype_name(tensor))
+        (called(held[name]), called(tensor))
         for name, tensor in module.state_dict().items()
         if name in held and held[name].dtype is not tensor.dtype
     }
     return [f"weights: converted from {given} to the class's {own}" for given, own in sorted(pairs)]
 
 
-def _arguments(fitted: arguments.Fitted) -> list[str]:
-    notes = []
-    if fitted.found:
-        shown = ", ".join(f"{name} = {fitted.arguments[name]}" for name in fitted.found)
-        notes.append(f"arguments: {shown}: the only sizes that make the class fit the checkpoint")
-    if fitted.defaults:
-        shown = ", ".join(f"{name} = {value!r:.40}" for name, value in fitted.defaults.items())
-        which = "all others" if fitted.arguments else "all"
-        notes.append(f"arguments: {which} as the class has them: {shown}")
-    return notes
-
-
-def _document(document: Mapping[str, Any], found: Draft) -> dict[str, Any]:
-    state = {"state": found.state} if found.state else {}
-    return {**document, "inputs": found.inputs, "outputs": found.outputs, **state}
-
-
-def _text(document: Mapping[str, Any], notes: list[str], found: Draft) -> str:
+def _text(document: Mapping[str, Any], notes: list[str], draft: Draft) -> str:
     """The manifest, each part under the comments that say how it was found."""
     head = {key: document[key] for key in ("class", "arguments") if key in document}
-    parts = [
-        toml.comment(
-            ["Written by `flask --app carryover new`: what stands here was found by running the class.", *notes]
-        )
-        + f"\n{toml.pairs(head)}"
-    ]
-    if (count := found.labels) is not None:
-        parts.append(toml.comment([f'labels = ["…", "…"]: the names of the {count} values would make it a classifier']))
-    for word, specs, why in (("inputs", found.inputs, found.why_inputs), ("outputs", found.outputs, {})):
-        for spec in specs:
-            comment = toml.comment([why[spec["name"]]]) + "\n" if spec["name"] in why else ""
-            parts.append(f"{comment}[[{word}]]\n{toml.pairs(spec)}")
-    parts.append(toml.comment([*found.why_state, found.why_batching]))
-    parts += [f"{toml.table('state', name)}\n{toml.pairs(given)}".strip() for name, given in found.state.items()]
+    first = "Written by `carryover new`: what stands here was found by running the class."
+    parts = [f"{_comment([first, *notes])}\n{_pairs(head)}"]
+    if draft.labels is not None:
+        names = f'labels = ["…", "…"]: the names of the {draft.labels} values would make it a classifier'
+        parts.append(_comment([names]))
+    for word, why in (("inputs", draft.why_inputs), ("outputs", {})):
+        for spec in document[word]:
+            comment = [f"{_comment([why[spec['name']]])}\n"] if spec["name"] in why else []
+            parts.append("".join([*comment, f"[[{word}]]\n{_pairs(spec)}"]))
+    parts.append(_comment([*draft.why_state, draft.why_batching]))
+    parts += [f"[state.{_key(name)}]\n{_pairs(given)}".strip() for name, given in document.get("state", {}).items()]
     if "weights" in document:
-        parts.append(f"[weights]\n{toml.pairs(document['weights'])}")
+        parts.append(f"[weights]\n{_pairs(document['weights'])}")
     return "\n\n".join(parts) + "\n"
+
+
+def _pairs(given: Mapping[str, Any]) -> str:
+    return "\n".join(f"{_key(key)} = {_toml(value)}" for key, value in given.items())
+
+
+def _toml(value: Any) -> str:
+    """A value as TOML: numbers, strings, booleans, and lists and dicts of these."""
+    if isinstance(value, Mapping):
+        return f"{{ {', '.join(f'{_key(key)} = {_toml(held)}' for key, held in value.items())} }}" if value else "{}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, float):
+        return repr(value)
+    # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _comment(lines: Iterable[str]) -> str:
+    return "\n".join(f"# {' '.join(line.split())}".rstrip() for line in lines)
 
 
 class _Files:
     """Files that are written together: where an error ends that, none of them is left, nor any folder made for them."""
 
     def __init__(self) -> None:
-        self.kept: list[Path] = []
+        self.written: list[Path] = []
         self._folders: list[Path] = []
 
     def __enter__(self) -> Self:
@@ -239,13 +230,13 @@ class _Files:
         for folder in reversed(missing):
             folder.mkdir()
             self._folders.append(folder)
-        self.kept.append(path)
+        self.written.append(path)
         return path
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             return
-        for file in self.kept:
+        for file in self.written:
             file.unlink(missing_ok=True)
         for folder in reversed(self._folders):
             shutil.rmtree(folder, ignore_errors=True)
