@@ -3,7 +3,6 @@
 import inspect
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, product
 from typing import Any
 
@@ -16,26 +15,6 @@ _LAYERS = {1, 2, 3, 4}
 """Tried beside the sizes that occur in the checkpoint: numbers of layers, heads or kernels."""
 _MOST = 20_000
 """Modules that may be constructed to find the arguments; without memory, on torch's meta device."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """Arguments of a constructor: those to pass, the names of those found out, and the defaults of all others."""
-
-    arguments: dict[str, Any]
-    found: tuple[str, ...]
-    defaults: dict[str, Any]
-
-    def notes(self) -> list[str]:
-        """Say where the arguments come from."""
-        notes = []
-        if self.found:
-            shown = ", ".join(f"{name} = {self.arguments[name]}" for name in self.found)
-            notes.append(f"arguments: {shown}: the only sizes that make the class fit the checkpoint")
-        if self.defaults:
-            shown = ", ".join(f"{name} = {value!r:.40}" for name, value in self.defaults.items())
-            notes.append(f"arguments: {'all others' if self.arguments else 'all'} as the class has them: {shown}")
-        return notes
 
 
 def parse(text: str) -> tuple[str, Any]:
@@ -59,8 +38,10 @@ def parse(text: str) -> tuple[str, Any]:
     return name, parsed if isinstance(parsed, (bool, int, float, str, list, dict)) else value
 
 
-def fit(cls: type[nn.Module], given: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Tensor]]) -> Fitted:
-    """Return the arguments with which `cls` takes one of the state dicts; without any, those it can do with.
+def fit(
+    cls: type[nn.Module], given: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Tensor]]
+) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments with which `cls` takes one of the state dicts, or those it can do with, and where from.
 
     What is not given keeps its default. Only where the constructor cannot do without an argument, or the state dicts do
     not fit with the defaults, are sizes tried; they count where exactly one choice of them fits.
@@ -79,7 +60,14 @@ def fit(cls: type[nn.Module], given: Mapping[str, Any], checkpoints: Sequence[Ma
     if wanted and (required or _shapes(cls, given) not in wanted):
         found = _search(cls, given, wanted, required, [name for name, value in defaults.items() if type(value) is int])
     others = {name: value for name, value in defaults.items() if name not in found}
-    return Fitted({**given, **found}, tuple(found), others)
+    arguments, notes = {**given, **found}, []
+    if found:
+        shown = ", ".join(f"{name} = {value}" for name, value in found.items())
+        notes.append(f"arguments: {shown}: the only sizes that make the class fit the checkpoint")
+    if others:
+        shown = ", ".join(f"{name} = {value!r:.40}" for name, value in others.items())
+        notes.append(f"arguments: {'all others' if arguments else 'all'} as the class has them: {shown}")
+    return arguments, notes
 
 
 Shapes = dict[str, torch.Size]

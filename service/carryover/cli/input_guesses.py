@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from carryover.runtime.datatypes import Datatype, of_tensor
+from carryover.runtime.manifest import TensorSpec
 
 _LENGTHS = (
     *(1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 100, 112, 128),
@@ -33,6 +34,10 @@ class Guess:
     def family(self) -> tuple[Datatype, tuple[int, ...]]:
         """What it has in common with the guesses that differ from it in the chosen sizes only."""
         return self.datatype, self.resized(self.sizes, 0).shape
+
+    def spec(self, name: str) -> TensorSpec:
+        """Return it as an input, or output, of a manifest."""
+        return TensorSpec(name=name, datatype=self.datatype, shape=self.shape)
 
     def resized(self, axes: tuple[int, ...], size: int) -> "Guess":
         """Return the guess with another size of some axes."""
@@ -74,17 +79,18 @@ def floating(module: nn.Module) -> Datatype:
 
 def _of_layer(layer: nn.Module) -> Iterator[Guess]:
     """Guesses whose last axis, or the one before it, has a size that occurs in the layer's own tensors."""
-    datatype = floating(layer)
+    datatype, sizes = floating(layer), list[int]()
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
         yield from (Guess(Datatype.INT64, shape) for shape in ((1, 1), (1,), ()))
     if isinstance(layer, nn.modules.conv._ConvNd):  # noqa: SLF001 - the base class of all convolutions has no public name
-        axes = len(layer.kernel_size)
+        axes, sizes = len(layer.kernel_size), [layer.in_channels]
         for length in _LENGTHS:
             if length <= _LARGEST[axes]:
                 yield Guess(datatype, (1, layer.in_channels, *(length,) * axes), tuple(range(2, 2 + axes)))
-    tensors = [tensor for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)) if tensor.ndim]
+    for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
+        sizes += reversed(tensor.shape)
     leading = ((1, 1), (1,), ()) if isinstance(layer, nn.RNNBase) else ((1,), (1, 1), ())
-    for size in dict.fromkeys(size for tensor in tensors for size in reversed(tensor.shape) if size > 1):
+    for size in dict.fromkeys(size for size in sizes if size > 1):
         yield from (Guess(datatype, (*before, size)) for before in leading)
         yield from (Guess(datatype, (1, size, *(1,) * axes)) for axes in (1, 2))
 

@@ -1,15 +1,15 @@
 """`inspect`: a model's folder, a version's folder or a bare checkpoint, tensor by tensor."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from carryover import settings
-from carryover.cli.checkpoint import Group, groups, hint
-from carryover.cli.report import version_report
-from carryover.cli.summary import HEADINGS, cells, summary
+from carryover.cli.report import report_text, version_report
+from carryover.cli.summary import HEADINGS, cells, hint, summary
 from carryover.cli.terminal import json_option, show_json, table, working
 from carryover.errors import ConfigurationError
 from carryover.runtime import programs, weights
@@ -31,28 +31,19 @@ def inspect(path: Path, *, as_json: bool) -> None:
     """
     if path.name in ("", ".."):
         path = path.resolve()
-    rejected = False
+    errors: list[str] = []
     with working():
         if path.is_file():
-            found = list(groups(_contents(path)))
-            shown: object = _checkpoint_json(path, found) if as_json else _checkpoint_text(path, found)
+            found, text = _checkpoint(path), _checkpoint_text
         else:
-            report = version_report(*_version(path), settings.read())
-            rejected = bool(report.errors)
-            shown = report if as_json else report.text()
+            (found, report), text = version_report(*_version(path), settings.read()), report_text
+            errors = report.errors
     if as_json:
-        show_json(shown)
+        show_json(found)
     else:
-        click.echo(shown)
-    if rejected:
+        click.echo(text(found))
+    if errors:
         sys.exit(1)
-
-
-def _contents(path: Path) -> Any:
-    """What a checkpoint, or a program, holds."""
-    if path.suffix == ".pt2":
-        return dict(programs.load(path, trusted=settings.read().trust_pt2).module.state_dict())
-    return weights.contents(path)
 
 
 def _version(path: Path) -> tuple[Path, str | None]:
@@ -68,52 +59,49 @@ def _version(path: Path) -> tuple[Path, str | None]:
     )
 
 
-def _checkpoint_text(path: Path, found: list[Group]) -> str:
-    rows = [
-        (" > ".join((*group.path, name)) or "the tensor", *cells(summary(tensor)), hint(name))
-        for group in found
-        for name, tensor in group.tensors.items()
-    ]
-    others = [f"  {name}: {shown}" for group in found if not group.path for name, shown in group.others.items()]
-    count = sum(tensor.numel() * tensor.element_size() for group in found for tensor in group.tensors.values())
-    parts = [f"{path}: {len(rows)} tensors, {count:,} bytes"]
-    if rows:
-        parts.append(table([("TENSOR", *HEADINGS, "HINT"), *rows], right=(3,)))
-    if others:
-        parts.append("\n".join(["Beside them, among others:", *others]))
-    parts += [*_advice(found), _UNKNOWN]
-    return "\n\n".join(parts)
-
-
-def _checkpoint_json(path: Path, found: list[Group]) -> dict[str, Any]:
+def _checkpoint(path: Path) -> dict[str, Any]:
+    """What a checkpoint, or a program, holds."""
+    if path.suffix == ".pt2":
+        program = programs.load(path, trusted=settings.read().trust_pt2)
+        groups = list(weights.groups(dict(program.module.state_dict())))
+    else:
+        groups = list(weights.groups(weights.contents(path)))
+    advice = []
+    for group in groups:
+        place = " > ".join(group.path)
+        if len(group.path) == 1 and len(group.tensors) > 1 and not group.others:
+            advice.append(f'To serve the tensors under {place!r}, a manifest says [weights] key = "{place}".')
+        advice += [
+            f"All names {f'under {place!r} ' if place else ''}start with {prefix!r}; where those of the class do not, a "
+            f'manifest says [weights] prefix = "{prefix}".'
+            for prefix in group.prefixes()
+        ]
     return {
         "path": str(path),
         "tensors": [
             {"path": group.path, "name": name, "figures": summary(tensor), "hint": hint(name) or None}
-            for group in found
+            for group in groups
             for name, tensor in group.tensors.items()
         ],
         "others": [
             {"path": group.path, "name": name, "value": shown}
-            for group in found
+            for group in groups
             for name, shown in group.others.items()
         ],
-        "advice": _advice(found),
+        "advice": advice,
         "unknown": _UNKNOWN,
     }
 
 
-def _advice(found: list[Group]) -> list[str]:
-    """What a manifest must say so that the weights are found."""
-    sentences = []
-    for group in found:
-        place = " > ".join(group.path)
-        if len(group.path) == 1 and len(group.tensors) > 1 and not group.others:
-            sentences.append(f'To serve the tensors under {place!r}, a manifest says [weights] key = "{place}".')
-        where = f"under {place!r} " if place else ""
-        sentences += [
-            f"All names {where}start with {prefix!r}; where those of the class do not, a manifest says [weights] "
-            f'prefix = "{prefix}".'
-            for prefix in group.prefixes()
-        ]
-    return sentences
+def _checkpoint_text(found: Mapping[str, Any]) -> str:
+    tensors = found["tensors"]
+    rows = [
+        (" > ".join((*row["path"], row["name"])) or "the tensor", *cells(row["figures"]), row["hint"] or "")
+        for row in tensors
+    ]
+    parts = [f"{found['path']}: {len(rows)} tensors, {sum(row['figures'].nbytes for row in tensors):,} bytes"]
+    if rows:
+        parts.append(table([("TENSOR", *HEADINGS, "HINT"), *rows], right=(3,)))
+    if others := [f"  {other['name']}: {other['value']}" for other in found["others"] if not other["path"]]:
+        parts.append("\n".join(["Beside them, among others:", *others]))
+    return "\n\n".join([*parts, *found["advice"], found["unknown"]])

@@ -1,6 +1,5 @@
 """`models`: what the model repository serves."""
 
-from collections.abc import Iterable
 from typing import Any
 
 import click
@@ -19,34 +18,14 @@ def models(*, as_json: bool) -> None:
     with working():
         configured = settings.read()
         repository = Repository.load(configured.model_folders, trust_pt2=configured.trust_pt2)
+    described = list(map(_described, repository))
     if as_json:
-        show_json({"models": list(map(_json, repository))})
+        show_json({"models": described})
     else:
-        click.echo("\n\n".join(map(_text, repository)))
+        click.echo("\n\n".join(map(_text, described)))
 
 
-def _text(model: Model) -> str:
-    version = model.default
-    rows = [
-        (
-            "versions",
-            ", ".join(f"{number} (serves)" if number == version.version else number for number in model.versions),
-        ),
-        ("fingerprint", version.fingerprint.hex()),
-        *_block("inputs", map(_spec, model.inputs)),
-        *_block("outputs", map(_spec, model.outputs)),
-        *_block("frozen", map(_info, version.frozen_buffers())),
-        *_block("state", map(_info, version.state_buffers())),
-    ]
-    return f"{model.name}\n{table([(f'  {word}', shown) for word, shown in rows])}"
-
-
-def _block(word: str, tensors: Iterable[dict[str, Any]]) -> list[tuple[str, str]]:
-    lines = [f"{tensor['name']} {tensor['datatype'] or 'None'} {list(tensor['shape'] or ())}" for tensor in tensors]
-    return [("" if number else word, line) for number, line in enumerate(lines or ["none"])]
-
-
-def _json(model: Model) -> dict[str, Any]:
+def _described(model: Model) -> dict[str, Any]:
     """The model as `GET /v1/models` lists it."""
     version, digests = model.default, model.default.frozen_digests()
     return {
@@ -56,18 +35,25 @@ def _json(model: Model) -> dict[str, Any]:
         "versions": list(model.versions),
         "fingerprint": version.fingerprint.hex(),
         "stateful": version.stateful,
-        "inputs": [_spec(spec) for spec in model.inputs],
-        "outputs": [_spec(spec) for spec in model.outputs],
+        "inputs": [_tensor(spec) for spec in model.inputs],
+        "outputs": [_tensor(spec) for spec in model.outputs],
         **({"labels": model.labels} if model.labels else {}),
-        "parameters": [_info(tensor) for tensor in version.parameters()],
-        "frozen_buffers": [_info(tensor) | {"sha256": digests[tensor.name]} for tensor in version.frozen_buffers()],
-        "state_buffers": [_info(tensor) for tensor in version.state_buffers()],
+        "parameters": [_tensor(info) for info in version.parameters()],
+        "frozen_buffers": [_tensor(info) | {"sha256": digests[info.name]} for info in version.frozen_buffers()],
+        "state_buffers": [_tensor(info) for info in version.state_buffers()],
     }
 
 
-def _info(tensor: TensorInfo) -> dict[str, Any]:
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
+def _tensor(found: TensorInfo | TensorSpec) -> dict[str, Any]:
+    datatype = found.datatype if isinstance(found, TensorInfo) else found.datatype.name
+    return {"name": found.name, "datatype": datatype, "shape": found.shape}
 
 
-def _spec(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype.name, "shape": spec.shape}
+def _text(model: dict[str, Any]) -> str:
+    versions = ", ".join(f"{number} (serves)" if number == model["version"] else number for number in model["versions"])
+    rows = [("versions", versions), ("fingerprint", model["fingerprint"])]
+    blocks = {"inputs": "inputs", "outputs": "outputs", "frozen": "frozen_buffers", "state": "state_buffers"}
+    for word, key in blocks.items():
+        lines = [f"{one['name']} {one['datatype'] or 'None'} {list(one['shape'] or ())}" for one in model[key]]
+        rows += [("" if number else word, line) for number, line in enumerate(lines or ["none"])]
+    return f"{model['name']}\n{table([(f'  {word}', shown) for word, shown in rows])}"

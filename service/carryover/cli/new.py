@@ -53,25 +53,13 @@ def new(  # noqa: PLR0913 - one for each option
         path = path.resolve()
     with working():
         specs = {spec.name: spec for spec in map(_spec, inputs)}
-        written = scaffold(path, target, checkpoint, dict(map(arguments.parse, given)), specs)
-    report = written.report
-    problems = [problem["sentence"] for problem in report.problems]
+        done = scaffold(path, target, checkpoint, dict(map(arguments.parse, given)), specs)
     if as_json:
-        show_json(
-            {
-                "model": report.model,
-                "version": report.version,
-                "fingerprint": report.fingerprint,
-                "written": [str(file) for file in written.files],
-                "manifest": written.manifest,
-                "inferred": written.notes,
-                "problems": problems,
-            }
-        )
+        show_json(done)
         return
-    click.echo("\n".join(f"wrote {file}" for file in written.files))
-    click.echo("\n".join(f"  {note}" for note in written.notes))
-    click.echo("\n  ".join(["It loads and runs, with warnings:" if problems else "It loads and runs.", *problems]))
+    end = "It loads and runs, with warnings:" if done["problems"] else "It loads and runs."
+    lines = [f"wrote {file}" for file in done["written"]] + [f"  {note}" for note in done["inferred"]]
+    click.echo("\n".join([*lines, end, *(f"  {sentence}" for sentence in done["problems"])]))
 
 
 def _spec(text: str) -> TensorSpec:

@@ -5,15 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carryover.cli.checkpoint import groups, hint
-from carryover.cli.summary import HEADINGS, Summary, cells, summary
+from carryover.cli.summary import HEADINGS, Summary, cells, hint, summary
 from carryover.cli.terminal import table
 from carryover.runtime import weights
-from carryover.runtime.forward import Forward
 from carryover.runtime.loading import Loading, ModelFolder
 from carryover.runtime.manifest import TensorSpec
-from carryover.runtime.report import Problem, Severity
-from carryover.runtime.version import ModelVersion
+from carryover.runtime.report import Report, Severity
 from carryover.runtime.warnings import add_warnings
 from carryover.settings import Settings
 
@@ -31,50 +28,13 @@ class Row:
     why: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class VersionReport:
-    """What was found; `fingerprint` only where the version loads, `stateful` None where it is not known."""
+def version_report(folder: Path, number: str | None, settings: Settings) -> tuple[dict[str, Any], Report]:
+    """Load a version as the service does: the one asked for, or the default one and, for their errors, all others.
 
-    path: str
-    model: str
-    version: str
-    versions: list[str]
-    target: str | None
-    weights: str | None
-    fingerprint: str | None
-    stateful: bool | None
-    inputs: list[dict[str, Any]]
-    outputs: list[dict[str, Any]]
-    batching: str
-    tensors: list[Row]
-    problems: list[dict[str, Any]]
+    Returns:
+        What `inspect --json` prints, and the problems.
 
-    @property
-    def errors(self) -> list[str]:
-        """What keeps the service from loading it."""
-        return [problem["sentence"] for problem in self.problems if problem["severity"] == Severity.ERROR]
-
-    def text(self) -> str:
-        """Return the report as text."""
-        head = [
-            ("model", self.model),
-            ("version", f"{self.version} of {', '.join(self.versions) or 'none'}"),
-            ("class", self.target or "not known"),
-            ("weights", self.weights or "none"),
-            ("fingerprint", self.fingerprint or "none: it does not load"),
-            *(("input", _spec(spec)) for spec in self.inputs),
-            *(("output", _spec(spec)) for spec in self.outputs),
-            ("batching", self.batching),
-        ]
-        rows = [(row.name, row.kind, *cells(row.figures), row.why) for row in self.tensors]
-        tensors = [table([("TENSOR", "KIND", *HEADINGS, "WHY"), *rows], right=(4,))] if rows else []
-        lines = [f"  {problem['severity']:<7}  {problem['sentence']}" for problem in self.problems]
-        problems = "\n".join(["Problems:", *lines]) if lines else "No problems were found."
-        return "\n\n".join([table(head), *tensors, problems])
-
-
-def version_report(folder: Path, number: str | None, settings: Settings) -> VersionReport:
-    """Load a version as the service does: the one asked for, or the default one and, for their errors, all others."""
+    """
     found = ModelFolder(folder)
     report, described = found.report, found.manifest
     chosen = number or (described and described.version) or (found.numbers or ["1"])[-1]
@@ -88,82 +48,80 @@ def version_report(folder: Path, number: str | None, settings: Settings) -> Vers
     with report.stage(str(file or folder)):
         if loading is None and chosen in found.numbers:
             file = weights.find(folder / chosen)
-        rows = _rows(loading, loading.forward) if loading and loading.forward else _bare(file)
+        rows = _rows(loading) if loading and loading.forward else _bare(file)
     if loading is not None:
         add_warnings(report, loading, settings.max_state_bytes)
     version = loading and loading.version
-    state = loading.state if loading else None
-    inputs, outputs = (loading.manifest.inputs, loading.manifest.outputs) if loading else ((), ())
-    return VersionReport(
-        path=str(folder if number is None else folder / number),
-        model=found.name,
-        version=chosen,
-        versions=found.numbers,
-        target=described.target if described else None,
-        weights=str(file) if file else None,
-        fingerprint=version.fingerprint.hex() if version else None,
-        stateful=bool(state) if loading and (loading.outcome or state) else None,
-        inputs=[_described(spec, state) for spec in inputs],
-        outputs=[_described(spec, state) for spec in outputs],
-        batching=_batching(loading.tried, failed=loading.batching_failed) if loading else "not tried",
-        tensors=rows,
-        problems=[_problem(problem) for problem in report.problems],
-    )
+    state = loading.state if loading else frozenset()
+    return {
+        "path": str(folder if number is None else folder / number),
+        "model": found.name,
+        "version": chosen,
+        "versions": found.numbers,
+        "target": described.target if described else None,
+        "weights": str(file) if file else None,
+        "fingerprint": version.fingerprint.hex() if version else None,
+        "stateful": bool(state) if loading and (loading.outcome or state) else None,
+        "inputs": [_spec(spec, state) for spec in loading.manifest.inputs] if loading else [],
+        "outputs": [_spec(spec, state) for spec in loading.manifest.outputs] if loading else [],
+        "batching": _batching(loading),
+        "tensors": rows,
+        "problems": [
+            {"sentence": problem.sentence, "severity": problem.severity, "refused": problem.severity is Severity.ERROR}
+            for problem in report.problems
+        ],
+    }, report
 
 
-def _rows(loading: Loading, forward: Forward) -> list[Row]:
-    """The rows of a module's parameters and buffers."""
-    module, outcome = forward.module, loading.outcome
-    saved = module.state_dict().keys()
-    mutated = forward.program.mutated if forward.program else ()
-    rows = [Row(name, "parameter", summary(parameter)) for name, parameter in module.named_parameters()]
-    for slot in forward.slots():
-        name, held = slot.name, slot.registered
-        change = outcome.changes.get(name) if outcome else None
-        whys = [
-            change.value if change else "not changed by the dry run" if outcome else "the dry run failed",
-            *(["mutated, says the program's graph signature"] if name in mutated else []),
-            *(["listed in the manifest"] if name in loading.manifest.state else []),
-            *(["not in the checkpoint (persistent=False)"] if name not in saved else []),
-        ]
-        kind = "state" if name in loading.state else "frozen" if outcome else "buffer"
-        rows.append(Row(name, kind, None if held is None else summary(held), ", ".join(whys)))
-    return rows
+def report_text(found: Mapping[str, Any]) -> str:
+    """Return a version's report as text."""
+    head = [
+        ("model", found["model"]),
+        ("version", f"{found['version']} of {', '.join(found['versions']) or 'none'}"),
+        ("class", found["target"] or "not known"),
+        ("weights", found["weights"] or "none"),
+        ("fingerprint", found["fingerprint"] or "none: it does not load"),
+    ]
+    for word in ("input", "output"):
+        for spec in found[f"{word}s"]:
+            batch = "" if spec["batch_dim"] is None else f"  batch_dim {spec['batch_dim']}"
+            head.append((word, f"{spec['name']} {spec['datatype']} {list(spec['shape'])}{batch}"))
+    head.append(("batching", found["batching"]))
+    rows = [(row.name, row.kind, *cells(row.figures), row.why) for row in found["tensors"]]
+    tensors = [table([("TENSOR", "KIND", *HEADINGS, "WHY"), *rows], right=(4,))] if rows else []
+    lines = [f"  {problem['severity']:<7}  {problem['sentence']}" for problem in found["problems"]]
+    problems = "\n".join(["Problems:", *lines]) if lines else "No problems were found."
+    return "\n\n".join([table(head), *tensors, problems])
+
+
+def _rows(loading: Loading) -> list[Row]:
+    return [
+        Row(name, kind, None if tensor is None else summary(tensor), why)
+        for name, kind, tensor, why in loading.tensors()
+    ]
 
 
 def _bare(file: Path | None) -> list[Row]:
     """The rows of a checkpoint of which nothing more is known; none of a program."""
-    if file is None or file.suffix == ".pt2":
-        return []
+    found = weights.groups(weights.contents(file)) if file and file.suffix != ".pt2" else ()
     return [
         Row(".".join((*group.path, name)), "tensor", summary(tensor), hint(name))
-        for group in groups(weights.contents(file))
+        for group in found
         for name, tensor in group.tensors.items()
     ]
 
 
-def _batching(version: ModelVersion | None, *, failed: bool) -> str:
-    if version is None:
+def _batching(loading: Loading | None) -> str:
+    if loading is None or loading.tried is None:
         return "not tried"
-    who = "sessions" if version.stateful else "requests"
-    if not version.batched:
+    who = "sessions" if loading.tried.stateful else "requests"
+    if not loading.tried.batched:
         return f"not claimed: {who} run one at a time"
-    return "claimed with batch_dim, and refuted" if failed else f"proved: {who} in one batch get what each gets alone"
+    if loading.batching_failed:
+        return "claimed with batch_dim, and refuted"
+    return f"proved: {who} in one batch get what each gets alone"
 
 
-def _described(spec: TensorSpec, state: Collection[str] | None) -> dict[str, Any]:
+def _spec(spec: TensorSpec, state: Collection[str]) -> dict[str, Any]:
     one = spec.of_one_session() if state else spec
     return one.model_dump() | {"datatype": spec.datatype.name}
-
-
-def _spec(spec: Mapping[str, Any]) -> str:
-    batch = "" if spec["batch_dim"] is None else f"  batch_dim {spec['batch_dim']}"
-    return f"{spec['name']} {spec['datatype']} {list(spec['shape'])}{batch}"
-
-
-def _problem(problem: Problem) -> dict[str, Any]:
-    return {
-        "sentence": problem.sentence,
-        "severity": problem.severity,
-        "refused": problem.severity is Severity.ERROR,
-    }

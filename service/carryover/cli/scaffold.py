@@ -4,9 +4,9 @@ import json
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -14,28 +14,12 @@ from torch import nn
 
 from carryover import settings
 from carryover.cli import arguments
-from carryover.cli.checkpoint import StateDict, state_dicts
 from carryover.cli.infer_manifest import Draft, infer
-from carryover.cli.report import VersionReport, version_report
+from carryover.cli.report import version_report
 from carryover.errors import ConfigurationError
 from carryover.runtime import classes, weights
-from carryover.runtime.forward import called
 from carryover.runtime.manifest import MODEL_NAME, TensorSpec
-
-_MODE = 0o644
-
-
-@dataclass(frozen=True, slots=True)
-class Scaffold:
-    """What was written: the files, and the manifest as a document.
-
-    `notes` are sentences about what was inferred; `report` is that of `inspect`.
-    """
-
-    files: list[Path]
-    manifest: dict[str, Any]
-    notes: list[str]
-    report: VersionReport
+from carryover.runtime.weights import StateDict
 
 
 def scaffold(
@@ -44,38 +28,56 @@ def scaffold(
     checkpoint: Path | None,
     given_arguments: Mapping[str, Any],
     given_inputs: Mapping[str, TensorSpec],
-) -> Scaffold:
-    """Write a model's folder, and load it as the service would.
+) -> dict[str, Any]:
+    """Write a model's folder, load it as the service would, and return what `new --json` prints.
 
     Weights that lie in the folder already, as those of a version, are taken and left where they are.
 
     Raises:
-        ConfigurationError: a manifest is there already, something cannot be inferred, or the outcome does not load.
+        ConfigurationError: a manifest is there already, something cannot be inferred, or the outcome does not load;
+            then nothing is left behind.
 
     """
-    path = folder / "model.toml"
+    path, written = folder / "model.toml", list[Path]()
     present = _present(folder, path, checkpoint)
-    with _Files() as files:
-        target = _beside(folder, target, files)
-        cls = classes.find(target, path)
-        source = checkpoint or present
-        held = state_dicts(weights.contents(source)) if source else []
-        fitted = arguments.fit(cls, given_arguments, [one.tensors for one in held])
-        module = classes.build(target, fitted.arguments, path)
+    with ExitStack() as undo:
+
+        def create(file: Path) -> Path:
+            for parent in reversed([parent for parent in file.parents if not parent.exists()]):
+                parent.mkdir()
+                undo.callback(shutil.rmtree, parent, ignore_errors=True)
+            file.touch(0o644)
+            undo.callback(file.unlink, missing_ok=True)
+            written.append(file)
+            return file
+
+        target, copied = _beside(folder, target)
+        if copied is not None:
+            shutil.copyfile(copied, create(folder / copied.name))
+        cls, source = classes.find(target, path), checkpoint or present
+        held = (
+            [one for group in weights.groups(weights.contents(source)) for one in group.state_dicts()] if source else []
+        )
+        fitted, notes = arguments.fit(cls, given_arguments, [one.tensors for one in held])
+        module = classes.build(target, fitted, path)
         loaded = _load(module, source, held) if source else None
         draft = infer(module, given_inputs)
-        document = {"class": target} | ({"arguments": fitted.arguments} if fitted.arguments else {}) | draft.document
         if present is None:
-            _save(module, files.new(folder / "1" / weights.FILES[0]))
-        elif loaded is not None:
-            document |= _weights(present, loaded)
-        notes = [_origin(source, loaded), *_converted(module, loaded), *fitted.notes()]
-        files.new(path).write_text(_text(document, notes, draft))
-        path.chmod(_MODE)
-        report = version_report(folder, None, settings.read())
-        if report.errors:
-            raise ConfigurationError(report.errors[0])
-        return Scaffold(files.written, document, [*notes, *draft.notes], report)
+            _save(module, create(folder / "1" / weights.FILES[0]))
+        document = {"class": target, **({"arguments": fitted} if fitted else {}), **draft.document}
+        document |= _weights(present, loaded) if present and loaded else {}
+        notes = [_origin(module, source, loaded), *notes]
+        create(path).write_text(_text(document, notes, draft))
+        found, report = version_report(folder, None, settings.read())
+        report.raise_first()
+        undo.pop_all()
+    return {
+        **{key: found[key] for key in ("model", "version", "fingerprint")},
+        "written": list(map(str, written)),
+        "manifest": document,
+        "inferred": [*notes, *(f"{name}: {reason}" for name, reason in draft.why.items()), *draft.notes],
+        "problems": [problem.sentence for problem in report.problems],
+    }
 
 
 def _present(folder: Path, path: Path, checkpoint: Path | None) -> Path | None:
@@ -96,51 +98,48 @@ def _present(folder: Path, path: Path, checkpoint: Path | None) -> Path | None:
     return present
 
 
-def _beside(folder: Path, target: str, files: "_Files") -> str:
-    """Return the class as a manifest names it; a file that lies elsewhere is copied beside the manifest."""
+def _beside(folder: Path, target: str) -> tuple[str, Path | None]:
+    """Return the class as a manifest names it, and its file where that is to be copied beside the manifest."""
     source, colon, name = target.rpartition(":")
     if not colon:
         raise ConfigurationError(f"--from {target}: expected package.module:Class, or file.py:Class")
     if not source.endswith(".py"):
-        return target
+        return target, None
     file = Path(source)
+    copy = folder / file.name
     if not re.fullmatch(r"[A-Za-z_]\w*\.py", file.name):
         raise ConfigurationError(f"--from {target}: the name {file.name} cannot be imported; rename the file")
-    copy = folder / file.name
-    if not copy.exists():
-        if not file.is_file():
-            raise ConfigurationError(f"--from {target}: there is no file {file}, and none in {folder}")
-        shutil.copyfile(file, files.new(copy))
-        copy.chmod(_MODE)
-    elif file.exists() and file.read_bytes() != copy.read_bytes():
+    if not copy.exists() and not file.is_file():
+        raise ConfigurationError(f"--from {target}: there is no file {file}, and none in {folder}")
+    if copy.exists() and file.exists() and file.read_bytes() != copy.read_bytes():
         raise ConfigurationError(f"{copy}: is there already, and is another file than {file}")
-    return f"{file.name}:{name}"
+    return f"{file.name}:{name}", None if copy.exists() else file
 
 
 def _load(module: nn.Module, source: Path, held: list[StateDict]) -> StateDict:
     """Load the first state dict that fits."""
     expected = module.state_dict()
-    if not held and not expected:
-        return StateDict((), "", {})
-    faults = {index: weights.faults(expected, one.tensors) for index, one in enumerate(held)}
-    fitting = [held[index] for index, found in faults.items() if not found]
-    if not fitting:
-        if not held:
+    if not held:
+        if expected:
             raise ConfigurationError(f"{source}: holds no tensors by name")
-        nearest = max(faults, key=lambda index: len(expected.keys() & held[index].tensors.keys()))
-        raise ConfigurationError(f"{source}: does not fit {type(module).__name__}: {'; '.join(faults[nearest])}")
-    module.load_state_dict(fitting[0].tensors, strict=False)
-    return fitting[0]
+        return StateDict((), "", {})
+    fitting = next((one for one in held if not weights.faults(expected, one.tensors)), None)
+    if fitting is None:
+        nearest = max(held, key=lambda one: len(expected.keys() & one.tensors.keys()))
+        faults = "; ".join(weights.faults(expected, nearest.tensors))
+        raise ConfigurationError(f"{source}: does not fit {type(module).__name__}: {faults}")
+    module.load_state_dict(fitting.tensors, strict=False)
+    return fitting
 
 
 def _save(module: nn.Module, path: Path) -> None:
-    # Cloned: safetensors refuses tensors that share their memory, as tied weights do.
+    # Cloned: safetensors rejects tensors that share their memory, as tied weights do.
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
     try:
         save_file(tensors, path)
     except (SafetensorError, KeyError, ValueError) as error:
         raise ConfigurationError(f"{path}: cannot be written: {error}") from None
-    path.chmod(_MODE)
+    path.chmod(0o644)
 
 
 def _weights(present: Path, loaded: StateDict) -> dict[str, Any]:
@@ -155,20 +154,14 @@ def _weights(present: Path, loaded: StateDict) -> dict[str, Any]:
     return {"weights": said} if said else {}
 
 
-def _origin(source: Path | None, loaded: StateDict | None) -> str:
+def _origin(module: nn.Module, source: Path | None, loaded: StateDict | None) -> str:
     if loaded is None:
         return "weights: the module's own initial values; no checkpoint was given"
-    return f"weights: from {source} {loaded.place}".rstrip()
-
-
-def _converted(module: nn.Module, loaded: StateDict | None) -> list[str]:
-    held = loaded.tensors if loaded else {}
-    pairs = {
-        (called(held[name]), called(tensor))
-        for name, tensor in module.state_dict().items()
-        if name in held and held[name].dtype is not tensor.dtype
-    }
-    return [f"weights: converted from {given} to the class's {own}" for given, own in sorted(pairs)]
+    own = module.state_dict()
+    converted = any(held.dtype is not own[name].dtype for name, held in loaded.tensors.items())
+    return f"weights: from {source} {loaded.place}".rstrip() + (
+        ", converted to the class's datatypes" if converted else ""
+    )
 
 
 def _text(document: Mapping[str, Any], notes: list[str], draft: Draft) -> str:
@@ -177,13 +170,10 @@ def _text(document: Mapping[str, Any], notes: list[str], draft: Draft) -> str:
     first = "Written by `carryover new`: what stands here was found by running the class."
     parts = [f"{_comment([first, *notes])}\n{_pairs(head)}"]
     if draft.labels is not None:
-        names = f'labels = ["…", "…"]: the names of the {draft.labels} values would make it a classifier'
-        parts.append(_comment([names]))
-    for word, why in (("inputs", draft.why_inputs), ("outputs", {})):
-        for spec in document[word]:
-            comment = [f"{_comment([why[spec['name']]])}\n"] if spec["name"] in why else []
-            parts.append("".join([*comment, f"[[{word}]]\n{_pairs(spec)}"]))
-    parts.append(_comment([*draft.why_state, draft.why_batching]))
+        parts.append(f'# labels = ["…", "…"]: the names of the {draft.labels} values would make it a classifier')
+    parts += [f"{_comment([draft.why[spec['name']]])}\n[[inputs]]\n{_pairs(spec)}" for spec in document["inputs"]]
+    parts += [f"[[outputs]]\n{_pairs(spec)}" for spec in document["outputs"]]
+    parts.append(_comment(draft.notes))
     parts += [f"[state.{_key(name)}]\n{_pairs(given)}".strip() for name, given in document.get("state", {}).items()]
     if "weights" in document:
         parts.append(f"[weights]\n{_pairs(document['weights'])}")
@@ -212,31 +202,3 @@ def _key(name: str) -> str:
 
 def _comment(lines: Iterable[str]) -> str:
     return "\n".join(f"# {' '.join(line.split())}".rstrip() for line in lines)
-
-
-class _Files:
-    """Files that are written together: where an error ends that, none of them is left, nor any folder made for them."""
-
-    def __init__(self) -> None:
-        self.written: list[Path] = []
-        self._folders: list[Path] = []
-
-    def __enter__(self) -> Self:
-        return self
-
-    def new(self, path: Path) -> Path:
-        """Note a file that is about to be written, and make its folder."""
-        missing = [folder for folder in (path.parent, *path.parent.parents) if not folder.exists()]
-        for folder in reversed(missing):
-            folder.mkdir()
-            self._folders.append(folder)
-        self.written.append(path)
-        return path
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            return
-        for file in self.written:
-            file.unlink(missing_ok=True)
-        for folder in reversed(self._folders):
-            shutil.rmtree(folder, ignore_errors=True)

@@ -12,6 +12,12 @@ HEADINGS = ("DATATYPE", "SHAPE", "BYTES", "MEAN", "RANGE")
 _REDUCED = {datatype.torch for datatype in Datatype} - {torch.bool}
 """What torch can add up and compare; not so float8, and unsigned integers of more than 8 bits."""
 
+_HINTS = {
+    "running_mean": "named like the running mean of a BatchNorm: a frozen buffer",
+    "running_var": "named like the running variance of a BatchNorm: a frozen buffer",
+    "num_batches_tracked": "named like the batch counter of a BatchNorm: a frozen buffer",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -47,3 +53,8 @@ def cells(shown: Summary | None) -> list[str]:
     mean = "" if shown.mean is None else f"{shown.mean:.4g}"
     span = "" if shown.minimum is None else f"{shown.minimum:.4g} … {shown.maximum:.4g}"
     return [shown.datatype, str(list(shown.shape)), f"{shown.nbytes:,}", mean, span]
+
+
+def hint(name: str) -> str:
+    """Return what a tensor's name alone suggests; nothing for most."""
+    return _HINTS.get(name.rpartition(".")[2], "")

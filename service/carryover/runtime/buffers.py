@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -212,9 +213,9 @@ def raw(tensor: Tensor | None) -> bytes:
     if tensor is None:
         return b""
     dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
-    return (
-        dense.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    )
+    flat = dense.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    # Not by way of Tensor.numpy(), after which forward could no longer resize the tensor, and would corrupt memory.
+    return np.from_dlpack(flat).tobytes() if flat.numel() else b""
 
 
 def _clone(tensor: Tensor | None) -> Tensor | None:

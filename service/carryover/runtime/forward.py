@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
 from carryover.runtime import buffers
-from carryover.runtime.datatypes import of_tensor
+from carryover.runtime.datatypes import Datatype, of_tensor
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.programs import Program
 
@@ -58,6 +59,37 @@ def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
     return frozenset(
         name for name in names if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
     )
+
+
+def required_inputs(forward: Any) -> list[str] | None:
+    """Return the names of the parameters that `forward` cannot do without; None where its signature does not say."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return None
+    return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+
+
+def name_outputs(returned: Any) -> dict[str, Tensor]:
+    """Return the tensors that a forward returned and a manifest can name, by the names they have or get."""
+    named: Mapping[Any, Any] = {}
+    if isinstance(returned, Tensor):
+        named = {"output": returned}
+    elif isinstance(returned, Mapping):
+        named = returned
+    elif isinstance(returned, tuple) and hasattr(returned, "_fields"):
+        named = dict(zip(returned._fields, returned, strict=True))
+    elif isinstance(returned, (tuple, list)):
+        # A manifest names what a tuple starts with: (output, (h, c)) has one output.
+        leading = list(takewhile(_is_output, returned))
+        named = {"output" if len(leading) == 1 else f"output_{i}": value for i, value in enumerate(leading)}
+    return {key: value for key, value in named.items() if isinstance(key, str) and _is_output(value)}
+
+
+def _is_output(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype in {datatype.torch for datatype in Datatype}
 
 
 def match_outputs(specs: Sequence[TensorSpec], returned: Any) -> dict[str, Any]:

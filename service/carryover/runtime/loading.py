@@ -4,11 +4,12 @@ A stage is left out where an earlier one has left nothing that it could say some
 """
 
 import re
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
 from carryover.runtime import classes, manifest, programs, weights
@@ -86,6 +87,24 @@ class Loading:
         if self.manifest.target is None:
             return None
         return classes.build(self.manifest.target, self.manifest.arguments, self.path)
+
+    def tensors(self) -> Iterator[tuple[str, str, Tensor | None, str]]:
+        """Yield each parameter and buffer: its name, its kind (parameter, state, frozen), its values, and why."""
+        if self.forward is None:
+            return
+        module, program, outcome = self.forward.module, self.forward.program, self.outcome
+        yield from ((name, "parameter", parameter, "") for name, parameter in module.named_parameters())
+        saved = module.state_dict().keys()
+        for slot in self.forward.slots():
+            name, change = slot.name, outcome.changes.get(slot.name) if outcome else None
+            whys = [
+                change.value if change else "not changed by the dry run" if outcome else "the dry run failed",
+                "mutated, says the program's graph signature" if program and name in program.mutated else "",
+                "listed in the manifest" if name in self.manifest.state else "",
+                "" if name in saved else "not in the checkpoint (persistent=False)",
+            ]
+            kind = "state" if name in self.state else "frozen" if outcome else "buffer"
+            yield name, kind, slot.registered, ", ".join(filter(None, whys))
 
     def _run(self) -> None:
         report = self.report

@@ -78,7 +78,7 @@ class ModelVersion:
         self.labels = manifest.labels
         self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
         self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
-        self._forward = forward
+        self.forward = forward
         self._device = device
         slots = forward.slots()
         self._slots = [slot for slot in slots if slot.name in state]
@@ -88,6 +88,14 @@ class ModelVersion:
         self.batched = self.inputs[0].batch_dim is not None and (self.layout.batched or not self.stateful)
         self.layout_fingerprint = self._layout_digest()
 
+    def refined(
+        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], state: Mapping[str, StateSpec]
+    ) -> "ModelVersion":
+        """Return the same version with another manifest."""
+        said = {"inputs": tuple(inputs), "outputs": tuple(outputs), "state": dict(state)}
+        names = [slot.name for slot in self._slots]
+        return ModelVersion(self.name, self.version, self.manifest.model_copy(update=said), self.forward, names)
+
     @property
     def stateful(self) -> bool:
         """Whether any buffer is state."""
@@ -96,12 +104,12 @@ class ModelVersion:
     @cached_property
     def fingerprint(self) -> bytes:
         """8 bytes of SHA-256 over class, or program, weights and state layout."""
-        program = self._forward.program
+        program = self.forward.program
         head = [self.name, self.manifest.target, self.manifest.arguments]
         digest = hashlib.sha256(self.layout_fingerprint + json.dumps(head, sort_keys=True, default=str).encode())
         digest.update(program.digest if program else b"")
         frozen = ((watched.slot.name, watched.tensor) for watched in self._frozen)
-        for name, tensor in (*self._forward.module.named_parameters(), *frozen):
+        for name, tensor in (*self.forward.module.named_parameters(), *frozen):
             digest.update(name.encode())
             digest.update(b"None" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}".encode())
             digest.update(buffers.raw(tensor))
@@ -137,7 +145,7 @@ class ModelVersion:
                 if self._slots:
                     for slot, tensor in zip(self._slots, self.layout.join([call.state for call in calls]), strict=True):
                         slot.put(tensor if tensor is None or self._device is None else tensor.to(self._device))
-                outputs = match_outputs(self.outputs, self._forward(arguments))
+                outputs = match_outputs(self.outputs, self.forward(arguments))
                 if faults := output_faults(self.outputs, outputs):
                     raise ModelFailedError(faults[0])
                 states, finite = [b""] * len(calls), True
@@ -169,11 +177,11 @@ class ModelVersion:
     def move(self) -> None:
         """Move the module to its device. A worker does this for itself: CUDA does not survive a fork."""
         if self._device is not None:
-            self._forward.module.to(self._device)
-            self._forward.parameters.accept()
+            self.forward.module.to(self._device)
+            self.forward.parameters.accept()
             frozen = {watched.slot.name for watched in self._frozen}
             self._frozen = [
-                buffers.FrozenBuffer(slot) for slot in buffers.slots(self._forward.module) if slot.name in frozen
+                buffers.FrozenBuffer(slot) for slot in buffers.slots(self.forward.module) if slot.name in frozen
             ]
 
     def check(self) -> None:
@@ -188,16 +196,16 @@ class ModelVersion:
                 f"forward changed the buffer {names[0]!r} without a trace, as .data and batch_norm do; "
                 "list it under [state] in the manifest if it is meant to change"
             )
-        if (name := self._forward.parameters.value_changed()) is not None:
+        if (name := self.forward.parameters.value_changed()) is not None:
             raise ModelFailedError(f"forward changed the parameter {name!r} without a trace, as .data does")
 
     def attributes(self) -> dict[str, object]:
         """What tells, for everything that the module holds beside parameters and buffers, whether it has changed."""
-        return {} if self._forward.program else guard.marks(self._forward.module, self._forward.buffers)
+        return {} if self.forward.program else guard.marks(self.forward.module, self.forward.buffers)
 
     def parameters(self) -> list[TensorInfo]:
         """Every parameter."""
-        return [_info(name, tensor) for name, tensor in self._forward.module.named_parameters()]
+        return [_info(name, tensor) for name, tensor in self.forward.module.named_parameters()]
 
     def frozen_buffers(self) -> list[TensorInfo]:
         """Every buffer that inference only reads."""
@@ -246,8 +254,8 @@ class ModelVersion:
 
     def _split(self, spec: TensorSpec, output: Tensor, counts: Sequence[int]) -> list[Array]:
         output = output.cpu().float() if output.dtype is torch.bfloat16 else output
-        # Always a copy: forward may write to its output again, in the next call.
-        array = output.numpy(force=True).copy()
+        # Always a copy: forward may write to its output again, or resize it, in the next call.
+        array = output.detach().clone(memory_format=torch.contiguous_format).numpy(force=True)
         if len(counts) == 1:
             return [array]
         dim = spec.batch_dim or 0
@@ -263,12 +271,12 @@ class ModelVersion:
     def _check_frozen(self) -> None:
         """Put back what inference only reads, where forward has changed it: all of it, or the next call would fail."""
         written = [watched for watched in self._frozen if watched.changed()]
-        parameter = self._forward.parameters.changed()
+        parameter = self.forward.parameters.changed()
         for watched in written:
             watched.restore()
         if parameter is not None:
             try:
-                self._forward.parameters.restore(self._forward.saved())
+                self.forward.parameters.restore(self.forward.saved())
             except (ConfigurationError, RuntimeError) as error:
                 log.error("model %s version %s: its parameters cannot be restored: %s", self.name, self.version, error)  # noqa: TRY400
         if written:

@@ -1,7 +1,8 @@
 """Checkpoints: a state dict, read without running anything that is in the file."""
 
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from carryover.runtime.manifest import WeightsSpec
 from carryover.runtime.report import first_line
 
 FILES = ("weights.safetensors", "weights.pt")
+WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
+"""What DataParallel, `torch.compile` and training frameworks put before every name."""
 
 
 def find(folder: Path) -> Path:
@@ -123,3 +126,65 @@ def _kind(found: Any) -> str:
         if isinstance(found, dict)
         else f"it is a {type(found).__name__}"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The tensors of one dict in a checkpoint. `path` are the keys that lead to it, `others` what else lies there."""
+
+    path: tuple[str, ...]
+    tensors: dict[str, Tensor]
+    others: dict[str, str]
+
+    def prefixes(self) -> Iterator[str]:
+        """Yield what wrappers have put before every name, from the outermost alone to all of them together."""
+        prefix = ""
+        while self.tensors:
+            inner = [name.removeprefix(prefix) for name in self.tensors]
+            step = next((wrapper for wrapper in WRAPPERS if all(name.startswith(wrapper) for name in inner)), None)
+            if step is None:
+                return
+            prefix += step
+            yield prefix
+
+    def state_dicts(self) -> Iterator["StateDict"]:
+        """Yield it as a state dict, as it is, and without each wrapper's prefix."""
+        for prefix in ("", *self.prefixes()) if "" not in self.tensors else ():
+            tensors = {name.removeprefix(prefix): held for name, held in self.tensors.items()}
+            yield StateDict(self.path, prefix, tensors)
+
+
+@dataclass(frozen=True, slots=True)
+class StateDict:
+    """What could be a module's state dict: where it lies, and its tensors by name, without `prefix`."""
+
+    path: tuple[str, ...]
+    prefix: str
+    tensors: dict[str, Tensor]
+
+    @property
+    def place(self) -> str:
+        """Where it lies, in words; nothing where it is the whole checkpoint."""
+        words = [f"under {'.'.join(self.path)!r}"] if self.path else []
+        words += [f"without the prefix {self.prefix!r}"] if self.prefix else []
+        return " ".join(words)
+
+
+def groups(found: Any, path: tuple[str, ...] = ()) -> Iterator[Group]:
+    """Yield the dicts and lists that hold tensors in a checkpoint, from the outside in."""
+    if isinstance(found, Tensor):
+        yield Group(path, {"": found}, {})
+    if not isinstance(found, (Mapping, list, tuple)):
+        return
+    items = {str(key): value for key, value in (found.items() if isinstance(found, Mapping) else enumerate(found))}
+    tensors = {key: value for key, value in items.items() if isinstance(value, Tensor)}
+    nested = {key: value for key, value in items.items() if isinstance(value, (Mapping, list, tuple))}
+    others = {
+        key: f"{value!s:.60}" if isinstance(value, (int, float, str, bool)) else type(value).__name__
+        for key, value in items.items()
+        if key not in tensors and key not in nested
+    }
+    if tensors or others:
+        yield Group(path, tensors, others)
+    for key, value in nested.items():
+        yield from groups(value, (*path, key))
