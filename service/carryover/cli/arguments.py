@@ -2,19 +2,22 @@
 
 import inspect
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from carryover.errors import ConfigurationError
+from carryover.runtime.weights import StateDict
 
 _LAYERS = {1, 2, 3, 4}
 """Tried beside the sizes that occur in the checkpoint: numbers of layers, heads or kernels."""
 _MOST = 20_000
 """Modules that may be constructed to find the arguments; without memory, on torch's meta device."""
+
+Shapes = dict[str, torch.Size]
 
 
 def parse(text: str) -> tuple[str, Any]:
@@ -29,18 +32,14 @@ def parse(text: str) -> tuple[str, Any]:
         raise ConfigurationError(f"--arguments {text}: expected name=value, such as hidden_size=64")
     if value == "None":
         raise ConfigurationError(f"--arguments {text}: a manifest cannot say None; leave the argument out")
-    if value in ("True", "False"):
-        return name, value == "True"
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value.lower() if value in ('True', 'False') else value}")["value"]
     except tomllib.TOMLDecodeError:
         return name, value
     return name, parsed if isinstance(parsed, (bool, int, float, str, list, dict)) else value
 
 
-def fit(
-    cls: type[nn.Module], given: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Tensor]]
-) -> tuple[dict[str, Any], list[str]]:
+def fit(cls: type[nn.Module], given: Mapping[str, Any], held: Iterable[StateDict]) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments with which `cls` takes one of the state dicts, or those it can do with, and where from.
 
     What is not given keeps its default. Only where the constructor cannot do without an argument, or the state dicts do
@@ -53,24 +52,21 @@ def fit(
     parameters = [p for p in _parameters(cls, given) if p.name not in given]
     required = [p.name for p in parameters if p.default is p.empty]
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    wanted = [{name: tensor.shape for name, tensor in checkpoint.items()} for checkpoint in checkpoints]
+    wanted = [{name: tensor.shape for name, tensor in one.tensors.items()} for one in held]
     if not wanted and required:
         raise _needs(cls, required)
     found: dict[str, int] = {}
     if wanted and (required or _shapes(cls, given) not in wanted):
         found = _search(cls, given, wanted, required, [name for name, value in defaults.items() if type(value) is int])
-    others = {name: value for name, value in defaults.items() if name not in found}
-    arguments, notes = {**given, **found}, []
+    others = [f"{name} = {value!r:.40}" for name, value in defaults.items() if name not in found]
+    notes = []
     if found:
         shown = ", ".join(f"{name} = {value}" for name, value in found.items())
         notes.append(f"arguments: {shown}: the only sizes that make the class fit the checkpoint")
     if others:
-        shown = ", ".join(f"{name} = {value!r:.40}" for name, value in others.items())
-        notes.append(f"arguments: {'all others' if arguments else 'all'} as the class has them: {shown}")
-    return arguments, notes
-
-
-Shapes = dict[str, torch.Size]
+        which = "all others" if given or found else "all"
+        notes.append(f"arguments: {which} as the class has them: {', '.join(others)}")
+    return {**given, **found}, notes
 
 
 def _search(
@@ -90,21 +86,17 @@ def _search(
             break
         choices = [dict(zip(names, way, strict=True)) for names in ways for way in product(sizes, repeat=len(names))]
         fitting = [choice for choice in choices if _shapes(cls, {**given, **choice}) in wanted]
-        if fitting:
-            first = fitting[0]
+        for choice in fitting[:1]:
             # 1 may be the only size that fits since all others are rejected, whatever the shapes.
-            matter = {
-                name
-                for name in first
-                if any(
-                    _shapes(cls, {**given, **first, name: size}) is not None for size in sizes if size != first[name]
-                )
+            others = {
+                name: [_shapes(cls, {**given, **choice, name: size}) for size in sizes if size != choice[name]]
+                for name in choice
             }
-            names = dict.fromkeys(name for choice in fitting for name in choice)
-            same = {name for name in names if all(choice.get(name) == first.get(name) for choice in fitting)}
-            if open_ := [name for name in names if name not in same & matter]:
-                raise _needs(cls, open_, ", as the checkpoint leaves more than one choice")
-            return first
+            names = dict.fromkeys(name for one in fitting for name in one)
+            determined = [n for n in names if all(one.get(n) == choice.get(n) for one in fitting) and any(others[n])]
+            if undetermined := [name for name in names if name not in determined]:
+                raise _needs(cls, undetermined, ", as the checkpoint leaves more than one choice")
+            return choice
     if required:
         raise _needs(cls, required, ", as no sizes from the checkpoint make it fit")
     return {}  # what does not fit is said where the weights are loaded
@@ -113,24 +105,23 @@ def _search(
 def _shapes(cls: type[nn.Module], arguments: Mapping[str, Any]) -> Shapes | None:
     try:
         with torch.device("meta"):
-            module = cls(**arguments)
-        return {name: tensor.shape for name, tensor in module.state_dict().items()}
+            return {name: tensor.shape for name, tensor in cls(**arguments).state_dict().items()}
     except Exception:  # noqa: BLE001 - a constructor may reject a size in any way it likes
         return None
 
 
 def _parameters(cls: type[nn.Module], given: Mapping[str, Any]) -> list[inspect.Parameter]:
     try:
-        parameters = list(inspect.signature(cls).parameters.values())
+        parameters = inspect.signature(cls).parameters
     except (TypeError, ValueError):
         return []
-    unknown = [name for name in given if name not in {p.name for p in parameters}]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        names = ", ".join(p.name for p in parameters) or "none"
+    unknown = [name for name in given if name not in parameters]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        names = ", ".join(parameters) or "none"
         raise ConfigurationError(
             f"--arguments: {cls.__name__} has no argument {unknown[0]!r}; its arguments are {names}"
         )
-    return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _needs(cls: type[nn.Module], names: Sequence[str], why: str = "") -> ConfigurationError:

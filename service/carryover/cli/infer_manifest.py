@@ -1,7 +1,7 @@
 """A first manifest, inferred from a module by running it: its inputs, outputs, state and how to batch it."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,12 +11,10 @@ from torch import Tensor, nn
 
 from carryover.cli.input_guesses import Guess, floating, guesses, likely
 from carryover.errors import ConfigurationError, ModelFailedError
-from carryover.runtime.axes import Axes, assignments, batched, rows_are_steps, varying, with_sizes
-from carryover.runtime.datatypes import of_tensor
-from carryover.runtime.discovery import Outcome, dry_run
-from carryover.runtime.forward import Forward, name_outputs, required_inputs
-from carryover.runtime.manifest import Manifest, TensorSpec
-from carryover.runtime.version import ModelVersion
+from carryover.runtime.axes import Experiment
+from carryover.runtime.discovery import dry_run
+from carryover.runtime.forward import Forward, name_outputs, required_inputs, zeros
+from carryover.runtime.manifest import TensorSpec
 
 _SECONDS = 30.0
 """How long inputs are looked for."""
@@ -89,40 +87,17 @@ class _Attempt:
     """
 
     def __init__(self, forward: Forward, choice: Choice, given: Given) -> None:
-        self._forward, self._choice, self._given = forward, choice, given
-        self._zeros = _dry_run(forward, choice, torch.zeros).changes
-        self._random = _dry_run(forward, choice, _random)
-        self._changes = self._random.changes | self._zeros
-        with suppress(ModelFailedError):  # forward need not take ones, as indices of a short table
-            self._changes = _dry_run(forward, choice, torch.ones).changes | self._changes
-        self._registered = {slot.name: slot.registered for slot in forward.slots()}
-        self._state = [name for name in self._registered if name in self._changes]
-        self._version = self._first()
-        self._time: Axes = {}
-        self._opened = set[tuple[str, int]]()
-        if self._state:
-            ways = assignments(self._version, {}, every=False)
-            self._time = next((axes for axes in ways if rows_are_steps(self._version, axes)), {})
-            self._vary(self._time)
-        self._version = batched(self._version, self._time) or self._version
-
-    @property
-    def _batch(self) -> Axes:
-        """The batch axis of each input; nothing where there is none."""
-        inputs = self._version.manifest.inputs
-        return {spec.name: spec.batch_dim for spec in inputs if spec.batch_dim is not None}
+        self._choice, self._given = choice, given
+        inputs = [given.get(name) or guess.spec(name) for name, guess in choice.items()]
+        self._found = Experiment(forward, inputs, given)
 
     @property
     def score(self) -> tuple[int, ...]:
         """What speaks for these inputs, the weightiest first: the more, the better."""
-        keeps_shape = all(
-            (before := self._registered[name]) is None
-            or ((after := self._random.state[name]) is not None and after.shape == before.shape)
-            for name in self._state
-        )
-        fitting = [one.datatype.kind == "float" or likely(name) for name, one in self._choice.items()]
-        axes = set(self._batch.values())
-        return keeps_shape, sum(map(bool, fitting)), bool(self._time) or not self._state, bool(axes), len(axes) == 1
+        found, axes = self._found, set(self._found.batch.values())
+        fitting = [guess.datatype.kind == "float" or likely(name) for name, guess in self._choice.items()]
+        steps = bool(found.time) or not found.state
+        return found.keeps_shape(), sum(map(bool, fitting)), steps, bool(axes), len(axes) == 1
 
     @property
     def perfect(self) -> bool:
@@ -131,12 +106,12 @@ class _Attempt:
 
     def in_floats(self) -> "_Attempt":
         """Return the same, with floating inputs where whole numbers are not called for."""
-        best = self
-        for name, one in self._choice.items():
-            if name not in self._given and one.datatype.kind != "float" and likely(name) is None:
-                other = {**best._choice, name: replace(one, datatype=floating(self._forward.module))}
+        best, forward = self, self._found.forward
+        for name, guess in self._choice.items():
+            if name not in self._given and guess.datatype.kind != "float" and likely(name) is None:
+                other = {**best._choice, name: replace(guess, datatype=floating(forward.module))}
                 with suppress(ModelFailedError):
-                    best = max(_Attempt(self._forward, other, self._given), best, key=lambda attempt: attempt.score)
+                    best = max(_Attempt(forward, other, self._given), best, key=lambda attempt: attempt.score)
         return best
 
     def check_sizes(self) -> None:
@@ -146,94 +121,54 @@ class _Attempt:
             ConfigurationError: with the axis.
 
         """
-        for name, one in self._choice.items():
-            for axis, larger in one.larger():
-                with suppress(ModelFailedError):
-                    _dry_run(self._forward, {**self._choice, name: larger}, torch.zeros)
-                    spec = with_sizes(one.spec(name), () if self._state else {self._batch.get(name, -1)}, -1)
-                    shape = ",".join("SIZE" if at in one.sizes else str(size) for at, size in enumerate(spec.shape))
-                    raise ConfigurationError(
-                        f"forward takes more than one size along axis {axis} of {name!r} ({one.shape[axis]} and "
-                        f"{larger.shape[axis]}), but not 1: say which, as in --input {name}:{one.datatype.name}:{shape}"
-                    )
+        for name, guess in self._choice.items():
+            for axis, larger in guess.larger():
+                other = {**self._choice, name: larger}
+                try:
+                    dry_run(self._found.forward, zeros([one.spec(key) for key, one in other.items()]))
+                except ModelFailedError:
+                    continue
+                batch = -1 if self._found.state else self._found.batch.get(name, -1)
+                sizes = ["-1" if at == batch else str(size) for at, size in enumerate(guess.shape)]
+                shape = ",".join("SIZE" if at in guess.sizes else size for at, size in enumerate(sizes))
+                raise ConfigurationError(
+                    f"forward takes more than one size along axis {axis} of {name!r} ({guess.shape[axis]} and "
+                    f"{larger.shape[axis]}), but not 1: say which, as in --input {name}:{guess.datatype.name}:{shape}"
+                )
 
     def draft(self) -> Draft:
         """Return what was found, as a manifest says it."""
-        if not self._state:
-            for axes in (self._batch, *assignments(self._version, self._batch, every=False)):
-                self._vary(axes)
-        for name, spec in self._given.items():
-            for axis in (axis for axis, size in enumerate(spec.shape) if size == -1):
-                self._vary({name: axis})
-        manifest = self._version.manifest
-        if not self._state and self._batch and not self._given:
-            manifest = _narrowed(manifest)
-        named = [name for name in self._state if self._batch or name not in self._zeros]
-        state = {name: manifest.state[name].model_dump(exclude_none=True) if self._batch else {} for name in named}
-        return Draft(
-            {
-                "inputs": [_document(spec) for spec in manifest.inputs],
-                "outputs": [_document(spec) for spec in manifest.outputs],
-                **({"state": state} if state else {}),
-            },
-            {spec.name: self._why(spec) for spec in manifest.inputs},
-            [*self._why_state(), self._why_batching()],
-            _probabilities(name_outputs(self._random.returned)),
-        )
-
-    def _first(self) -> ModelVersion:
-        """The version before any axis has a meaning."""
-        outputs = name_outputs(_dry_run(self._forward, self._choice, torch.zeros).returned)
-        if not outputs:
-            raise ModelFailedError(f"forward returned {type(self._random.returned).__name__}, which names no tensors")
-        manifest = Manifest(
-            inputs=tuple(self._given.get(name) or one.spec(name) for name, one in self._choice.items()),
-            outputs=tuple(Guess(of_tensor(x), tuple(x.shape)).spec(name) for name, x in outputs.items()),
-        )
-        return ModelVersion("new", "1", manifest, self._forward, self._state)
-
-    def _vary(self, axes: Axes) -> None:
-        """Give -1 to axes of the inputs, and those of the outputs that follow, if forward and batching allow it."""
-        for name, axis in axes.items():
-            if (name, axis) in self._opened or (name in self._given and self._given[name].shape[axis] != -1):
-                return
-        if axes and (found := varying(self._version, axes)) is not None:
-            self._version = found
-            self._opened |= axes.items()
+        found, manifest = self._found, self._found.manifest()
+        document = manifest.model_dump(include={"inputs", "outputs"}, exclude_none=True)
+        # What zeros do not reveal must be named.
+        named = [name for name in found.state if found.batch or name not in found.zeros]
+        if named:
+            state = manifest.state
+            document["state"] = {name: state[name].model_dump() if name in state else {} for name in named}
+        why = {spec.name: self._why(spec) for spec in manifest.inputs}
+        return Draft(document, why, list(self._notes()), _probabilities(name_outputs(found.outcome.returned)))
 
     def _why(self, spec: TensorSpec) -> str:
         if spec.name in self._given:
             return "as given with --input"
-        if (axis := self._time.get(spec.name)) is not None:
+        if (axis := self._found.time.get(spec.name)) is not None:
             return f"found by trying; axis {axis} holds steps: several in one call gave what they gave one by one"
-        if self._state:
+        if self._found.state:
             return "found by trying; one call is one step: no axis was found along which several steps can lie"
         return "found by trying" + ("; -1 where forward takes any size" if -1 in spec.shape else "")
 
-    def _why_state(self) -> Iterator[str]:
-        for name in self._state:
-            unseen = "" if name in self._zeros else ", though not on zeros, so that it must be named here"
-            yield f"state {name}: {self._changes[name].value}{unseen}"
-        if frozen := [name for name in self._registered if name not in self._state]:
+    def _notes(self) -> Iterator[str]:
+        """Why there is state, and why there is batching."""
+        found, who = self._found, "sessions" if self._found.state else "requests"
+        for name in found.state:
+            unseen = "" if name in found.zeros else ", though not on zeros, so that it must be named here"
+            yield f"state {name}: {found.changes[name].value}{unseen}"
+        if frozen := [slot.name for slot in found.forward.slots() if slot.name not in found.state]:
             yield f"frozen: {', '.join(frozen)}"
-
-    def _why_batching(self) -> str:
-        who = "sessions" if self._state else "requests"
-        if self._batch:
-            return f"batch_dim: {who} in one batch gave what each gave alone"
-        return f"no batch_dim: no axis was found along which {who} in one batch give what each gives alone"
-
-
-def _dry_run(forward: Forward, choice: Choice, fill: Callable[..., Tensor]) -> Outcome:
-    return dry_run(forward, {name: fill(one.shape, dtype=one.datatype.torch) for name, one in choice.items()})
-
-
-def _random(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Random numbers; whole ones from 0 and 1."""
-    random = torch.Generator().manual_seed(0)
-    if dtype.is_floating_point:
-        return torch.randn(shape, generator=random).to(dtype)
-    return torch.randint(0, 2, shape, generator=random).to(dtype)
+        if found.batch:
+            yield f"batch_dim: {who} in one batch gave what each gave alone"
+        else:
+            yield f"no batch_dim: no axis was found along which {who} in one batch give what each gives alone"
 
 
 def _names(module: nn.Module, given: Given) -> list[str]:
@@ -266,22 +201,6 @@ def _ways(lists: Sequence[Sequence[Guess]], total: int) -> Iterator[tuple[Guess,
         return
     for place in range(min(total + 1, len(first))):
         yield from ((first[place], *others) for others in _ways(rest, total - place))
-
-
-def _narrowed(manifest: Manifest) -> Manifest:
-    """Instances lie along the first axis that varies; where that is not the batch axis, this one stays 1."""
-    if all(spec.instance_axis is None or (spec.batch_dim or 0) <= spec.instance_axis for spec in manifest.inputs):
-        return manifest
-    narrowed = {
-        key: tuple(with_sizes(spec, {spec.batch_dim or 0}, 1) for spec in specs)
-        for key, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs))
-    }
-    return manifest.model_copy(update=narrowed)
-
-
-def _document(spec: TensorSpec) -> dict[str, Any]:
-    batch = {} if spec.batch_dim is None else {"batch_dim": spec.batch_dim}
-    return {"name": spec.name, "datatype": spec.datatype.name, "shape": list(spec.shape), **batch}
 
 
 def _probabilities(returned: Mapping[str, Tensor]) -> int | None:

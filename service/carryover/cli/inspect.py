@@ -72,8 +72,8 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         if len(group.path) == 1 and len(group.tensors) > 1 and not group.others:
             advice.append(f'To serve the tensors under {place!r}, a manifest says [weights] key = "{place}".')
         advice += [
-            f"All names {f'under {place!r} ' if place else ''}start with {prefix!r}; where those of the class do not, a "
-            f'manifest says [weights] prefix = "{prefix}".'
+            f"All names {f'under {place!r} ' if place else ''}start with {prefix!r}; where those of the class do not, "
+            f'a manifest says [weights] prefix = "{prefix}".'
             for prefix in group.prefixes()
         ]
     return {

@@ -1,6 +1,6 @@
 """What `inspect` shows of a model's version: its tensors, and every problem in it, not only the first."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,8 +62,8 @@ def version_report(folder: Path, number: str | None, settings: Settings) -> tupl
         "weights": str(file) if file else None,
         "fingerprint": version.fingerprint.hex() if version else None,
         "stateful": bool(state) if loading and (loading.outcome or state) else None,
-        "inputs": [_spec(spec, state) for spec in loading.manifest.inputs] if loading else [],
-        "outputs": [_spec(spec, state) for spec in loading.manifest.outputs] if loading else [],
+        "inputs": _specs(loading.manifest.inputs, state) if loading else [],
+        "outputs": _specs(loading.manifest.outputs, state) if loading else [],
         "batching": _batching(loading),
         "tensors": rows,
         "problems": [
@@ -122,6 +122,5 @@ def _batching(loading: Loading | None) -> str:
     return f"proved: {who} in one batch get what each gets alone"
 
 
-def _spec(spec: TensorSpec, state: Collection[str]) -> dict[str, Any]:
-    one = spec.of_one_session() if state else spec
-    return one.model_dump() | {"datatype": spec.datatype.name}
+def _specs(specs: Sequence[TensorSpec], state: Collection[str]) -> list[dict[str, Any]]:
+    return [(spec.of_one_session() if state else spec).model_dump() for spec in specs]

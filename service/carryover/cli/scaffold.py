@@ -55,12 +55,10 @@ def scaffold(
         if copied is not None:
             shutil.copyfile(copied, create(folder / copied.name))
         cls, source = classes.find(target, path), checkpoint or present
-        held = (
-            [one for group in weights.groups(weights.contents(source)) for one in group.state_dicts()] if source else []
-        )
-        fitted, notes = arguments.fit(cls, given_arguments, [one.tensors for one in held])
+        held = weights.state_dicts(source) if source else []
+        fitted, notes = arguments.fit(cls, given_arguments, held)
         module = classes.build(target, fitted, path)
-        loaded = _load(module, source, held) if source else None
+        loaded = weights.load_fitting(module, source, held) if source else None
         draft = infer(module, given_inputs)
         if present is None:
             _save(module, create(folder / "1" / weights.FILES[0]))
@@ -114,22 +112,6 @@ def _beside(folder: Path, target: str) -> tuple[str, Path | None]:
     if copy.exists() and file.exists() and file.read_bytes() != copy.read_bytes():
         raise ConfigurationError(f"{copy}: is there already, and is another file than {file}")
     return f"{file.name}:{name}", None if copy.exists() else file
-
-
-def _load(module: nn.Module, source: Path, held: list[StateDict]) -> StateDict:
-    """Load the first state dict that fits."""
-    expected = module.state_dict()
-    if not held:
-        if expected:
-            raise ConfigurationError(f"{source}: holds no tensors by name")
-        return StateDict((), "", {})
-    fitting = next((one for one in held if not weights.faults(expected, one.tensors)), None)
-    if fitting is None:
-        nearest = max(held, key=lambda one: len(expected.keys() & one.tensors.keys()))
-        faults = "; ".join(weights.faults(expected, nearest.tensors))
-        raise ConfigurationError(f"{source}: does not fit {type(module).__name__}: {faults}")
-    module.load_state_dict(fitting.tensors, strict=False)
-    return fitting
 
 
 def _save(module: nn.Module, path: Path) -> None:

@@ -12,12 +12,6 @@ HEADINGS = ("DATATYPE", "SHAPE", "BYTES", "MEAN", "RANGE")
 _REDUCED = {datatype.torch for datatype in Datatype} - {torch.bool}
 """What torch can add up and compare; not so float8, and unsigned integers of more than 8 bits."""
 
-_HINTS = {
-    "running_mean": "named like the running mean of a BatchNorm: a frozen buffer",
-    "running_var": "named like the running variance of a BatchNorm: a frozen buffer",
-    "num_batches_tracked": "named like the batch counter of a BatchNorm: a frozen buffer",
-}
-
 
 @dataclass(frozen=True, slots=True)
 class Summary:
@@ -57,4 +51,6 @@ def cells(shown: Summary | None) -> list[str]:
 
 def hint(name: str) -> str:
     """Return what a tensor's name alone suggests; nothing for most."""
-    return _HINTS.get(name.rpartition(".")[2], "")
+    last = name.rpartition(".")[2]
+    known = last in ("running_mean", "running_var", "num_batches_tracked")
+    return f"named like the {last} of a BatchNorm: a frozen buffer" if known else ""

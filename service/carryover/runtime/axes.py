@@ -1,16 +1,18 @@
 """What the axes of a version mean, found by running it: which hold steps, which hold requests, and which just vary."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import islice, product
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from carryover.errors import ModelFailedError
-from carryover.runtime.datatypes import Array, Datatype
-from carryover.runtime.discovery import dry_run
-from carryover.runtime.forward import match_outputs
-from carryover.runtime.manifest import StateSpec, TensorSpec
+from carryover.runtime.datatypes import Array, Datatype, of_tensor
+from carryover.runtime.discovery import Outcome, dry_run
+from carryover.runtime.forward import Forward, match_outputs, name_outputs
+from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.selfcheck import close, example_inputs, prove_batching, state_difference
 from carryover.runtime.version import Call, ModelVersion, Result
 
@@ -20,6 +22,86 @@ _ROWS = 3
 """Steps, or sessions, that are compared with as many forwards of one."""
 _MOST = 1000
 """Ways to choose axes that are looked at."""
+
+
+class Experiment:
+    """A module on example inputs: which buffers it changes, and what the axes of its inputs mean.
+
+    `given` names the inputs whose shapes are final, with -1 for the axes that vary. `zeros` are the changes on zeros,
+    `changes` those on any numbers, `state` the names of the state buffers, `time` the axes that hold steps.
+
+    Raises:
+        ModelFailedError: forward does not take the inputs.
+
+    """
+
+    def __init__(self, forward: Forward, inputs: Sequence[TensorSpec], given: Collection[str]) -> None:
+        self.forward = forward
+        self.zeros = self._changes_on(inputs, torch.zeros).changes
+        self.outcome = self._changes_on(inputs, _random)
+        self.changes = self.outcome.changes | self.zeros
+        with suppress(ModelFailedError):  # forward need not take ones, as indices of a short table
+            self.changes = self._changes_on(inputs, torch.ones).changes | self.changes
+        self.state = [slot.name for slot in forward.slots() if slot.name in self.changes]
+        named = name_outputs(self.outcome.returned)
+        if not named:
+            raise ModelFailedError(f"forward returned {type(self.outcome.returned).__name__}, which names no tensors")
+        outputs = [TensorSpec(name=n, datatype=of_tensor(x), shape=tuple(x.shape)) for n, x in named.items()]
+        manifest = Manifest(inputs=tuple(inputs), outputs=tuple(outputs))
+        self.version = ModelVersion("new", "1", manifest, forward, self.state)
+        self.time: Axes = {}
+        self._given = {spec.name: spec for spec in inputs if spec.name in given}
+        self._varied = set[tuple[str, int]]()
+        if self.state:
+            ways = assignments(self.version, {}, every=False)
+            self.time = next((axes for axes in ways if rows_are_steps(self.version, axes)), {})
+            self._vary(self.time)
+        self.version = batched(self.version, self.time) or self.version
+
+    @property
+    def batch(self) -> Axes:
+        """The batch axis of each input; nothing where there is none."""
+        return {s.name: s.batch_dim for s in self.version.manifest.inputs if s.batch_dim is not None}
+
+    def keeps_shape(self) -> bool:
+        """Return whether every state buffer has the shape that it is registered with after a step."""
+        after = self.outcome.state
+        return all(
+            slot.registered is None or getattr(after[slot.name], "shape", None) == slot.registered.shape
+            for slot in self.forward.slots()
+            if slot.name in self.state
+        )
+
+    def manifest(self) -> Manifest:
+        """Return the manifest, with -1 for every axis that can vary."""
+        if not self.state:
+            for axes in (self.batch, *assignments(self.version, self.batch, every=False)):
+                self._vary(axes)
+        for name, spec in self._given.items():
+            for axis in (axis for axis, size in enumerate(spec.shape) if size == -1):
+                self._vary({name: axis})
+        found = self.version.manifest
+        first = all(s.instance_axis is None or (s.batch_dim or 0) <= s.instance_axis for s in found.inputs)
+        if self.state or not self.batch or self._given or first:
+            return found
+        # Instances lie along the first axis that varies; where that is not the batch axis, this one stays 1.
+        inputs, outputs = (
+            tuple(with_sizes(spec, {spec.batch_dim or 0}, 1) for spec in specs)
+            for specs in (found.inputs, found.outputs)
+        )
+        return found.model_copy(update={"inputs": inputs, "outputs": outputs})
+
+    def _changes_on(self, inputs: Sequence[TensorSpec], fill: Callable[..., Tensor]) -> Outcome:
+        return dry_run(self.forward, {s.name: fill(s.example_shape, dtype=s.datatype.torch) for s in inputs})
+
+    def _vary(self, axes: Axes) -> None:
+        """Give -1 to axes of the inputs, and those of the outputs that follow, if forward and batching allow it."""
+        for name, axis in axes.items():
+            if (name, axis) in self._varied or (name in self._given and self._given[name].shape[axis] != -1):
+                return
+        if axes and (found := varying(self.version, axes)) is not None:
+            self.version = found
+            self._varied |= axes.items()
 
 
 def assignments(version: ModelVersion, taken: Axes, *, every: bool) -> Iterator[Axes]:
@@ -100,6 +182,14 @@ def with_sizes(spec: TensorSpec, axes: Iterable[int], size: int) -> TensorSpec:
     """Return a spec with another size of some axes."""
     shape = tuple(size if axis in axes else given for axis, given in enumerate(spec.shape))
     return TensorSpec(name=spec.name, datatype=spec.datatype, shape=shape, batch_dim=spec.batch_dim)
+
+
+def _random(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Random numbers; whole ones from 0 and 1."""
+    random = torch.Generator().manual_seed(0)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=random).to(dtype)
+    return torch.randint(0, 2, shape, generator=random).to(dtype)
 
 
 def _with_batch_dim(spec: TensorSpec, dim: int) -> TensorSpec:

@@ -6,7 +6,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from carryover.errors import ConfigurationError
@@ -46,6 +55,10 @@ class TensorSpec(_Strict):
                 return Datatype[value]
             raise ValueError(f"{value!r} is not one of {', '.join(Datatype.__members__)}")
         return value
+
+    @field_serializer("datatype")
+    def _name(self, datatype: Datatype) -> str:
+        return datatype.name
 
     @model_validator(mode="after")
     def _axes(self) -> "TensorSpec":

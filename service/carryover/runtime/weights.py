@@ -1,7 +1,7 @@
 """Checkpoints: a state dict, read without running anything that is in the file."""
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,12 +147,6 @@ class Group:
             prefix += step
             yield prefix
 
-    def state_dicts(self) -> Iterator["StateDict"]:
-        """Yield it as a state dict, as it is, and without each wrapper's prefix."""
-        for prefix in ("", *self.prefixes()) if "" not in self.tensors else ():
-            tensors = {name.removeprefix(prefix): held for name, held in self.tensors.items()}
-            yield StateDict(self.path, prefix, tensors)
-
 
 @dataclass(frozen=True, slots=True)
 class StateDict:
@@ -188,3 +182,32 @@ def groups(found: Any, path: tuple[str, ...] = ()) -> Iterator[Group]:
         yield Group(path, tensors, others)
     for key, value in nested.items():
         yield from groups(value, (*path, key))
+
+
+def state_dicts(path: Path) -> list[StateDict]:
+    """Return everything in a checkpoint that could be a state dict: each as it is, and without a wrapper's prefix."""
+    return [
+        StateDict(group.path, prefix, {name.removeprefix(prefix): held for name, held in group.tensors.items()})
+        for group in groups(contents(path))
+        if group.tensors and "" not in group.tensors
+        for prefix in ("", *group.prefixes())
+    ]
+
+
+def load_fitting(module: nn.Module, path: Path, held: Sequence[StateDict]) -> StateDict:
+    """Load the first state dict that fits, and return it.
+
+    Raises:
+        ConfigurationError: with what keeps the nearest one from being loaded.
+
+    """
+    expected = module.state_dict()
+    if not held and expected:
+        raise ConfigurationError(f"{path}: holds no tensors by name")
+    for one in held or (StateDict((), "", {}),):
+        if not faults(expected, one.tensors):
+            module.load_state_dict(one.tensors, strict=False)
+            return one
+    nearest = max(held, key=lambda one: len(expected.keys() & one.tensors.keys()))
+    found = "; ".join(faults(expected, nearest.tensors))
+    raise ConfigurationError(f"{path}: does not fit {type(module).__name__}: {found}")
