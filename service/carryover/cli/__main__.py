@@ -20,10 +20,10 @@ class _Group(click.Group):
         return sorted({*super().list_commands(ctx), *_LAZY})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _LAZY:
-            command: click.Command = getattr(import_module(f"carryover.cli.{cmd_name}"), cmd_name)
-            return command
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in _LAZY:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"carryover.cli.{cmd_name}"), cmd_name)
+        return command
 
 
 @click.group(cls=_Group)

@@ -1,7 +1,7 @@
 """A first manifest, inferred from a module by running it: its inputs, outputs, state and how to batch it."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from carryover.cli.input_guesses import Guess, floating, guesses, likely
 from carryover.errors import ConfigurationError, ModelFailedError
 from carryover.runtime.axes import Experiment
 from carryover.runtime.discovery import dry_run
 from carryover.runtime.forward import Forward, name_outputs, required_inputs, zeros
+from carryover.runtime.input_guesses import Guess, choices, floating, likely
 from carryover.runtime.manifest import TensorSpec
 
 _SECONDS = 30.0
@@ -21,7 +21,6 @@ _SECONDS = 30.0
 _ENOUGH = 12
 """Inputs that forward takes and that are compared before the best of them is chosen."""
 
-Choice = Mapping[str, Guess]
 Given = Mapping[str, TensorSpec]
 
 
@@ -51,7 +50,7 @@ def infer(module: nn.Module, given: Given) -> Draft:
     forward = Forward(module, names, lambda: held)
     best: _Attempt | None = None
     seen, failure, tried, end = set[object](), "", 0, time.monotonic() + _SECONDS
-    for choice in _choices(module, names, given):
+    for choice in choices(module, names, given):
         if time.monotonic() > end or len(seen) >= _ENOUGH or (best and best.perfect):
             break
         family = tuple(one.family for one in choice.values())
@@ -86,7 +85,7 @@ class _Attempt:
 
     """
 
-    def __init__(self, forward: Forward, choice: Choice, given: Given) -> None:
+    def __init__(self, forward: Forward, choice: Mapping[str, Guess], given: Given) -> None:
         self._choice, self._given = choice, given
         inputs = [given.get(name) or guess.spec(name) for name, guess in choice.items()]
         self._found = Experiment(forward, inputs, given)
@@ -180,27 +179,6 @@ def _names(module: nn.Module, given: Given) -> list[str]:
     if not names and not given:
         raise ConfigurationError("forward takes no input; a model takes at least one tensor")
     return list(dict.fromkeys((*(names or ()), *given)))
-
-
-def _choices(module: nn.Module, names: Sequence[str], given: Given) -> Iterator[dict[str, Guess]]:
-    """Every combination of guesses, the likeliest first."""
-    lists = [
-        [Guess(given[name].datatype, given[name].example_shape)] if name in given else guesses(module, name)
-        for name in names
-    ]
-    for total in range(sum(map(len, lists))):
-        for way in _ways(lists, total):
-            yield dict(zip(names, way, strict=True))
-
-
-def _ways(lists: Sequence[Sequence[Guess]], total: int) -> Iterator[tuple[Guess, ...]]:
-    """One of each list, their places in the lists adding up to `total`."""
-    first, *rest = lists
-    if not rest:
-        yield from ((guess,) for guess in first[total : total + 1])
-        return
-    for place in range(min(total + 1, len(first))):
-        yield from ((first[place], *others) for others in _ways(rest, total - place))
 
 
 def _probabilities(returned: Mapping[str, Tensor]) -> int | None:

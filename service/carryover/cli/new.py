@@ -21,14 +21,12 @@ class _Several(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         option, several = "", list[str]()
-        for position, given in enumerate(args):
+        for given in args:
             if given.startswith("-"):
                 option = given
-            elif option in _TAKES_SEVERAL and args[position - 1] != option:
-                if re.match(r"\w+[=:]", given):
-                    several.append(option)
-                else:
-                    option = ""
+            elif option in _TAKES_SEVERAL and several[-1] != option:
+                option = option if re.match(r"\w+[=:]", given) else ""
+                several += [option] if option else []
             several.append(given)
         return super().parse_args(ctx, several)
 

@@ -1,11 +1,10 @@
 """What `inspect` shows of a model's version: its tensors, and every problem in it, not only the first."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from carryover.cli.summary import HEADINGS, Summary, cells, hint, summary
+from carryover.cli.summary import HEADINGS, cells, hint, summary
 from carryover.cli.terminal import table
 from carryover.runtime import weights
 from carryover.runtime.loading import Loading, ModelFolder
@@ -14,18 +13,7 @@ from carryover.runtime.report import Report, Severity
 from carryover.runtime.warnings import add_warnings
 from carryover.settings import Settings
 
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """A tensor: `kind` is parameter, frozen, state, or tensor where the class is not known; `why` says it of buffers.
-
-    `figures` is None for a buffer that holds nothing yet.
-    """
-
-    name: str
-    kind: str
-    figures: Summary | None
-    why: str = ""
+Row = dict[str, Any]
 
 
 def version_report(folder: Path, number: str | None, settings: Settings) -> tuple[dict[str, Any], Report]:
@@ -48,7 +36,7 @@ def version_report(folder: Path, number: str | None, settings: Settings) -> tupl
     with report.stage(str(file or folder)):
         if loading is None and chosen in found.numbers:
             file = weights.find(folder / chosen)
-        rows = _rows(loading) if loading and loading.forward else _bare(file)
+        rows = _rows(loading, file)
     if loading is not None:
         add_warnings(report, loading, settings.max_state_bytes)
     version = loading and loading.version
@@ -87,25 +75,23 @@ def report_text(found: Mapping[str, Any]) -> str:
             batch = "" if spec["batch_dim"] is None else f"  batch_dim {spec['batch_dim']}"
             head.append((word, f"{spec['name']} {spec['datatype']} {list(spec['shape'])}{batch}"))
     head.append(("batching", found["batching"]))
-    rows = [(row.name, row.kind, *cells(row.figures), row.why) for row in found["tensors"]]
+    rows = [(row["name"], row["kind"], *cells(row["figures"]), row["why"]) for row in found["tensors"]]
     tensors = [table([("TENSOR", "KIND", *HEADINGS, "WHY"), *rows], right=(4,))] if rows else []
     lines = [f"  {problem['severity']:<7}  {problem['sentence']}" for problem in found["problems"]]
     problems = "\n".join(["Problems:", *lines]) if lines else "No problems were found."
     return "\n\n".join([table(head), *tensors, problems])
 
 
-def _rows(loading: Loading) -> list[Row]:
-    return [
-        Row(name, kind, None if tensor is None else summary(tensor), why)
-        for name, kind, tensor, why in loading.tensors()
-    ]
-
-
-def _bare(file: Path | None) -> list[Row]:
-    """The rows of a checkpoint of which nothing more is known; none of a program."""
+def _rows(loading: Loading | None, file: Path | None) -> list[Row]:
+    """The tensors of a module, or of a checkpoint where no more is known; `figures` is None for an empty buffer."""
+    if loading and loading.forward:
+        return [
+            {"name": name, "kind": kind, "figures": None if tensor is None else summary(tensor), "why": why}
+            for name, kind, tensor, why in loading.tensors()
+        ]
     found = weights.groups(weights.contents(file)) if file and file.suffix != ".pt2" else ()
     return [
-        Row(".".join((*group.path, name)), "tensor", summary(tensor), hint(name))
+        {"name": ".".join((*group.path, name)), "kind": "tensor", "figures": summary(tensor), "why": hint(name)}
         for group in found
         for name, tensor in group.tensors.items()
     ]

@@ -46,7 +46,6 @@ def scaffold(
             for parent in reversed([parent for parent in file.parents if not parent.exists()]):
                 parent.mkdir()
                 undo.callback(shutil.rmtree, parent, ignore_errors=True)
-            file.touch(0o644)
             undo.callback(file.unlink, missing_ok=True)
             written.append(file)
             return file
@@ -68,6 +67,8 @@ def scaffold(
         create(path).write_text(_text(document, notes, draft))
         found, report = version_report(folder, None, settings.read())
         report.raise_first()
+        for file in written:
+            file.chmod(0o644)
         undo.pop_all()
     return {
         **{key: found[key] for key in ("model", "version", "fingerprint")},
@@ -121,7 +122,6 @@ def _save(module: nn.Module, path: Path) -> None:
         save_file(tensors, path)
     except (SafetensorError, KeyError, ValueError) as error:
         raise ConfigurationError(f"{path}: cannot be written: {error}") from None
-    path.chmod(0o644)
 
 
 def _weights(present: Path, loaded: StateDict) -> dict[str, Any]:

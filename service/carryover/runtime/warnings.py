@@ -1,13 +1,17 @@
 """What a model does that does not keep it from being served, and that its users will notice."""
 
+import time
 from collections.abc import Iterator
+from contextlib import suppress
 
 import numpy as np
 from torch import Tensor
 
 from carryover.errors import ModelFailedError
 from carryover.runtime import buffers
-from carryover.runtime.forward import Forward, called
+from carryover.runtime.discovery import dry_run
+from carryover.runtime.forward import Forward, called, zeros
+from carryover.runtime.input_guesses import choices
 from carryover.runtime.loading import Loading
 from carryover.runtime.report import Report
 from carryover.runtime.selfcheck import difference, example_inputs, reason
@@ -15,17 +19,33 @@ from carryover.runtime.version import Call, ModelVersion, Result
 
 _INSTANCES = 3
 _STEPS = 4
+_SECONDS = 5.0
+"""How long inputs are looked for that forward takes."""
 
 
 def add_warnings(report: Report, loading: Loading, max_state_bytes: int) -> None:
     """Add warnings about a version to a report; `max_state_bytes` is the largest state that a session may have."""
     if loading.forward is None:
         return
-    for sentence in _of_values(loading, loading.forward):
+    for sentence in (*_of_inputs(loading, loading.forward), *_of_values(loading, loading.forward)):
         report.warn(sentence)
     if (version := loading.version) is not None:
         for sentence in (*_of_batching(version), *_of_behaviour(version, max_state_bytes)):
             report.warn(sentence)
+
+
+def _of_inputs(loading: Loading, forward: Forward) -> Iterator[str]:
+    """What forward takes, where it does not take what the manifest says."""
+    end, names = time.monotonic() + _SECONDS, [spec.name for spec in loading.manifest.inputs]
+    for choice in choices(forward.module, names, {}) if loading.outcome is None else ():
+        inputs = [guess.spec(name) for name, guess in choice.items()]
+        with suppress(ModelFailedError):
+            dry_run(forward, zeros(inputs))
+            shown = ", ".join(f"{spec.name} {spec.datatype.name} {list(spec.shape)}" for spec in inputs)
+            yield f"forward works on zeros of {shown}; is that what the manifest is to say?"
+            return
+        if time.monotonic() > end:
+            return
 
 
 def _of_values(loading: Loading, forward: Forward) -> Iterator[str]:

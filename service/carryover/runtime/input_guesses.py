@@ -1,7 +1,7 @@
 """Which inputs a module might take: example shapes and datatypes, the likeliest first, from what its layers are."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -56,6 +56,27 @@ class Guess:
         for length in _LENGTHS:
             if 2 * size <= length <= _LARGEST[len(self.sizes)]:
                 yield self.sizes[0], self.resized(self.sizes, length)
+
+
+def choices(module: nn.Module, names: Sequence[str], given: Mapping[str, TensorSpec]) -> Iterator[dict[str, Guess]]:
+    """Yield every combination of guesses for some inputs, the likeliest first; `given` need no guessing."""
+    lists = [
+        [Guess(given[name].datatype, given[name].example_shape)] if name in given else guesses(module, name)
+        for name in names
+    ]
+    for total in range(sum(map(len, lists))):
+        for way in _ways(lists, total):
+            yield dict(zip(names, way, strict=True))
+
+
+def _ways(lists: Sequence[Sequence[Guess]], total: int) -> Iterator[tuple[Guess, ...]]:
+    """One of each list, their places in the lists adding up to `total`."""
+    first, *rest = lists
+    if not rest:
+        yield from ((guess,) for guess in first[total : total + 1])
+        return
+    for place in range(min(total + 1, len(first))):
+        yield from ((first[place], *others) for others in _ways(rest, total - place))
 
 
 def guesses(module: nn.Module, name: str) -> list[Guess]:
