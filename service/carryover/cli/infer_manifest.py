@@ -6,13 +6,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
 from carryover.runtime.axes import Experiment
 from carryover.runtime.discovery import dry_run
-from carryover.runtime.forward import Forward, name_outputs, required_inputs, zeros
+from carryover.runtime.forward import Forward, required_inputs, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
 from carryover.runtime.manifest import TensorSpec
 
@@ -145,7 +144,7 @@ class _Attempt:
             state = manifest.state
             document["state"] = {name: state[name].model_dump() if name in state else {} for name in named}
         why = {spec.name: self._why(spec) for spec in manifest.inputs}
-        return Draft(document, why, list(self._notes()), _probabilities(name_outputs(found.outcome.returned)))
+        return Draft(document, why, list(self._notes()), found.probabilities())
 
     def _why(self, spec: TensorSpec) -> str:
         if spec.name in self._given:
@@ -173,18 +172,7 @@ class _Attempt:
 def _names(module: nn.Module, given: Given) -> list[str]:
     names = required_inputs(module.forward)
     if names is None and not given:
-        raise ConfigurationError(
-            "forward's signature does not name its inputs: pass each, as in --input rows:FP32:-1,8"
-        )
+        raise ConfigurationError("forward's signature does not name its inputs: pass each, as in --input x:FP32:-1,8")
     if not names and not given:
         raise ConfigurationError("forward takes no input; a model takes at least one tensor")
     return list(dict.fromkeys((*(names or ()), *given)))
-
-
-def _probabilities(returned: Mapping[str, Tensor]) -> int | None:
-    """How many probabilities the only output gives."""
-    output, *others = returned.values()
-    if others or not output.is_floating_point() or not output.ndim or bool((output < 0).any()):
-        return None
-    sums = output.float().sum(-1)
-    return output.shape[-1] if torch.allclose(sums, torch.ones_like(sums), atol=1e-2) else None

@@ -66,16 +66,6 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         groups = list(weights.groups(dict(program.module.state_dict())))
     else:
         groups = list(weights.groups(weights.contents(path)))
-    advice = []
-    for group in groups:
-        place = " > ".join(group.path)
-        if len(group.path) == 1 and len(group.tensors) > 1 and not group.others:
-            advice.append(f'To serve the tensors under {place!r}, a manifest says [weights] key = "{place}".')
-        advice += [
-            f"All names {f'under {place!r} ' if place else ''}start with {prefix!r}; where those of the class do not, "
-            f'a manifest says [weights] prefix = "{prefix}".'
-            for prefix in group.prefixes()
-        ]
     return {
         "path": str(path),
         "tensors": [
@@ -88,7 +78,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             for group in groups
             for name, shown in group.others.items()
         ],
-        "advice": advice,
+        "advice": [sentence for group in groups for sentence in group.advice()],
         "unknown": _UNKNOWN,
     }
 

@@ -52,7 +52,7 @@ def version_report(folder: Path, number: str | None, settings: Settings) -> tupl
         "stateful": bool(state) if loading and (loading.outcome or state) else None,
         "inputs": _specs(loading.manifest.inputs, state) if loading else [],
         "outputs": _specs(loading.manifest.outputs, state) if loading else [],
-        "batching": _batching(loading),
+        "batching": loading.batching if loading else "not tried",
         "tensors": rows,
         "problems": [
             {"sentence": problem.sentence, "severity": problem.severity, "refused": problem.severity is Severity.ERROR}
@@ -95,17 +95,6 @@ def _rows(loading: Loading | None, file: Path | None) -> list[Row]:
         for group in found
         for name, tensor in group.tensors.items()
     ]
-
-
-def _batching(loading: Loading | None) -> str:
-    if loading is None or loading.tried is None:
-        return "not tried"
-    who = "sessions" if loading.tried.stateful else "requests"
-    if not loading.tried.batched:
-        return f"not claimed: {who} run one at a time"
-    if loading.batching_failed:
-        return "claimed with batch_dim, and refuted"
-    return f"proved: {who} in one batch get what each gets alone"
 
 
 def _specs(specs: Sequence[TensorSpec], state: Collection[str]) -> list[dict[str, Any]]:

@@ -141,9 +141,8 @@ def _origin(module: nn.Module, source: Path | None, loaded: StateDict | None) ->
         return "weights: the module's own initial values; no checkpoint was given"
     own = module.state_dict()
     converted = any(held.dtype is not own[name].dtype for name, held in loaded.tensors.items())
-    return f"weights: from {source} {loaded.place}".rstrip() + (
-        ", converted to the class's datatypes" if converted else ""
-    )
+    words = [f"weights: from {source}", loaded.place, "converted to the class's datatypes" if converted else ""]
+    return " ".join(filter(None, words))
 
 
 def _text(document: Mapping[str, Any], notes: list[str], draft: Draft) -> str:

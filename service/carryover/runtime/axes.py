@@ -72,6 +72,14 @@ class Experiment:
             if slot.name in self.state
         )
 
+    def probabilities(self) -> int | None:
+        """Return how many probabilities the only output gives; None where it gives something else."""
+        output, *others = name_outputs(self.outcome.returned).values()
+        if others or not output.is_floating_point() or not output.ndim or bool((output < 0).any()):
+            return None
+        sums = output.float().sum(-1)
+        return output.shape[-1] if torch.allclose(sums, torch.ones_like(sums), atol=1e-2) else None
+
     def manifest(self) -> Manifest:
         """Return the manifest, with -1 for every axis that can vary."""
         if not self.state:

@@ -17,6 +17,9 @@ _LENGTHS = (
 """Sizes of the axes that a convolution slides along, tried in this order."""
 _LARGEST = {1: 16000, 2: 512, 3: 32}
 """The largest of them for so many such axes."""
+Shapes = Sequence[tuple[int, ...]]
+_LEADING: Shapes = ((1,), (1, 1), ())
+"""The axes before features."""
 _FLAG = re.compile(r"(^|_)(mask|valid|flag|reset|is|has)(_|$)", re.IGNORECASE)
 _INDEX = re.compile(r"(^|_)(ids?|tokens?|index|indices|lengths?|positions?|steps?)(_|$)", re.IGNORECASE)
 """Names of inputs that are likely to be BOOL, or INT64."""
@@ -83,6 +86,7 @@ def guesses(module: nn.Module, name: str) -> list[Guess]:
     """Return what `forward` might take for its parameter of this name."""
     datatypes = dict.fromkeys((floating(module), *_datatypes(module, floating=False), Datatype.INT64, Datatype.BOOL))
     found = [guess for layer in module.modules() for guess in _of_layer(layer)]
+    found += _of_sizes(floating(module), [size for buffer in module.buffers() for size in reversed(buffer.shape)])
     found += [Guess(datatype, shape) for datatype in datatypes for shape in ((1,), (1, 1), (), (1, 1, 1))]
     named = likely(name)
     return sorted(dict.fromkeys(found), key=lambda guess: named not in (None, guess.datatype))
@@ -99,20 +103,26 @@ def floating(module: nn.Module) -> Datatype:
 
 
 def _of_layer(layer: nn.Module) -> Iterator[Guess]:
-    """Guesses whose last axis, or the one before it, has a size that occurs in the layer's own tensors."""
-    datatype, sizes = floating(layer), list[int]()
+    """Guesses from what a layer is, and from the sizes of its parameters."""
+    datatype, sizes, leading = floating(layer), list[int](), _LEADING
     if isinstance(layer, (nn.Embedding, nn.EmbeddingBag)):
         yield from (Guess(Datatype.INT64, shape) for shape in ((1, 1), (1,), ()))
+    if isinstance(layer, nn.RNNBase):
+        leading = ((1, 1), (1,), ())
     if isinstance(layer, nn.modules.conv._ConvNd):  # noqa: SLF001 - the base class of all convolutions has no public name
         axes, sizes = len(layer.kernel_size), [layer.in_channels]
         for length in _LENGTHS:
             if length <= _LARGEST[axes]:
                 yield Guess(datatype, (1, layer.in_channels, *(length,) * axes), tuple(range(2, 2 + axes)))
-    for tensor in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
-        sizes += reversed(tensor.shape)
-    leading = ((1, 1), (1,), ()) if isinstance(layer, nn.RNNBase) else ((1,), (1, 1), ())
+    for parameter in layer.parameters(recurse=False):
+        sizes += reversed(parameter.shape)
+    yield from _of_sizes(datatype, sizes, leading)
+
+
+def _of_sizes(datatype: Datatype, sizes: Sequence[int], leading: Shapes = _LEADING) -> Iterator[Guess]:
+    """Guesses whose last axis, or the one before it, has one of some sizes."""
     for size in dict.fromkeys(size for size in sizes if size > 1):
-        yield from (Guess(datatype, (*before, size)) for before in leading)
+        yield from (Guess(datatype, (*axes, size)) for axes in leading)
         yield from (Guess(datatype, (1, size, *(1,) * axes)) for axes in (1, 2))
 
 

@@ -69,7 +69,7 @@ class Loading:
         self.outcome: Outcome | None = None
         self.state: frozenset[str] = frozenset()
         self.tried: ModelVersion | None = None
-        self.batching_failed = False
+        self._batching_proved = False
         self.path = path
         self.folder = folder
         self._trust_pt2 = trust_pt2
@@ -81,6 +81,17 @@ class Loading:
     def version(self) -> ModelVersion | None:
         """The version, if it can be served."""
         return None if self.report.errors else self.tried
+
+    @property
+    def batching(self) -> str:
+        """Whether sessions are batched, as a sentence."""
+        if self.tried is None:
+            return "not tried"
+        who = "sessions" if self.tried.stateful else "requests"
+        if not self.tried.batched:
+            return f"not claimed: {who} run one at a time"
+        proved = f"proved: {who} in one batch get what each gets alone"
+        return proved if self._batching_proved else "claimed with batch_dim, and not proved"
 
     def fresh(self) -> nn.Module | None:
         """Construct the class again, without the checkpoint; None for a program."""
@@ -124,9 +135,8 @@ class Loading:
             name, number = self.path.parent.name, self.folder.name
             self.tried = ModelVersion(name, number, self.manifest, self.forward, self.state, device=self._device)
             prove(self.tried)
-            self.batching_failed = True
             prove_batching(self.tried)
-            self.batching_failed = False
+            self._batching_proved = True
 
     def _class(self, target: str) -> Forward | None:
         """Construct the class and load its checkpoint."""

@@ -147,6 +147,17 @@ class Group:
             prefix += step
             yield prefix
 
+    def advice(self) -> Iterator[str]:
+        """Say what a manifest must say so that these tensors are found."""
+        place = " > ".join(self.path)
+        if len(self.path) == 1 and len(self.tensors) > 1 and not self.others:
+            yield f'To serve the tensors under {place!r}, a manifest says [weights] key = "{place}".'
+        for prefix in self.prefixes():
+            yield (
+                f"All names {f'under {place!r} ' if place else ''}start with {prefix!r}; where those of the class do "
+                f'not, a manifest says [weights] prefix = "{prefix}".'
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class StateDict:
