@@ -295,6 +295,32 @@ class TestInspect:
             in run("inspect", folder).stdout
         )
 
+    @pytest.mark.parametrize(("name", "stateful"), [("digits-rnn", True), ("digits-batchnorm", False)])
+    def test_json_says_whether_a_model_is_stateful(self, run: Run, name: str, *, stateful: bool) -> None:
+        assert json.loads(run("inspect", f"checkpoints/{name}", "--json").stdout)["stateful"] is stateful
+
+    def test_after_an_error_there_is_no_second_false_one(self, tmp_path: Path, run: Run) -> None:
+        folder = tmp_path / "models/model"
+        shutil.copytree(CHECKPOINTS / "digits-rnn", folder)
+        text = (folder / "model.toml").read_text()
+        for edit, sentences in (
+            (text.replace("FP32", "FP31"), ["inputs.0.datatype: ", "outputs.0.datatype: "]),
+            (f'version = "1"\n{text}', ["holds no weights: "]),
+        ):
+            (folder / "model.toml").write_text(edit)
+            problems = json.loads(run("inspect", folder, "--json").stdout)["problems"]
+            assert [problem["severity"] for problem in problems] == ["error"] * len(sentences)
+            for problem, sentence in zip(problems, sentences, strict=True):
+                assert sentence in problem["sentence"]
+            (folder / "1/weights.safetensors").unlink(missing_ok=True)
+
+    def test_inputs_that_forward_takes_are_told(self, tmp_path: Path, run: Run) -> None:
+        folder = tmp_path / "model"
+        shutil.copytree(CHECKPOINTS / "digits-rnn", folder)
+        text = (folder / "model.toml").read_text()
+        (folder / "model.toml").write_text(text.replace("[-1, 1, 8]", "[-1, 1, 9]"))
+        assert "warning  forward works on zeros of rows FP32 [1, 1, 8]; " in run("inspect", folder).stdout
+
     def test_a_bare_checkpoint_is_shown_however_it_is_nested(self, tmp_path: Path, run: Run) -> None:
         module = Streams(5, 7)
         held = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}

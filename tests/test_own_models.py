@@ -450,6 +450,13 @@ def test_an_answer_outlives_the_tensor_it_was_written_to(tmp_path: Path) -> None
     assert (one.outputs["y"].tolist(), other.outputs["y"].tolist()) == ([2.0] * 3, [10.0] * 3)
 
 
+def test_a_module_may_resize_what_it_returned(tmp_path: Path) -> None:
+    version = load_model(Case(own_models.Resized, same_axes("[-1]")).write(tmp_path, "resized")).default
+    for length in (3, 1000, 2, 5000):
+        x = torch.ones(length).numpy()
+        assert version.run([Call({"x": x}, b"")])[0].outputs["y"].tolist() == [2.0] * length
+
+
 @pytest.mark.parametrize("name", ["breaking", "breaking-alone"])
 @pytest.mark.parametrize("way", range(len(own_models.Breaking.WAYS)))
 def test_whatever_a_forward_does_the_others_have_their_answers(served: Served, name: str, way: int) -> None:

@@ -35,7 +35,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("repositories", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("repositories", nargs=-1, type=click.Path(path_type=Path))
 def serve(repositories: tuple[Path, ...]) -> None:
     """Serve the models in REPOSITORIES, or those in MODEL_REPOSITORY.
 

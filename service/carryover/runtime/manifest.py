@@ -184,7 +184,9 @@ def read(path: Path) -> tuple[Manifest | None, list[str]]:
     try:
         return Manifest.model_validate(document), []
     except ValidationError as error:
-        return None, [f"{path}: {_sentence(fault)}" for fault in error.errors()]
+        # A list of which no item is valid counts as empty, too; that says nothing new.
+        faults = [fault for fault in error.errors() if fault["type"] != "too_short" or not fault["input"]]
+        return None, [f"{path}: {_sentence(fault)}" for fault in faults]
 
 
 def _sentence(fault: ErrorDetails) -> str:
