@@ -21,7 +21,7 @@ Axes = Mapping[str, int]
 _ROWS = 3
 """Steps, or sessions, that are compared with as many forwards of one."""
 _MOST = 1000
-"""Ways to choose axes that are looked at."""
+"""The most ways to choose axes that are tried."""
 
 
 class Experiment:

@@ -50,7 +50,7 @@ def find(target: str, manifest: Path) -> type[nn.Module]:
 def _beside(manifest: Path, file: str) -> ModuleType:
     """Import a file as part of a package that is its folder: files there can import each other as `.name`.
 
-    It is imported anew each time, as the file may have changed.
+    It is imported again each time, as the file may have changed.
     """
     folder = manifest.resolve().parent
     if not (folder / file).is_file():

@@ -38,7 +38,7 @@ class TensorSpec(_Strict):
     """One input or output.
 
     `shape` holds sizes, or -1 for an axis that varies; the first of those is the axis that instances lie along.
-    `batch_dim` is the axis along which requests are laid side by side in one forward.
+    `batch_dim` is the axis along which requests are batched.
     """
 
     name: str = Field(min_length=1)

@@ -147,7 +147,7 @@ class Repository:
         return [path.name for path in self._paths()]
 
     def probe(self, name: str) -> None:
-        """Load a model from its folder as it is now, and let go of it again.
+        """Load a model from its folder as it is now, and discard it.
 
         Raises:
             NotFoundError: there is no such folder.
@@ -165,7 +165,7 @@ class Repository:
     def reasons(self) -> dict[str, str]:
         """Return `failures` by model; their paths are within the folders."""
         reasons = {name: "; ".join(report.errors) for name, report in self._reports.items() if report.errors}
-        for folder in self._folders:
+        for folder in filter(lambda folder: folder.parts, self._folders):
             reasons = {name: reason.replace(f"{folder}/", "") for name, reason in reasons.items()}
         return reasons
 

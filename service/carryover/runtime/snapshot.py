@@ -58,7 +58,7 @@ class Snapshot:
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    """The file's header; its shapes are looked at before torch sees them, which not every number does good."""
+    """The file's header; its shapes are checked before torch sees them, which some numbers crash."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     try:
         header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
@@ -94,7 +94,7 @@ def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) ->
     A buffer that differs from its registered shape may be one that grows: then the model itself must take the state.
 
     Raises:
-        ForeignStateError: it belongs to another fingerprint, and is not to be taken over.
+        ForeignStateError: it belongs to another fingerprint, and `migrate` is not asked for.
         InvalidInputError: names, shapes or datatypes are not those of the model's state.
         NonFiniteStateError: it holds NaN or infinities that the initial state does not.
 

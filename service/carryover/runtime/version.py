@@ -129,7 +129,7 @@ class ModelVersion:
 
     @deep
     def run(self, calls: Sequence[Call]) -> list[Result]:
-        """Run one forward for all the calls, side by side along `batch_dim`.
+        """Run one forward for all the calls, batched along `batch_dim`.
 
         The calls are of one `group`; a call of group None is alone.
 
@@ -157,7 +157,7 @@ class ModelVersion:
                 columns = [self._split(spec, outputs[spec.name], counts) for spec in self.outputs]
             except ModelFailedError:
                 raise
-            except BaseException as error:  # a forward that calls sys.exit ends no worker, and no neighbour's call
+            except BaseException as error:  # a forward that calls sys.exit ends no worker, and no other caller's call
                 # The text may tell a client about paths and weights: it goes to the log, by way of the cause.
                 raise ModelFailedError(f"the forward of model {self.name!r} raised {type(error).__name__}") from error
             finally:
