@@ -41,18 +41,9 @@ def scaffold(
     path, written = folder / "model.toml", list[Path]()
     present = _present(folder, path, checkpoint)
     with ExitStack() as undo:
-
-        def create(file: Path) -> Path:
-            for parent in reversed([parent for parent in file.parents if not parent.exists()]):
-                parent.mkdir()
-                undo.callback(shutil.rmtree, parent, ignore_errors=True)
-            undo.callback(file.unlink, missing_ok=True)
-            written.append(file)
-            return file
-
         target, copied = _beside(folder, target)
         if copied is not None:
-            shutil.copyfile(copied, create(folder / copied.name))
+            shutil.copyfile(copied, _create(folder / copied.name, written, undo))
         cls, source = classes.find(target, path), checkpoint or present
         held = weights.state_dicts(source) if source else []
         fitted, notes = arguments.fit(cls, given_arguments, held)
@@ -60,11 +51,11 @@ def scaffold(
         loaded = weights.load_fitting(module, source, held) if source else None
         draft = infer(module, given_inputs)
         if present is None:
-            _save(module, create(folder / "1" / weights.FILES[0]))
+            _save(module, _create(folder / "1" / weights.FILES[0], written, undo))
         document = {"class": target, **({"arguments": fitted} if fitted else {}), **draft.document}
         document |= _weights(present, loaded) if present and loaded else {}
         notes = [_origin(module, source, loaded), *notes]
-        create(path).write_text(_text(document, notes, draft))
+        _create(path, written, undo).write_text(_text(document, notes, draft))
         found, report = version_report(folder, None, settings.read())
         report.raise_first()
         for file in written:
@@ -77,6 +68,16 @@ def scaffold(
         "inferred": [*notes, *(f"{name}: {reason}" for name, reason in draft.why.items()), *draft.notes],
         "problems": [problem.sentence for problem in report.problems],
     }
+
+
+def _create(file: Path, written: list[Path], undo: ExitStack) -> Path:
+    """Note a file that is about to be written, and make its folder; `undo` removes both."""
+    for parent in reversed([parent for parent in file.parents if not parent.exists()]):
+        parent.mkdir()
+        undo.callback(shutil.rmtree, parent, ignore_errors=True)
+    undo.callback(file.unlink, missing_ok=True)
+    written.append(file)
+    return file
 
 
 def _present(folder: Path, path: Path, checkpoint: Path | None) -> Path | None:

@@ -36,8 +36,13 @@ def add_warnings(report: Report, loading: Loading, max_state_bytes: int) -> None
 
 def _of_inputs(loading: Loading, forward: Forward) -> Iterator[str]:
     """What forward takes, where it does not take what the manifest says."""
+    if loading.outcome is not None:
+        return
+    with suppress(ModelFailedError):
+        dry_run(forward, zeros(loading.manifest.inputs))
+        return  # something else is wrong
     end, names = time.monotonic() + _SECONDS, [spec.name for spec in loading.manifest.inputs]
-    for choice in choices(forward.module, names, {}) if loading.outcome is None else ():
+    for choice in choices(forward.module, names, {}):
         inputs = [guess.spec(name) for name, guess in choice.items()]
         with suppress(ModelFailedError):
             dry_run(forward, zeros(inputs))
