@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -130,9 +129,8 @@ def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) ->
 
 
 def _try(version: ModelVersion, state: bytes) -> None:
-    inputs = {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in version.inputs}
     try:
-        version.run([Call(inputs, state)])
+        version.run([Call(version.zeros(), state)])
     except CarryoverError:
         raise InvalidInputError(
             "the model cannot go on from this state: the shapes of its buffers do not fit it"

@@ -53,7 +53,7 @@ class TensorInfo:
 
 
 class ModelVersion:
-    """A loaded checkpoint; `state` names its state buffers, `device` is None for the CPU.
+    """A loaded checkpoint; `state` names its state buffers, `device`, None for the CPU, is where `move` takes it.
 
     Not re-entrant: a forward puts the callers' state into the module, so one runs at a time.
 
@@ -79,7 +79,8 @@ class ModelVersion:
         self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
         self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
         self.forward = forward
-        self._device = device
+        self._destination = device
+        self._device: torch.device | None = None
         slots = forward.slots()
         self._slots = [slot for slot in slots if slot.name in state]
         self._frozen = [buffers.FrozenBuffer(slot) for slot in slots if slot.name not in state]
@@ -95,6 +96,10 @@ class ModelVersion:
         said = {"inputs": tuple(inputs), "outputs": tuple(outputs), "state": dict(state)}
         names = [slot.name for slot in self._slots]
         return ModelVersion(self.name, self.version, self.manifest.model_copy(update=said), self.forward, names)
+
+    def zeros(self) -> dict[str, Array]:
+        """Return zeros as inputs, which the dry run has shown forward to take."""
+        return {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in self.inputs}
 
     @property
     def stateful(self) -> bool:
@@ -118,7 +123,7 @@ class ModelVersion:
     @property
     def on_cpu(self) -> bool:
         """Whether it runs on the CPU."""
-        return self._device is None
+        return self._destination is None
 
     def group(self, call: Call) -> Hashable:
         """Calls of the same group may share a forward; None shares with none."""
@@ -176,7 +181,8 @@ class ModelVersion:
 
     def move(self) -> None:
         """Move the module to its device. A worker does this for itself: CUDA does not survive a fork."""
-        if self._device is not None:
+        if self._destination is not None:
+            self._device = self._destination
             self.forward.module.to(self._device)
             self.forward.parameters.accept()
             frozen = {watched.slot.name for watched in self._frozen}

@@ -124,8 +124,7 @@ def _run(version: ModelVersion, seed: int, state: bytes | None = None, instances
 
 def _of_zeros(version: ModelVersion) -> Iterator[str]:
     """What JSON cannot express."""
-    inputs = {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in version.inputs}
-    result = version.run([Call(inputs, version.initial_state)])[0]
+    result = version.run([Call(version.zeros(), version.initial_state)])[0]
     for name, output in result.outputs.items():
         if not np.isfinite(output).all():
             yield f"on zeros the output {name!r} holds NaN or infinity, which are null in JSON"
