@@ -1,7 +1,7 @@
-# The service's image: what serving needs, and nothing to build or install with.
+# The image of the service: what serving needs, and no tools to build or install.
 #
-# TORCH_INDEX is the package index that torch is looked for in besides PyPI; the default has builds for CPUs.
-# Empty (--build-arg TORCH_INDEX=), torch is PyPI's, with CUDA, and the image several times as large.
+# TORCH_INDEX is a package index for torch, used besides PyPI; the default has CPU builds. If it is empty
+# (--build-arg TORCH_INDEX=), torch comes from PyPI, with CUDA, and the image is several times as large.
 
 FROM python:3.11-slim-bookworm AS torch-version
 COPY requirements.txt .
@@ -10,7 +10,7 @@ RUN grep '^torch==' requirements.txt >torch.txt
 FROM python:3.11-slim-bookworm AS packages
 RUN apt-get update && apt-get install --yes --no-install-recommends binutils && rm -rf /var/lib/apt/lists/*
 RUN python -m venv --without-pip /venv
-# torch first and alone: it is nearly all of the download, and stays in the cache while other versions change.
+# torch first and alone: it is nearly all of the download, and stays cached while other versions change.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 COPY --from=torch-version torch.txt .
 RUN --mount=type=cache,target=/root/.cache/pip \
@@ -18,7 +18,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY requirements.txt .
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /venv install --requirement requirements.txt
-# Headers, test programs, test suites, symbol tables and setuptools: torch brings them, serving never opens them.
+# Headers, test programs, test suites, symbol tables and setuptools come with torch, and serving never reads them.
 RUN pip --python /venv uninstall --yes setuptools \
     && cd /venv/lib/python3.*/site-packages \
     && rm -rf torch/include torch/share torch/test \
@@ -32,7 +32,7 @@ COPY gunicorn.conf.py ./
 COPY checkpoints checkpoints
 COPY models models
 COPY service service
-# The root file system will be read-only: compile now. Any user may read, whatever the checkout's umask was.
+# The root file system will be read-only, so compile now. Make everything readable, whatever the checkout's umask was.
 RUN python -m compileall -q . && chmod -R a+rX .
 
 FROM python:3.11-slim-bookworm
@@ -41,14 +41,16 @@ RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib
 COPY --from=packages /venv /venv
 COPY --from=code /app /app
 WORKDIR /app
+# PYTHONPATH is for commands such as `docker compose exec service python -m carryover.cli models`.
 ENV PATH=/venv/bin:$PATH \
+    PYTHONPATH=/app/service \
     PYTHONUNBUFFERED=1 \
     BIND=0.0.0.0:8000
 USER 10001:10001
 EXPOSE 8000
-# gunicorn answers what it has accepted, for up to GRACEFUL_TIMEOUT seconds, and ends.
+# gunicorn finishes the requests that it has accepted, for up to GRACEFUL_TIMEOUT seconds, and exits.
 STOPSIGNAL SIGTERM
-# Alive, not ready: a service without Redis still predicts.
+# Liveness, not readiness: without Redis the service still makes stateless predictions.
 HEALTHCHECK --interval=10s --timeout=5s --retries=3 --start-period=60s --start-interval=1s \
     CMD ["python", "-ISc", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=4); \
 c.request('GET', '/v2/health/live'); raise SystemExit(c.getresponse().status != 200)"]

@@ -1,38 +1,49 @@
-# `make run` and `make test` do all their own set-up; they need Python 3.11 or later and make.
+# Every target does its own set-up, in .venv; that needs Python 3.11 or later and make.
 # TORCH_INDEX may name a package index to take torch from, such as https://download.pytorch.org/whl/cpu .
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# What `make test` runs: a file, a test or any options of pytest; by default all tests, after lint and types.
+T ?=
 
-.PHONY: run test test-compose test-gpu test-chaos bench checkpoints clean
+.DEFAULT_GOAL := help
+.PHONY: help run check test test-compose test-chaos test-gpu lint bench checkpoints clean
 
-run: $(VENV)/.run
+help: ## list the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+
+run: $(VENV)/.run ## start the service; settings are environment variables
 	@exec $(BIN)/carryover serve
 
-test: $(VENV)/.dev
+check: lint ## lint, types and unit tests, in under a minute
+	$(BIN)/pytest tests/unit
+
+test: $(if $(T),$(VENV)/.dev,lint) ## lint, types and all tests; with T=tests/http/v1/test_sessions.py that file only
+	$(BIN)/pytest $(T)
+
+test-compose: $(VENV)/.dev ## test the deployment; needs a container engine
+	$(BIN)/pytest tests/compose
+
+test-chaos: $(VENV)/.dev ## kill, cut and stop everything under load; SECONDS=120, SEED
+	$(BIN)/python -m tests.chaos
+
+test-gpu: $(VENV)/.dev ## test what needs an NVIDIA GPU and torch's build for it
+	$(BIN)/pytest tests/gpu
+
+lint: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
 
-test-compose: $(VENV)/.dev
-	$(BIN)/pytest tests_compose
-
-test-gpu: $(VENV)/.dev
-	$(BIN)/pytest -m gpu tests/test_own_models.py
-
-test-chaos: $(VENV)/.dev
-	$(BIN)/python -m tests_chaos
-
-bench: $(VENV)/.dev
+bench: $(VENV)/.dev ## measure what a request costs
 	$(BIN)/python -m bench
 
-checkpoints: $(VENV)/.dev
+checkpoints: $(VENV)/.dev ## train the models that come with the service again
 	$(BIN)/python -m models.train
 
-clean:
+clean: ## delete the virtual environment and all caches
 	rm -rf $(VENV) bench/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:

@@ -8,21 +8,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench import live, rounds
-from bench.answers import LoadError
 from bench.generator import Generator
 from bench.live import Live
 from bench.messages import sessions_needed
 from bench.plot import plot
 from bench.report import document
+from bench.responses import LoadError
 from bench.results import Cell
-from bench.rows import FLOOR, ROWS, Row
-from bench.server import ROOT, ServerError, running
+from bench.rows import BASELINE, ROWS, Row
+from bench.server import ServerError, running
 from bench.sessions import Memory, fill, memory
 from bench.table import beside_lines, live_lines, memory_line, table
 from bench.targets import Target, targets
+from tests.support.paths import ROOT
 
 LIVE = "live"
-_FLOOR_OPTIONS = ("--config", "bench/floor_conf.py")
+_BASELINE_OPTIONS = ("--config", "bench/baseline_conf.py")
 
 
 def main() -> int:
@@ -32,7 +33,7 @@ def main() -> int:
     asked = options.only or [*(row.name for row in ROWS), LIVE]
     try:
         with Generator() as generator:
-            rows = [row for row in ROWS if row.name in asked and row is not FLOOR]
+            rows = [row for row in ROWS if row.name in asked and row is not BASELINE]
             cells, used = _measure_rows(rows, generator, options.seconds)
             several = live.measure(options.sessions, generator, options.seconds) if LIVE in asked else None
     except (LoadError, ServerError) as error:
@@ -43,9 +44,9 @@ def main() -> int:
 
 
 def _measure_rows(rows: Sequence[Row], generator: Generator, seconds: float) -> tuple[list[Cell], Memory]:
-    with running(*_FLOOR_OPTIONS) as floor, running() as service:
+    with running(*_BASELINE_OPTIONS) as baseline, running() as service:
         fill(service, sessions_needed(rows))
-        cells = rounds.measure(rows, {"floor": floor, "service": service}, generator, seconds)
+        cells = rounds.measure(rows, {"baseline": baseline, "service": service}, generator, seconds)
         return cells, memory(service)
 
 
@@ -65,7 +66,7 @@ def _show(cells: Sequence[Cell], used: Memory, several: Live | None, folder: Pat
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
-    names = [row.name for row in ROWS if row is not FLOOR]
+    names = [row.name for row in ROWS if row is not BASELINE]
     parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement; every row has several")
     parser.add_argument(
         "--only", nargs="+", metavar="ROW", choices=[*names, LIVE], help=f"of {', '.join([*names, LIVE])}"

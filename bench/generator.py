@@ -7,8 +7,8 @@ from multiprocessing.connection import Connection as Pipe
 from types import TracebackType
 from typing import Self
 
-from bench.answers import LoadError
 from bench.load import Load, Sample, drive
+from bench.responses import LoadError
 
 _MARGIN_SECONDS = 90.0
 

@@ -1,7 +1,7 @@
-"""The load: connections that each send their next request as soon as the answer is there (a closed loop).
+"""The load: connections that each send their next request as soon as the response is there (a closed loop).
 
 It shares the CPUs with the server that it measures, so it does as little as it can: raw sockets, requests built before
-they are needed, of an answer only the status, the length and whether it speaks of an error.
+they are needed, of a response only the status, the length and whether it speaks of an error.
 """
 
 import select
@@ -14,7 +14,7 @@ from typing import Self
 
 import psutil
 
-from bench.answers import Answers, LoadError, Responses
+from bench.responses import LoadError, ResponseReader, Responses
 
 _DRAIN_SECONDS = 30.0
 
@@ -23,11 +23,11 @@ _DRAIN_SECONDS = 30.0
 class Connection:
     """What one connection sends and awaits.
 
-    `opening` is sent once, then the endless `requests`, at most `ahead` of them unanswered, at last `closing`.
+    `opening` is sent once, then the endless `requests`, at most `ahead` of them unfinished, at last `closing`.
     """
 
     requests: Iterable[bytes]
-    answers: type[Answers] = Responses
+    responses: type[ResponseReader] = Responses
     ahead: int = 1
     opening: bytes = b""
     closing: bytes = b""
@@ -49,7 +49,7 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was measured: `rate` in requests a second, `p50` and `p99` in seconds until the answer.
+    """What was measured: `rate` in requests a second, `p50` and `p99` in seconds until the response.
 
     `cpu` is that of all server processes, `own_cpu` that of the load's process, both in seconds a request; `others` is
     how many CPUs the rest of the machine kept busy meanwhile.
@@ -68,7 +68,7 @@ def drive(load: Load) -> Sample:
     """Put the load on the server.
 
     Raises:
-        LoadError: an answer was an error, did not come, or the connection broke.
+        LoadError: a response was an error, did not come, or the connection broke.
 
     """
     processes = [psutil.Process(pid) for pid in load.pids]
@@ -82,7 +82,7 @@ def drive(load: Load) -> Sample:
         _serve(events, links, load.warm_up, [])
         before = _Clocks.read(processes)
         _serve(events, links, load.seconds, latencies)
-        if not latencies:  # slower than that: the answers that are awaited are the measurement
+        if not latencies:  # slower than that: the responses that are awaited are the measurement
             _serve(events, links, _DRAIN_SECONDS, latencies, renew=False)
         spent = _Clocks.read(processes) - before
         _serve(events, links, _DRAIN_SECONDS, [], renew=False)
@@ -104,7 +104,7 @@ def drive(load: Load) -> Sample:
 def _serve(
     events: select.epoll, links: Mapping[int, "_Link"], seconds: float, latencies: list[float], *, renew: bool = True
 ) -> None:
-    """Take answers for so many seconds, and send a new request for each; without `renew`, until all are answered."""
+    """Take responses for so many seconds, and send a new request for each; without `renew`, until all are complete."""
     clock = time.perf_counter
     now = clock()
     end = now + seconds
@@ -121,17 +121,17 @@ def _serve(
                     link.send(done)
         now = clock()
     if not renew:
-        raise LoadError(f"requests were left without an answer for {seconds} s")
+        raise LoadError(f"requests were left without a response for {seconds} s")
 
 
 class _Link:
-    """A connection that is open, and the times at which its unanswered requests were sent."""
+    """A connection that is open, and the times at which its unfinished requests were sent."""
 
     def __init__(self, port: int, connection: Connection) -> None:
         self.sent: deque[float] = deque()
         self._connection = connection
         self._requests: Iterator[bytes] = iter(connection.requests)
-        self._answers = connection.answers()
+        self._responses = connection.responses()
         self._socket = socket.create_connection(("127.0.0.1", port), timeout=_DRAIN_SECONDS)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # From here on it is read only when there is something to read, and never holds more than fits its buffers.
@@ -151,11 +151,11 @@ class _Link:
         self._socket.sendall(data)
 
     def receive(self) -> int:
-        """Take what has arrived, and return how many answers it completes."""
+        """Take what has arrived, and return how many responses it completes."""
         data = self._socket.recv(1 << 16)
         if not data:
             raise LoadError("the server closed a connection")
-        return self._answers.feed(data)
+        return self._responses.feed(data)
 
     def close(self) -> None:
         self._socket.sendall(self._connection.closing)

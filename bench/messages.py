@@ -6,8 +6,8 @@ from itertools import cycle
 from random import Random
 from secrets import token_hex
 
-from bench.answers import Lines
 from bench.load import Connection
+from bench.responses import Lines
 from bench.rows import Row
 
 POOL = 1024

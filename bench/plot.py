@@ -23,18 +23,18 @@ Quantity = Callable[[Cell], float]
 
 
 def plot(cells: Sequence[Cell], path: Path) -> None:
-    """Draw requests/s, time to an answer and CPU of every row at every number of connections."""
+    """Draw requests/s, time to a response and CPU of every row at every number of connections."""
     titles = list(dict.fromkeys(cell.row.title for cell in cells))
     size = (17, 2 + 0.75 * len(titles))
     figure, (rates, times, cpus) = plt.subplots(1, 3, figsize=size, sharey=True, layout="constrained")
-    figure.suptitle("The service beside its floor, an empty Flask route behind the same gunicorn", fontsize=14)
+    figure.suptitle("The service beside its baseline, an empty Flask route behind the same gunicorn", fontsize=14)
     places = _places(cells)
 
     _bars(rates, places, lambda cell: cell.ratio(rate))
     _figures(
         rates, places, lambda cell: max(cell.ratio(rate), _least_rate(cell)), lambda cell: f"{cell.middle(rate):,.0f}/s"
     )
-    rates.set_title("Requests/s, as a share of the floor's\n(figures: requests/s)", fontsize=11)
+    rates.set_title("Requests/s, as a share of the baseline's\n(figures: requests/s)", fontsize=11)
     for cell, y in places:
         if least := _least_rate(cell):
             rates.plot([least, least], [y - _THICKNESS / 2, y + _THICKNESS / 2], color="crimson", linewidth=2.5)
@@ -42,7 +42,7 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
     _bars(times, places, lambda cell: 1e3 * cell.middle(p99), alpha=0.35)
     _bars(times, places, lambda cell: 1e3 * cell.middle(p50))
     _figures(times, places, lambda cell: 1e3 * cell.middle(p99), lambda cell: f"{1e3 * cell.middle(p99):.3g}")
-    times.set_title("Time to an answer, ms\n(dark: median; light, and figures: 99th percentile)", fontsize=11)
+    times.set_title("Time to a response, ms\n(dark: median; light, and figures: 99th percentile)", fontsize=11)
     times.set_xscale("log")
 
     _bars(cpus, places, lambda cell: 1e6 * cell.middle(cpu))
@@ -65,7 +65,7 @@ def _least_rate(cell: Cell) -> float:
 
 
 def _places(cells: Sequence[Cell]) -> list[tuple[Cell, float]]:
-    """Give every cell its height: a row's cells side by side, around the row's number."""
+    """Give every cell its height: a row's cells next to each other, around the row's number."""
     rows = list(dict.fromkeys(cell.row.name for cell in cells))
     places = []
     for number, name in enumerate(rows):

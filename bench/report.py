@@ -38,7 +38,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "connections": cell.connections,
         "steps": cell.steps,
         "medians": {name: cell.middle(quantity) for name, quantity in quantities.items()},
-        "ratios_to_floor": {name: cell.ratio(quantities[name]) for name in ("rate", "p50", "p99", "cpu")},
+        "ratios_to_baseline": {name: cell.ratio(quantities[name]) for name in ("rate", "p50", "p99", "cpu")},
         "beside": cell.beside
         and {
             "name": cell.beside.row.name,

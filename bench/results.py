@@ -12,7 +12,7 @@ Quantity = Callable[[Sample], float]
 
 @dataclass(slots=True)
 class Cell:
-    """The samples of a row at a number of connections, and from the same rounds those of the floor and `beside`.
+    """The samples of a row at a number of connections, and from the same rounds those of the baseline and `beside`.
 
     `beside` is the cell of the row that this one is held against, where that was measured.
     """
@@ -20,7 +20,7 @@ class Cell:
     row: Row
     connections: int
     samples: list[Sample] = field(default_factory=list)
-    floors: list[Sample] = field(default_factory=list)
+    baselines: list[Sample] = field(default_factory=list)
     beside: "Cell | None" = None
 
     @property
@@ -33,8 +33,8 @@ class Cell:
         return median(map(quantity, self.samples))
 
     def ratio(self, quantity: Quantity) -> float:
-        """Return the median of the rounds' ratios to the floor."""
-        return median_ratio(quantity, self.samples, self.floors)
+        """Return the median of the rounds' ratios to the baseline."""
+        return median_ratio(quantity, self.samples, self.baselines)
 
     def ratio_to(self, other: "Cell", quantity: Quantity) -> float:
         """Return the median of the rounds' ratios to another cell."""
@@ -57,12 +57,12 @@ def rate(sample: Sample) -> float:
 
 
 def p50(sample: Sample) -> float:
-    """Median time to an answer, seconds."""
+    """Median time to a response, seconds."""
     return sample.p50
 
 
 def p99(sample: Sample) -> float:
-    """Time that 99 of 100 answers keep within, seconds."""
+    """Time that 99 of 100 responses keep within, seconds."""
     return sample.p99
 
 

@@ -8,18 +8,18 @@ from bench.generator import Generator
 from bench.load import Load, Sample
 from bench.messages import connections
 from bench.results import Cell
-from bench.rows import FLOOR, Row
-from bench.server import Server
+from bench.rows import BASELINE, Row
+from tests.support.service import Service
 
 ROUNDS = 5
 WARM_UP = 0.2
 """Seconds of each measurement that are not counted."""
 
 
-def measure(rows: Sequence[Row], servers: Mapping[str, Server], generator: Generator, seconds: float) -> list[Cell]:
-    """Measure rows for so many seconds a round at each of their numbers of connections, and the floor beside them."""
+def measure(rows: Sequence[Row], servers: Mapping[str, Service], generator: Generator, seconds: float) -> list[Cell]:
+    """Measure rows and the baseline for so many seconds a round, at each of their numbers of connections."""
     counts = sorted({count for row in rows for count in row.connections})
-    cells = [Cell(row, count) for count in counts for row in (FLOOR, *rows) if count in row.connections]
+    cells = [Cell(row, count) for count in counts for row in (BASELINE, *rows) if count in row.connections]
 
     def sample(cell: Cell, seconds: float) -> Sample:
         progress.set_postfix_str(f"{cell.row.title}, {cell.where}")
@@ -37,6 +37,6 @@ def measure(rows: Sequence[Row], servers: Mapping[str, Server], generator: Gener
                 cell.samples.append(sample(cell, seconds))
     found = {(cell.row.name, cell.connections): cell for cell in cells}
     for cell in cells:
-        cell.floors = found[FLOOR.name, cell.connections].samples
+        cell.baselines = found[BASELINE.name, cell.connections].samples
         cell.beside = found.get((cell.row.beside, cell.connections))
     return cells

@@ -36,7 +36,7 @@ class Row:
     """One thing to measure.
 
     A request steps `sessions` sessions; where it is one, `{session}` in `path` is its name. With `lines` a connection
-    is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unanswered. With
+    is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unfinished. With
     `keyed` each request has an `Idempotency-Key` of its own. `beside` names another row that it is held against.
     """
 
@@ -44,7 +44,7 @@ class Row:
     title: str
     path: str
     body: Body
-    server: Literal["floor", "service"] = "service"
+    server: Literal["baseline", "service"] = "service"
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
     sessions: int = 0
     lines: bool = False
@@ -95,7 +95,7 @@ _STREAM = Row(
     connections=(1,),
 )
 
-FLOOR = Row("floor", "empty Flask route", "/", fixed({"instances": [PIXELS]}), server="floor")
+BASELINE = Row("baseline", "empty Flask route", "/", fixed({"instances": [PIXELS]}), server="baseline")
 
 SESSION = Row(
     name="session",
@@ -116,7 +116,7 @@ _LARGE_PREDICT = Row(
 )
 
 ROWS = (
-    FLOOR,
+    BASELINE,
     _PREDICT,
     _infer("infer-json", "infer, JSON", 1, binary=False, beside=_PREDICT),
     _infer("infer-binary", "infer, binary", 1, binary=True, beside=_PREDICT),

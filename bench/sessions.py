@@ -1,21 +1,21 @@
 """The sessions behind a server: making many of them at once, and asking what one takes.
 
-What a session looks like in the store is the service's own affair: one is begun over HTTP, and copied as it lies there.
+The store's format is the service's own: one session is created over HTTP, and its record is copied.
 """
 
-import http.client
-import json
 import math
-import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import redis
 
 from bench.messages import session_name
 from bench.rows import RNN, ROW
-from bench.server import Server, ServerError
+from bench.server import ServerError
 from carryover.server.embedded_valkey import EmbeddedValkey
+from tests.support.service import Service
+from tests.support.waiting import eventually
 
 _CHUNK = 1000
 _TTL = 24 * 3600
@@ -37,8 +37,8 @@ class Memory:
         return self.total - self.state - self.name
 
 
-def fill(server: Server, count: int) -> None:
-    """Begin `count` sessions of the RNN, and wait until the store is at rest again."""
+def fill(server: Service, count: int) -> None:
+    """Create `count` sessions of the RNN, and wait until the store is at rest again."""
     first = session_name(0)
     _post(server, f"/v1/models/{RNN}/sessions", {"session": first, "ttl": _TTL})
     client = _client(server)
@@ -55,7 +55,7 @@ def fill(server: Server, count: int) -> None:
     _wait_until_at_rest(client)
 
 
-def memory(server: Server) -> Memory:
+def memory(server: Service) -> Memory:
     """Return what the store takes for a session that has been stepped."""
     name = "measured"
     session = _post(server, f"/v1/models/{RNN}/sessions", {"session": name})
@@ -74,29 +74,23 @@ def _key(client: Any, session: str) -> bytes:
     return keys[0]
 
 
-def _post(server: Server, path: str, document: Any) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=_TIMEOUT)
-    try:
-        connection.request("POST", path, json.dumps(document), {"Content-Type": "application/json"})
-        response = connection.getresponse()
-        body = response.read()
-        if response.status >= http.HTTPStatus.BAD_REQUEST:
-            raise ServerError(f"POST {path}: {response.status}: {body[:500].decode(errors='replace')}")
-        return json.loads(body)
-    finally:
-        connection.close()
+def _post(server: Service, path: str, document: Any) -> Any:
+    with server.client() as client:
+        response = client.post(path, document)
+    if response.status >= HTTPStatus.BAD_REQUEST:
+        raise ServerError(f"POST {path}: {response.status}: {response.body[:500].decode(errors='replace')}")
+    return response.json
 
 
 def _wait_until_at_rest(client: Any) -> None:
     """Wait until Valkey has ended rewriting its append-only file, which takes a CPU."""
-    deadline = time.monotonic() + _TIMEOUT
-    while time.monotonic() < deadline:
+
+    def at_rest() -> bool:
         persistence = client.info("persistence")
-        if not persistence["aof_rewrite_in_progress"] and not persistence["aof_rewrite_scheduled"]:
-            return
-        time.sleep(0.2)
-    raise ServerError("Valkey does not end rewriting its append-only file")
+        return not persistence["aof_rewrite_in_progress"] and not persistence["aof_rewrite_scheduled"]
+
+    eventually("the end of rewriting the append-only file", at_rest, interval=0.2)
 
 
-def _client(server: Server) -> Any:
+def _client(server: Service) -> Any:
     return redis.Redis.from_url(EmbeddedValkey(server.data).url, socket_timeout=_TIMEOUT)

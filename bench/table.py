@@ -12,20 +12,20 @@ _HEADS = (
     "",
     "conn.",
     "requests/s",
-    "x floor",
+    "x baseline",
     "steps/s",
     "p50 ms",
-    "x floor",
+    "x baseline",
     "p99 ms",
-    "x floor",
+    "x baseline",
     "CPU us/req.",
-    "x floor",
+    "x baseline",
 )
 _COMPARED: dict[str, Quantity] = {"requests/s": rate, "p50": p50, "CPU": cpu}
 
 
 def table(cells: Sequence[Cell]) -> str:
-    """Return one line a cell; every ratio is to the floor at the same number of connections."""
+    """Return one line a cell; every ratio is to the baseline at the same number of connections."""
     lines = [_HEADS, *(_line(cell) for cell in cells)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(_HEADS))]
     text = []
@@ -41,7 +41,7 @@ def table(cells: Sequence[Cell]) -> str:
         "",
         f"The load generator itself took {min(spent):.0f} to {max(spent):.0f} us of CPU a request.",
         f"Other programs kept {kept}.",
-        "The floor never waits: a worker stays with a connection for as long as requests come, so that at 32 and 128",
+        "The baseline never waits: a worker stays with a connection for as long as requests come, so at 32 and 128",
         "connections its p50 is that of the few connections which are served, its p99 that of those which are not.",
     ]
     return "\n".join(text)

@@ -7,7 +7,7 @@ from bench.live import CONNECTIONS, FEW, Live
 from bench.results import Cell, cpu, p50, rate
 from bench.sessions import Memory
 
-# The least that requests/s may be, as a share of the floor's at the same number of connections.
+# The least that requests/s may be, as a share of the baseline's at the same number of connections.
 LEAST_RATE = {("predict", 32): 0.75, ("predict", 128): 0.75, ("session", 32): 0.5, ("session", 128): 0.6}
 MOST_P50 = {("session", 1): 2.5}
 MOST_KEYED = 1.15
@@ -43,10 +43,10 @@ def targets(cells: Sequence[Cell], memory: Memory, live: Live | None) -> Iterato
         where = f"{cell.row.title} at {cell.where}"
         if place in LEAST_RATE:
             yield Target(
-                f"{where}, requests/s as a share of the floor's", cell.ratio(rate), LEAST_RATE[place], at_least=True
+                f"{where}, requests/s as a share of the baseline's", cell.ratio(rate), LEAST_RATE[place], at_least=True
             )
         if place in MOST_P50:
-            yield Target(f"{where}, p50 over the floor's", cell.ratio(p50), MOST_P50[place], at_least=False)
+            yield Target(f"{where}, p50 over the baseline's", cell.ratio(p50), MOST_P50[place], at_least=False)
         if cell.row.keyed and (plain := cell.beside):
             what = f"CPU of {cell.row.title} over that of one without at {cell.where}"
             yield Target(what, cell.ratio_to(plain, cpu), MOST_KEYED, at_least=False)

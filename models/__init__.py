@@ -1,1 +1,1 @@
-"""The models that are served here: plain modules that keep what they must remember in buffers."""
+"""The models that come with the service: plain modules that keep their state in buffers."""

@@ -1,4 +1,4 @@
-"""Running totals of all the values ever seen, in which rounding errors do not pile up."""
+"""Running totals of all values so far, in which rounding errors do not accumulate."""
 
 import torch
 from torch import Tensor, nn
@@ -7,13 +7,13 @@ from torch import Tensor, nn
 class Accumulator(nn.Module):
     """Add values to totals that are kept in buffers, all of them float64 scalars.
 
-    `sum` is the nearest float64 to all that is known of the sum, and `compensation` the remainder that
-    did not fit in it: every addition's rounding error is kept and added back, so a small value is not
-    lost beside a large one. The totals must stay below the largest float64 (1.8e308) after every value;
-    beyond it `sum` turns infinite or NaN and stays so.
+    `sum` is the float64 nearest to the compensated sum, and `compensation` the remainder that does not
+    fit in it: the rounding error of every addition is kept and added back, so a small value added to a
+    large one is not lost. The totals must stay below the largest float64 (1.8e308) after every value;
+    beyond it `sum` becomes infinite or NaN and stays so.
 
     Source: Neumaier (1974), Rundungsfehleranalyse einiger Verfahren zur Summation endlicher Summen,
-    ZAMM 54, 39-51; carried out on whole vectors as Sum2 of Ogita, Rump and Oishi (2005),
+    ZAMM 54, 39-51; applied to whole vectors as Sum2 of Ogita, Rump and Oishi (2005),
     Accurate Sum and Dot Product, SIAM J. Sci. Comput. 26, 1955-1988.
     """
 
@@ -34,8 +34,8 @@ class Accumulator(nn.Module):
     def forward(self, values: Tensor) -> dict[str, Tensor]:
         """Add float64 values of any shape, and return the totals: scalars, `count` int64, the others float64.
 
-        No values leave the totals as they are, so they can be read. The mean of nothing is NaN, its
-        minimum is infinity and its maximum minus infinity.
+        Without values the totals are unchanged, which is how they are read. The mean of no values is NaN,
+        their minimum is infinity and their maximum minus infinity.
         """
         if values.numel():
             self.add(values.flatten())

@@ -1,4 +1,4 @@
-"""Batch normalisation, whose buffers training moves and inference only reads, and a classifier on it."""
+"""Batch normalisation, whose buffers are updated in training and only read in inference, and a classifier."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,9 @@ from torch.nn import functional
 class BatchNorm(nn.Module):
     """Normalise every feature over the batch: (N, F) or (N, F, ...) to the same shape.
 
-    In training the batch's own mean and biased variance are used, and the buffers move towards its mean and
-    unbiased variance: running = (1 - momentum) * running + momentum * batch. In evaluation the buffers are
-    used in their place, and stay as they are.
+    Training uses the batch's mean and biased variance, and moves the buffers towards its mean and unbiased
+    variance: running = (1 - momentum) * running + momentum * batch. Evaluation uses the buffers instead, and
+    leaves them unchanged.
 
     Source: Ioffe and Szegedy (2015), Batch Normalization, arXiv:1502.03167, algorithms 1 and 2.
     """
@@ -42,7 +42,7 @@ class BatchNorm(nn.Module):
 
 
 class BatchNormClassifier(nn.Module):
-    """Tell which digit an image of 8 by 8 pixels shows: (N, 64) pixels from 0 to 16 to (N, 10)."""
+    """Classify images of digits, 8 by 8 pixels: (N, 64) pixels from 0 to 16 to (N, 10)."""
 
     def __init__(self, hidden_size: int = 128) -> None:
         super().__init__()
@@ -57,10 +57,10 @@ class BatchNormClassifier(nn.Module):
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Return the probability of every digit: (N, 64) to (N, 10)."""
+        """Return the probability of each digit: (N, 64) to (N, 10)."""
         return self.logits(pixels).softmax(-1)
 
     def logits(self, pixels: Tensor) -> Tensor:
-        """Return the logarithms of the probabilities up to a constant: (N, 64) to (N, 10)."""
+        """Return the logits: (N, 64) to (N, 10)."""
         scores: Tensor = self.layers(pixels / 16)
         return scores

@@ -1,6 +1,6 @@
-"""Train the classifiers on scikit-learn's digits and write every model's checkpoint.
+"""Train the classifiers on scikit-learn's digits and write the checkpoint of every model.
 
-Run `python -m models.train`. The same machine writes the same files every time.
+Run `python -m models.train`. On the same machine it writes the same files every time.
 """
 
 import argparse
@@ -30,11 +30,11 @@ WEIGHT_DECAY = 1e-2
 VERSION = "1"
 
 Logits = Callable[[Tensor], Tensor]
-"""From images (N, 8, 8) to the logits after each of a model's T looks at them (T, N, 10)."""
+"""From images (N, 8, 8) to the logits after each of T time steps (T, N, 10)."""
 
 
 class Digits(NamedTuple):
-    """Images (N, 8, 8), pixels from 0 to 16, and the digits they show (N,)."""
+    """Images (N, 8, 8), pixels from 0 to 16, and their labels (N,)."""
 
     images: Tensor
     labels: Tensor
@@ -42,7 +42,7 @@ class Digits(NamedTuple):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a classifier is made: `build` returns it untrained, with the way it looks at images."""
+    """How to train a classifier: `build` returns it untrained, with its logits as a function of images."""
 
     name: str
     build: Callable[[], tuple[nn.Module, Logits]]
@@ -50,13 +50,13 @@ class Recipe:
 
 
 def batchnorm() -> tuple[nn.Module, Logits]:
-    """Look at all 64 pixels at once: T = 1."""
+    """Classify all 64 pixels at once: T = 1."""
     model = BatchNormClassifier()
     return model, lambda images: model.logits(images.flatten(1))[None]
 
 
 def rnn() -> tuple[nn.Module, Logits]:
-    """Read 8 rows of 8 pixels, T = 8, from an empty hidden state, and leave it empty."""
+    """Read 8 rows of 8 pixels, T = 8, from the initial hidden state, and reset it afterwards."""
     model = RNNClassifier()
 
     def logits(images: Tensor) -> Tensor:
@@ -72,15 +72,15 @@ RECIPES = (Recipe("digits-batchnorm", batchnorm, epochs=200), Recipe("digits-rnn
 
 
 def main() -> None:
-    """Train every model, as the command line says."""
+    """Train every model; the command line names the output folder."""
     parser = argparse.ArgumentParser(prog="python -m models.train", description="Train every model.")
-    parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="folder of the checkpoints")
+    parser.add_argument("--out", type=Path, default=Path("checkpoints"), help="folder for the checkpoints")
     train(parser.parse_args().out)
 
 
 def train(out: Path, recipes: tuple[Recipe, ...] = RECIPES) -> None:
     """Write the weights of the accumulator and of every recipe's classifier below `out`."""
-    torch.set_num_threads(1)  # sums are split over threads: another number rounds otherwise
+    torch.set_num_threads(1)  # sums are split over threads, so the number of threads changes the rounding
     save(Accumulator(), out / "accumulator" / VERSION)
     training, held_out = split_digits()
     for recipe in recipes:
@@ -103,7 +103,7 @@ def train(out: Path, recipes: tuple[Recipe, ...] = RECIPES) -> None:
 
 @dataclass(frozen=True)
 class Report:
-    """What `training.json` says of a training."""
+    """The contents of `training.json`."""
 
     model: str
     held_out_accuracy: float
@@ -122,7 +122,7 @@ class Report:
 
 
 def split_digits() -> tuple[Digits, Digits]:
-    """Return the digits to train on and the held-out ones, each digit in the same proportion in both."""
+    """Return the digits to train on and the held-out ones, stratified by digit."""
     digits = load_digits()
     training_images, held_out_images, training_labels, held_out_labels = train_test_split(
         torch.tensor(digits.images, dtype=torch.float32),
@@ -135,7 +135,7 @@ def split_digits() -> tuple[Digits, Digits]:
 
 
 def fit(model: nn.Module, logits: Logits, digits: Digits, recipe: Recipe) -> None:
-    """Train in place: AdamW under a cosine schedule, every image shifted anew each time it is seen."""
+    """Train in place: AdamW with a cosine schedule; every image is shifted at random each time."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.epochs)
     model.train()
@@ -149,22 +149,22 @@ def fit(model: nn.Module, logits: Logits, digits: Digits, recipe: Recipe) -> Non
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross-entropy over T looks, (T, N, 10) and (N,) to (), t-th weight t²."""
-    looks = len(logits)
-    weights = torch.arange(1, looks + 1, dtype=torch.float32).square()
-    each = functional.cross_entropy(logits.flatten(0, 1), labels.repeat(looks), reduction="none")
-    return each.view(looks, -1).mean(1) @ (weights / weights.sum())
+    """Return the mean cross-entropy over T steps, (T, N, 10) and (N,) to (), with weight t² for step t."""
+    steps = len(logits)
+    weights = torch.arange(1, steps + 1, dtype=torch.float32).square()
+    each = functional.cross_entropy(logits.flatten(0, 1), labels.repeat(steps), reduction="none")
+    return each.view(steps, -1).mean(1) @ (weights / weights.sum())
 
 
 def shifted(images: Tensor) -> Tensor:
-    """Move each image by up to one pixel across and down, (N, 8, 8) to (N, 8, 8), with zeros moving in."""
+    """Move each image by up to one pixel across and down, (N, 8, 8) to (N, 8, 8), filling with zeros."""
     rows, columns = torch.randint(0, 3, (2, len(images), 1)) + torch.arange(8)
     image = torch.arange(len(images))
     return functional.pad(images, (1, 1, 1, 1))[image[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
 def accuracy(model: nn.Module, logits: Logits, digits: Digits) -> float:
-    """Return the share of the images whose digit is the likeliest one at the last look."""
+    """Return the fraction of images whose digit is the most likely one after the last step."""
     model.eval()
     with torch.inference_mode():
         right = logits(digits.images)[-1].argmax(-1) == digits.labels

@@ -1,27 +1,44 @@
-"""One service for all tests that leave it as it was; a fresh one for those that break it."""
+"""One service for all tests that leave it as it was; a new one for those that break it."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import Client, RedisServer, Service
-from repository import write_few, write_zoo
+import torch
 
-Launch = Callable[..., Service]
+from tests.support.client import Client
+from tests.support.redis_server import RedisServer
+from tests.support.repository import write_batching, write_common, write_identities
+from tests.support.service import Launch, Service
+
+# The operations are tiny, and the machine's CPUs are busy with what the tests start.
+torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with the models that come with the service, and many small ones."""
-    folder = tmp_path_factory.mktemp("zoo") / "models"
-    write_zoo(folder)
+def common_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the models that come with the service, and the small ones that many tests use."""
+    folder = tmp_path_factory.mktemp("common") / "models"
+    write_common(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def service(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Service]:
-    """The service that most tests share. It serves the zoo, with two workers and its own Valkey."""
-    running = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=zoo)
+def service(tmp_path_factory: pytest.TempPathFactory, common_models: Path) -> Iterator[Service]:
+    """The service that most tests share, of two workers and an embedded Valkey."""
+    running = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=common_models)
+    try:
+        yield running.start()
+    finally:
+        running.end()
+
+
+@pytest.fixture(scope="session")
+def identity_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of an identity model of every datatype and shape."""
+    models = tmp_path_factory.mktemp("identities") / "models"
+    write_identities(models)
+    running = Service(tmp_path_factory.mktemp("identity-service"), MODEL_REPOSITORY=models)
     try:
         yield running.start()
     finally:
@@ -30,9 +47,9 @@ def service(tmp_path_factory: pytest.TempPathFactory, zoo: Path) -> Iterator[Ser
 
 @pytest.fixture(scope="session")
 def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service with one worker, of models that are slow or tell what they do, and with a low limit for bodies."""
-    models = tmp_path_factory.mktemp("few") / "models"
-    write_few(models)
+    """A service with one worker, of models that are slow or print what they do, and with a low limit for bodies."""
+    models = tmp_path_factory.mktemp("batching") / "models"
+    write_batching(models)
     running = Service(tmp_path_factory.mktemp("single"), MODEL_REPOSITORY=models, WORKERS=1, MAX_BODY_BYTES=20_000)
     try:
         yield running.start()
@@ -43,7 +60,7 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 @pytest.fixture
 def few(tmp_path: Path) -> Path:
     """The models of `single`, for a service of another kind."""
-    write_few(tmp_path / "few")
+    write_batching(tmp_path / "few")
     return tmp_path / "few"
 
 

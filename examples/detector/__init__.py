@@ -1,1 +1,1 @@
-"""A GRU that tells how surprising each sample of an EEG is, given all that came before it."""
+"""A GRU that scores how surprising each sample of an EEG is, given all previous samples."""

@@ -1,13 +1,13 @@
-"""The detector: a GRU that forecasts the next sample, and a score for how far off it was."""
+"""The detector: a GRU that forecasts the next sample, and scores each sample by the error of its forecast."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Detector(nn.Module):
-    """Tell how surprising each sample is: (T, B, C) to (T, B), 1 where the forecast is off by as much as usual.
+    """Score how surprising each sample is: (T, B, C) to (T, B), 1 for the usual error of the forecast.
 
-    `hidden` and `expected` (the forecast of the sample to come) are state; `usual` is measured in training.
+    `hidden` and `expected` (the forecast of the next sample) are state; `usual` is measured in training.
     """
 
     usual: Tensor
@@ -23,7 +23,7 @@ class Detector(nn.Module):
         self.register_buffer("expected", torch.zeros(1, 1, channels))
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Compare each sample with its forecast, and forecast the next."""
+        """Compare each sample with its forecast, and forecast the next one."""
         forecasts, self.hidden = self.forecast(samples, self.hidden)
         expected = torch.cat((self.expected, forecasts))
         self.expected = expected[-1:]

@@ -8,7 +8,7 @@ RATE = 80
 """Samples a second."""
 
 QUIET = 500
-"""So many samples hold nothing unusual; the two sharp waves of the recording come later."""
+"""The number of samples before the two sharp waves of the recording."""
 
 
 def eeg() -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ STEPS, WINDOWS, WINDOW = 150, 32, 60
 
 
 def train(quiet: Tensor) -> Detector:
-    """Learn to forecast each sample of the quiet recording (T, C) from those before it."""
+    """Return a detector trained to forecast each sample of the quiet recording (T, C) from the previous ones."""
     torch.manual_seed(0)
     model = Detector()
     optimizer = torch.optim.AdamW(model.parameters())
@@ -21,7 +21,7 @@ def train(quiet: Tensor) -> Detector:
     for _ in range(STEPS):
         starts = torch.randint(0, len(quiet) - WINDOW, (WINDOWS,))
         windows = quiet[starts + torch.arange(WINDOW)[:, None]]
-        # An EEG turned over, louder or fainter is as good an EEG.
+        # An EEG that is inverted, amplified or attenuated is a valid EEG too.
         windows = windows * torch.randn(WINDOWS, 1).sign() * (1 + 0.3 * torch.randn(WINDOWS, 1))
         forecasts, _ = model.forecast(windows[:-1] + 0.1 * torch.randn_like(windows[:-1]))
         optimizer.zero_grad()

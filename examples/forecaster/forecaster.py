@@ -1,13 +1,13 @@
-"""The forecaster: a convolution over the last samples, which a ring buffer holds."""
+"""The forecaster: a convolution over the last samples, which are kept in a ring buffer."""
 
 import torch
 from torch import Tensor, nn
 
 
 class Forecaster(nn.Module):
-    """Forecast after each sample how the series goes on, from the last `width` samples: (T, B) to (T, B).
+    """Forecast the series after each sample from the last `width` samples: (T, B) to (T, B).
 
-    `ring` holds those samples, `position` where the oldest of them is; `centre` and `scale` standardise the series.
+    `ring` holds those samples, `position` is the index of the oldest; `centre` and `scale` standardise the series.
     """
 
     centre: Tensor
@@ -24,7 +24,7 @@ class Forecaster(nn.Module):
         self.register_buffer("position", torch.zeros(1, dtype=torch.int64))
 
     def forward(self, samples: Tensor) -> Tensor:
-        """Put each sample in the place of the oldest, and forecast."""
+        """Replace the oldest sample with each new one, and forecast."""
         return torch.stack([self.step(sample) for sample in (samples - self.centre) / self.scale])
 
     def step(self, sample: Tensor) -> Tensor:

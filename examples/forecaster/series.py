@@ -5,11 +5,11 @@ from matplotlib.cbook import get_sample_data
 from numpy.typing import NDArray
 
 AHEAD = 10
-"""So many samples ahead is forecast: 20 ms."""
+"""How many samples ahead is forecast: 20 ms."""
 
 
 def potential() -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Return two seconds of regular firing to learn from, and the second after them.
+    """Return two seconds of regular firing for training, and the second after them.
 
     The recording is one of matplotlib's sample data; every fourth of its samples is kept.
     """

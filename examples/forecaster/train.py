@@ -14,7 +14,7 @@ STEPS = 500
 
 
 def train(series: Tensor) -> Forecaster:
-    """Learn to forecast the series (T,), all of it at once: the convolution needs no ring buffer for that."""
+    """Return a forecaster trained on the whole series (T,) at once, for which the convolution needs no ring buffer."""
     torch.manual_seed(0)
     model = Forecaster()
     model.centre, model.scale = series.mean(), series.std()

@@ -1,1 +1,1 @@
-"""Running mean and variance of a stream, and how many standard deviations each value is off."""
+"""Running mean and variance of a stream, and each value's distance from the mean in standard deviations."""

@@ -1,7 +1,7 @@
-"""Send what the S&P 500 gained or lost month by month: `python -m examples.normaliser.client [URL]`.
+"""Send the monthly returns of the S&P 500: `python -m examples.normaliser.client [URL]`.
 
-In a session each month is judged by all months before it, and the mean and the variance in the end are those of the
-whole series, though no request held more than one number. Without a session the nineties judge them all.
+In a session each month is scored against all previous months, and the final mean and variance are those of the whole
+series, although no request holds more than one number. Without a session every month is scored against the nineties.
 """
 
 import sys
@@ -11,16 +11,16 @@ import requests
 from .series import months
 
 UNUSUAL = 3.0
-"""So many standard deviations from the mean is unusual."""
+"""A value this many standard deviations from the mean is unusual."""
 
 
 def main(service: str) -> None:
-    """Print the unusual months, and the mean and variance in the end, with a session and without."""
+    """Print the unusual months and the final mean and variance, with a session and without."""
     model = f"{service}/v1/models/normaliser"
     names, growth = months()
     with requests.Session() as http:
         session = http.post(f"{model}/sessions").json()["session"]
-        for how, address in (
+        for how, url in (
             ("with a session", f"{model}/sessions/{session}:predict"),
             ("without", f"{model}:predict"),
         ):
@@ -28,9 +28,9 @@ def main(service: str) -> None:
             for name, value in zip(names, growth.tolist(), strict=True):
                 if name < "2000":
                     continue
-                answer = http.post(address, json={"instances": [value]})
-                answer.raise_for_status()
-                last = answer.json()["predictions"][0]
+                response = http.post(url, json={"instances": [value]})
+                response.raise_for_status()
+                last = response.json()["predictions"][0]
                 if abs(last["score"]) > UNUSUAL:
                     unusual.append(name)
             print(f"{how}: unusual are {', '.join(unusual)}; mean {last['mean']:.9f}, variance {last['variance']:.9f}")

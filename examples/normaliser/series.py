@@ -1,4 +1,4 @@
-"""What the S&P 500 gained or lost in each month, in percent."""
+"""The monthly returns of the S&P 500, in percent."""
 
 import csv
 from pathlib import Path
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 def months() -> tuple[list[str], NDArray[np.float64]]:
-    """Return the months from February 1990 to June 2022, and the logarithm of each one's growth times 100.
+    """Return the months from February 1990 to June 2022, and the logarithmic return of each, times 100.
 
     The index is one of matplotlib's sample data.
     """

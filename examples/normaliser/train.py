@@ -1,6 +1,6 @@
-"""Let the normaliser see the nineties: `python -m examples.normaliser.train`.
+"""Fit the normaliser to the nineties: `python -m examples.normaliser.train`.
 
-What its state buffers hold in the checkpoint is what every session begins with.
+The state buffers in the checkpoint are the initial state of every session.
 """
 
 from pathlib import Path
@@ -13,7 +13,7 @@ from .series import months
 
 
 def train() -> Normaliser:
-    """Return a normaliser that has counted in every month before 2000."""
+    """Return a normaliser that has seen every month before 2000."""
     names, growth = months()
     model = Normaliser()
     model(torch.tensor([[value] for name, value in zip(names, growth, strict=True) if name < "2000"]))

@@ -12,7 +12,20 @@ __version__ = "0.1.0"
 
 
 def create_app() -> "Flask":
-    """Return the application without an engine, for `flask --app carryover`: its commands and its routes."""
-    from carryover.api.application import create_app as create  # noqa: PLC0415 - a client needs neither
+    """Return the application without an engine, for `flask --app carryover`: its commands and its routes.
 
-    return create()
+    Raises:
+        click.UsageError: it is to be run, which Flask's server cannot do.
+
+    """
+    import click  # noqa: PLC0415 - a client needs none of these
+
+    from carryover import cli  # noqa: PLC0415
+    from carryover.api.application import create_app as create  # noqa: PLC0415
+
+    context = click.get_current_context(silent=True)
+    if context is not None and context.info_name == "run":
+        raise click.UsageError("Flask's own server cannot serve this application; run `carryover serve` instead")
+    app = create()
+    cli.register(app)
+    return app

@@ -1,6 +1,6 @@
 """Everything that can go wrong, as a tree. `carryover.api.problems` maps it to HTTP in one table.
 
-The message of each error is the sentence that the client reads: what was wrong, where, and what would be right.
+The message of each error is the sentence that the client reads: what is wrong, where, and what was expected.
 """
 
 
@@ -9,7 +9,7 @@ class CarryoverError(Exception):
 
 
 class ConfigurationError(CarryoverError):
-    """The service cannot start: a setting, a manifest or a checkpoint is not right."""
+    """The service cannot start: a setting, a manifest or a checkpoint is invalid."""
 
 
 class RequestError(CarryoverError):
@@ -17,7 +17,7 @@ class RequestError(CarryoverError):
 
 
 class InvalidInputError(RequestError):
-    """The body, a name or a header is not what the interface asks for."""
+    """The body, a name or a header is invalid."""
 
 
 class NotFoundError(RequestError):
@@ -25,7 +25,7 @@ class NotFoundError(RequestError):
 
 
 class GoneError(RequestError):
-    """The session was there, and has expired or was deleted."""
+    """The session has expired or was deleted."""
 
 
 class ConflictError(RequestError):
@@ -33,17 +33,17 @@ class ConflictError(RequestError):
 
 
 class NameTakenError(ConflictError):
-    """A live session already has this name."""
+    """A session with this name exists."""
 
 
 class KeyInUseError(ConflictError):
-    """A request with the same idempotency key is still running."""
+    """A request with the same idempotency key is in flight."""
 
     retry_after = 1
 
 
 class KeyReusedError(RequestError):
-    """The idempotency key stands for another request."""
+    """The idempotency key was used with another request."""
 
 
 class ForeignStateError(ConflictError):
@@ -51,11 +51,11 @@ class ForeignStateError(ConflictError):
 
 
 class PreconditionFailedError(RequestError):
-    """`If-Match` or `If-None-Match` asks for something else than there is."""
+    """`If-Match` or `If-None-Match` does not hold."""
 
 
 class StepMismatchError(PreconditionFailedError):
-    """`If-Match` names another step than the session stands at."""
+    """`If-Match` names other steps than the session is at."""
 
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
@@ -71,7 +71,7 @@ class MediaTypeError(RequestError):
 
 
 class UnsupportedError(RequestError):
-    """The interface has a word for this, and the service does not do it."""
+    """The interface defines this, and the service does not implement it."""
 
 
 class NonFiniteStateError(RequestError):
@@ -83,7 +83,7 @@ class StateTooLargeError(RequestError):
 
 
 class UnavailableError(CarryoverError):
-    """The service cannot do this now; `retry_after` says in how many seconds to ask again."""
+    """The service cannot do this now; `retry_after` says after how many seconds to retry."""
 
     retry_after = 1
 
@@ -97,12 +97,12 @@ class StoreUnavailableError(UnavailableError):
 
 
 class CommitUnknownError(StoreUnavailableError):
-    """Redis went away during a commit: it may have been made, or not."""
+    """The connection to Redis broke during a commit, which may have been made or not."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(
-            f"{reason}; it is not known whether this request was carried out: look at the session's step, or send the "
-            "request again with the same Idempotency-Key if it had one"
+            f"{reason}; it is not known whether this request was committed: compare the session's step, or retry with "
+            "the same Idempotency-Key if the request had one"
         )
 
 

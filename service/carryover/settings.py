@@ -1,4 +1,4 @@
-"""The service's settings: environment variables, checked once at the start."""
+"""The service's settings: environment variables, validated once at startup."""
 
 import os
 from pathlib import Path
@@ -15,41 +15,41 @@ _Bytes = Annotated[int, Field(gt=0, le=2**50)]
 
 
 class Settings(BaseSettings):
-    """Every setting by the name of its environment variable, in lower case; one that is empty is not set."""
+    """Every setting, named like its environment variable in lower case; an empty variable counts as unset."""
 
     model_config = SettingsConfigDict(env_ignore_empty=True)
 
     redis_url: str | None = Field(
-        default=None, description="The Redis or Valkey server; without it the service starts its own"
+        default=None, description="The Redis or Valkey server; without it the service runs an embedded Valkey"
     )
-    redis_timeout: float = Field(default=2.0, gt=0, le=3600, description="Seconds that Redis has for an answer")
-    data_dir: Path = Field(default=Path("data"), description="Where the service's own Valkey keeps its data")
-    model_repository: str = Field(default="checkpoints", description="The folder of models, or several with : between")
+    redis_timeout: float = Field(default=2.0, gt=0, le=3600, description="Seconds that Redis has to reply")
+    data_dir: Path = Field(default=Path("data"), description="Folder of the embedded Valkey's data")
+    model_repository: str = Field(default="checkpoints", description="Folder of models, or several separated by :")
     trust_pt2: bool = Field(
-        default=False, description="Whether to load programs (model.pt2), which can run any code when they are loaded"
+        default=False, description="Whether to load programs (model.pt2), which can run arbitrary code when loaded"
     )
-    max_state_bytes: _Bytes = Field(default=16 * 2**20, description="The largest state that a session may grow to")
+    max_state_bytes: _Bytes = Field(default=16 * 2**20, description="Largest state of a session")
     bind: str = Field(default="127.0.0.1:8000", description="Address and port to listen on")
-    workers: PositiveInt | None = Field(default=None, description="Worker processes; without it one for each CPU")
+    workers: PositiveInt | None = Field(default=None, description="Worker processes; by default one per CPU")
     session_ttl: PositiveInt = Field(
-        default=3600, le=_TEN_YEARS, description="Seconds that a session lives after its last use"
+        default=3600, le=_TEN_YEARS, description="Default seconds from a session's last step until it expires"
     )
     idempotency_ttl: PositiveInt = Field(
-        default=3600, le=_TEN_YEARS, description="Seconds that an answer is kept for repeats"
+        default=3600, le=_TEN_YEARS, description="Seconds that a response is stored for retries"
     )
-    max_batch: PositiveInt = Field(default=128, le=100_000, description="The most requests that one forward takes")
+    max_batch: PositiveInt = Field(default=128, le=100_000, description="Most requests in one forward")
     max_queue: PositiveInt = Field(
-        default=4096, le=2**31, description="The most requests that may wait for one model in one worker"
+        default=4096, le=2**31, description="Most requests that may wait for one model in one worker"
     )
-    max_body_bytes: _Bytes = Field(default=16 * 2**20, description="The largest body, and the longest line of a stream")
+    max_body_bytes: _Bytes = Field(default=16 * 2**20, description="Largest body, and longest line of a stream")
     graceful_timeout: PositiveInt = Field(
-        default=30, le=_TEN_YEARS, description="Seconds that requests have to finish when a worker is stopped"
+        default=30, le=_TEN_YEARS, description="Seconds that requests have to finish when a worker stops"
     )
-    log_format: Literal["text", "json"] = Field(default="text", description="How log lines look")
+    log_format: Literal["text", "json"] = Field(default="text", description="Format of log lines")
 
     @property
     def model_folders(self) -> list[Path]:
-        """The folders that `model_repository` names."""
+        """The folders in `model_repository`."""
         return [Path(folder) for folder in self.model_repository.split(os.pathsep) if folder]
 
     @field_validator("bind")
@@ -62,10 +62,10 @@ class Settings(BaseSettings):
 
 
 def read() -> Settings:
-    """Read the environment.
+    """Read the settings from the environment.
 
     Raises:
-        ConfigurationError: with the variable, its value and what was expected.
+        ConfigurationError: names the variable, its value and what was expected.
 
     """
     try:

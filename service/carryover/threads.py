@@ -1,4 +1,4 @@
-"""Work that takes long, in a native thread: the worker goes on meanwhile, where the work releases the GIL."""
+"""Long-running work in a native thread: the worker keeps serving while the work releases the GIL."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -19,5 +19,5 @@ def run_in_thread(work: Callable[[], T]) -> T:
 def _outcome(work: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:
     try:
         return work(), None
-    except Exception as error:  # noqa: BLE001 - it is raised where it is waited for
+    except Exception as error:  # noqa: BLE001 - raised in the greenlet that waits
         return None, error

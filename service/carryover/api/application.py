@@ -1,27 +1,119 @@
-"""The Flask application: the commands and, with an engine, the REST interface in front of it."""
+"""The Flask application: a rule for each route, in front of the driver. The one place that knows Flask's request."""
 
-from carryover.api import problems, v2
-from carryover.api.routing import Application, NameConverter
-from carryover.api.v1 import accumulators, models, sessions, streams
+from collections.abc import Iterable
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from flask import Flask, request
+from flask import Request as FlaskRequest
+from flask import Response as FlaskResponse
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+from werkzeug.routing import BaseConverter, MapAdapter
+
+from carryover.api import driver, problems
+from carryover.api.inbound import HEADERS, Inbound
+from carryover.api.response import Response
+from carryover.api.route import Route
+from carryover.api.routes import ROUTES
+from carryover.api.transport import iter_body, read_body
 from carryover.engine import Engine
-from carryover.settings import Settings
+from carryover.errors import UnavailableError
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+_STATUS_LINES = {int(status): f"{int(status)} {status.phrase}" for status in HTTPStatus}
+_IN_ENVIRON = tuple(
+    (name, name.upper().replace("-", "_") if name == "content-type" else f"HTTP_{name.upper().replace('-', '_')}")
+    for name in HEADERS
+)
+"""The headers of `HEADERS`, and what WSGI calls them."""
 
 
-def create_app(settings: Settings | None = None, engine: Engine | None = None) -> Application:
-    """Return the application; without an engine it serves nothing."""
-    from carryover import cli  # noqa: PLC0415
+class NameConverter(BaseConverter):
+    """A name in a path: it ends before the colon that says what is to be done with it."""
 
+    regex = "(?:(?!:(?:predict|stream|fork|reset)$)[^/])+"
+
+
+class Application(Flask):
+    """Flask, which finds a route by method and path alone: what a client says of the host plays no part."""
+
+    def create_url_adapter(self, request: FlaskRequest | None) -> MapAdapter | None:
+        """Return what finds a request's route."""
+        if request is None:
+            return None
+        environ = request.environ
+        path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")  # as WSGI has it
+        return self.url_map.bind("", path_info=path, default_method=environ["REQUEST_METHOD"])
+
+
+class _Response(FlaskResponse):
+    """A response that is complete as it is: Flask's own would look through its headers once more to send it."""
+
+    def __init__(self, response: Response) -> None:
+        self._plain = response
+
+    def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
+        """Send it."""
+        plain = self._plain
+        headers = [*plain.headers]
+        if plain.media_type is not None:
+            headers.append(("Content-Type", plain.media_type))
+        if plain.step is not None:
+            headers.append(("ETag", f'"{plain.step}"'))
+        body = plain.body
+        if not isinstance(body, bytes):
+            start_response(_STATUS_LINES[plain.status], headers)
+            return body
+        if plain.status != HTTPStatus.NO_CONTENT:
+            headers.append(("Content-Length", str(len(body))))
+        start_response(_STATUS_LINES[plain.status], headers)
+        return (b"",) if environ["REQUEST_METHOD"] == "HEAD" else (body,)
+
+
+def create_app(engine: Engine | None = None, max_body_bytes: int = 0) -> Flask:
+    """Return the application; without an engine, every route says that it does not serve."""
     app = Application("carryover", static_folder=None)
-    cli.register(app)
-    if settings is None or engine is None:
-        return app
-    app.config["MAX_CONTENT_LENGTH"] = settings.max_body_bytes
+    app.url_map.merge_slashes = False  # a path with a slash too many does not exist, rather than redirect
     app.url_map.converters["name"] = NameConverter
-    problems.register(app)
-    for blueprint in v2.routes(engine, settings.max_body_bytes):
-        app.register_blueprint(blueprint)
-    app.register_blueprint(models.routes(engine))
-    app.register_blueprint(sessions.routes(engine))
-    app.register_blueprint(streams.routes(engine, settings.max_body_bytes))
-    app.register_blueprint(accumulators.routes(engine))
+    for route in ROUTES:
+        view = partial(_respond, route, engine, max_body_bytes) if engine is not None else _not_served
+        for path in route.paths():
+            app.add_url_rule(path, route.name, view, methods=[route.method])
+    app.register_error_handler(HTTPException, _http_error)
     return app
+
+
+def _respond(route: Route, engine: Engine, max_body_bytes: int, **parameters: str) -> FlaskResponse:
+    environ = request.environ
+    headers: dict[str, str] = {}
+    for name, key in _IN_ENVIRON:
+        if key in environ:
+            headers[name] = environ[key]
+    path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
+    inbound = Inbound(environ["REQUEST_METHOD"], path, query, parameters, headers, max_body_bytes)
+    if route.streams:
+        inbound.chunks = iter_body(environ)
+    return _Response(driver.respond(route, engine, inbound, partial(read_body, environ, max_body_bytes)))
+
+
+def _not_served(**_: str) -> FlaskResponse:
+    error = UnavailableError("this application has no engine; start the service with `carryover serve`")
+    return _Response(problems.response(error, request.path))
+
+
+def _http_error(error: HTTPException) -> FlaskResponse:
+    status = HTTPStatus(error.code or 500)
+    headers: tuple[tuple[str, str], ...] = ()
+    sentence: Any = error.description or status.description
+    if isinstance(error, MethodNotAllowed):
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        sentence, headers = (
+            f"the method {request.method:.20} is not allowed here; expected {allowed}",
+            (("Allow", allowed),),
+        )
+    elif status == HTTPStatus.NOT_FOUND:
+        sentence = "there is nothing at this path; docs/api.md lists the interface"
+    return _Response(problems.of_status(status, sentence, request.path).with_headers(*headers))

@@ -1,18 +1,17 @@
-"""JSON in and out: one parse a request, one dump an answer."""
+"""JSON in and out: one parse a request, one dump a response."""
 
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import orjson
-from flask import Response, current_app, request
 from pydantic import BaseModel, ValidationError
 
-from carryover.api.transport import CutShortError, whole
-from carryover.errors import BodyTooLargeError, InvalidInputError, MediaTypeError
+from carryover.api.inbound import Inbound
+from carryover.api.response import JSON, Response
+from carryover.errors import InvalidInputError, MediaTypeError
 
 Body = TypeVar("Body", bound=BaseModel)
 
-_JSON = [("Content-Type", "application/json")]
 _WORDS = {
     "list_type": "a list",
     "dict_type": "an object",
@@ -23,51 +22,21 @@ _WORDS = {
 }
 
 
-def read(model: type[Body], *, or_nothing: bool = False) -> Body:
-    """Read the request's body; `or_nothing` takes an empty one for an empty object, of whatever media type.
+def read(inbound: Inbound, model: type[Body], *, or_nothing: bool = False) -> Body:
+    """Read a request's body; `or_nothing` takes an empty one for an empty object, of whatever media type.
 
     Raises:
         MediaTypeError: it is not called JSON.
         InvalidInputError: it is not JSON, or not what `model` describes.
 
     """
-    environ = request.environ
-    data = content(environ)
+    data = inbound.body
     if or_nothing and not data:
         return parse(model, b"{}")
-    if environ.get("CONTENT_TYPE", "application/json") != "application/json" or "HTTP_CONTENT_ENCODING" in environ:
-        require_media_type("application/json")
+    headers = inbound.headers
+    if headers.get("content-type", JSON) != JSON or "content-encoding" in headers:
+        require_media_type(inbound, JSON)
     return parse(model, data)
-
-
-def content(environ: dict[str, Any] | None = None) -> bytes:
-    """Return the request's body, read once; `environ` is that of the request, where it is at hand.
-
-    Raises:
-        BodyTooLargeError: it is over the limit, said or not.
-        InvalidInputError: it ended before its end, or is malformed.
-
-    """
-    environ = request.environ if environ is None else environ
-    data: bytes | None = environ.get("carryover.content")
-    if data is None:
-        limit = current_app.config["MAX_CONTENT_LENGTH"]
-        length = int(environ.get("CONTENT_LENGTH") or limit + 1)
-        if length > limit and "CONTENT_LENGTH" in environ:
-            raise _too_large(limit)
-        try:
-            data = environ["carryover.content"] = whole(environ, length)
-        except CutShortError:
-            raise InvalidInputError("the body broke off before its end, or its chunks are malformed") from None
-        if len(data) > limit:
-            raise _too_large(limit)
-        if len(data) < length <= limit:
-            raise InvalidInputError(f"the body ended after {len(data)} of the {length} bytes that were announced")
-    return data
-
-
-def _too_large(limit: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the body is larger than the {limit} bytes that this service takes (MAX_BODY_BYTES)")
 
 
 def parse(model: type[Body], data: bytes) -> Body:
@@ -83,16 +52,24 @@ def parse(model: type[Body], data: bytes) -> Body:
         raise InvalidInputError(_sentence(model, error)) from None
 
 
-def require_media_type(*wanted: str) -> None:
-    """Raise MediaTypeError unless the request's body has one of the media types, or says nothing of it, as it is."""
-    encoding = request.headers.get("Content-Encoding", "").strip()
+def require_media_type(inbound: Inbound, *expected: str) -> None:
+    """Raise unless a request's body is of one of the media types, or says nothing of it, and is not compressed.
+
+    Raises:
+        MediaTypeError: it is of another one.
+
+    """
+    encoding = inbound.headers.get("content-encoding", "identity").strip()
     if encoding.lower() not in ("", "identity"):
         raise MediaTypeError(
-            f"the body must not be compressed: Content-Encoding {encoding:.40} is read under /v2 alone"
+            f"the body is compressed; expected no Content-Encoding, got {encoding:.40}; only /v2 takes one"
         )
-    given = request.mimetype
-    if given and given not in wanted:
-        raise MediaTypeError(f"the body must be {wanted[0]}, not {given:.80}")
+    given = inbound.headers.get("content-type")
+    if given is None or given in expected:
+        return
+    media_type = given.partition(";")[0].strip().lower()
+    if media_type and media_type not in expected:
+        raise MediaTypeError(f"the body is of the wrong media type; expected {expected[0]}, got {media_type:.80}")
 
 
 def encode(value: Any) -> bytes:
@@ -101,9 +78,8 @@ def encode(value: Any) -> bytes:
 
 
 def reply(value: Any, status: int = 200, step: int | None = None) -> Response:
-    """Answer with JSON; `step` becomes the ETag."""
-    headers = _JSON if step is None else [*_JSON, ("ETag", f'"{step}"')]
-    return Response(encode(value), status, headers)
+    """Return a response of JSON; `step` becomes the ETag."""
+    return Response(encode(value), status, step)
 
 
 def timestamp(milliseconds: int) -> str:

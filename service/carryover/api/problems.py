@@ -1,15 +1,16 @@
-"""Errors as RFC 9457 problem details, with the sentence repeated in `error` for Open Inference Protocol clients."""
+"""Errors as RFC 9457 problem details, with the sentence repeated in `error` for Open Inference Protocol clients.
 
-import logging
+Those read it from `application/json` only: under `/v2` an error is that, with the same members.
+"""
+
 import re
+from dataclasses import replace
 from http import HTTPStatus
-from typing import Any
-
-from flask import Flask, Response
-from werkzeug.exceptions import HTTPException, MethodNotAllowed, RequestEntityTooLarge
+from typing import NotRequired, TypedDict
 
 from carryover import errors
 from carryover.api.json import encode
+from carryover.api.response import JSON, Response
 
 STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.InvalidInputError: HTTPStatus.BAD_REQUEST,
@@ -29,12 +30,23 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.CarryoverError: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
 
-_UNKNOWN = "the service failed in a way it does not know; its log says more"
+PROBLEM = "application/problem+json"
+_MAX_SENTENCE = 1000
+_UNKNOWN = "the service failed unexpectedly; its log says more"
 
-log = logging.getLogger(__name__)
+
+class Problem(TypedDict):
+    """Problem details; `step` is the session's, where a precondition named another."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    error: str
+    step: NotRequired[int]
 
 
-def problem(error: errors.CarryoverError) -> dict[str, Any]:
+def problem(error: errors.CarryoverError) -> Problem:
     """Return an error's problem details."""
     status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
@@ -50,54 +62,32 @@ def malformed(status: int, reason: str) -> bytes:
     return encode(_details("about:blank", HTTPStatus(status), f"{sentence:.400}"))
 
 
-def register(app: Flask) -> None:
-    """Answer every error of the application with problem details."""
-    app.register_error_handler(errors.CarryoverError, _ours)
-    app.register_error_handler(HTTPException, _http)
-    app.register_error_handler(Exception, _unexpected)
-
-
-def _ours(error: errors.CarryoverError) -> Response:
-    response = _response(problem(error))
+def response(error: errors.CarryoverError, path: str) -> Response:
+    """Return the response to a request for `path` that failed with an error of the service's own."""
+    answer = _response(problem(error), path)
     if isinstance(error, (errors.UnavailableError, errors.KeyInUseError)):
-        response.headers["Retry-After"] = str(error.retry_after)
+        return replace(answer, headers=(("Retry-After", str(error.retry_after)),))
     if isinstance(error, errors.StepMismatchError):
-        response.set_etag(str(error.step))
-    return response
+        return replace(answer, step=error.step)
+    return answer
 
 
-def _http(error: HTTPException) -> Response:
-    status = HTTPStatus(error.code or 500)
-    match error:
-        case RequestEntityTooLarge():
-            detail = "the body is larger than this service takes (MAX_BODY_BYTES)"
-        case MethodNotAllowed():
-            detail = f"this address takes {', '.join(sorted(error.valid_methods or ()))}"
-        case _ if status == HTTPStatus.NOT_FOUND:
-            detail = "there is nothing at this address; the README lists what there is"
-        case _:
-            detail = error.description or status.description
-    response = _response(_details("about:blank", status, detail))
-    if isinstance(error, MethodNotAllowed):
-        response.headers["Allow"] = ", ".join(sorted(error.valid_methods or ()))
-    return response
+def of_status(status: HTTPStatus, sentence: str, path: str) -> Response:
+    """Return the response to a request for `path` that HTTP itself has a status for."""
+    return _response(_details("about:blank", status, sentence), path)
 
 
-def _unexpected(error: Exception) -> Response:
-    log.error("unexpected error", exc_info=error)
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
-    return _response(_details("about:blank", status, _UNKNOWN))
+def unexpected(path: str) -> Response:
+    """Return the response to a request for `path` that failed in a way nobody has thought of."""
+    return of_status(HTTPStatus.INTERNAL_SERVER_ERROR, _UNKNOWN, path)
 
 
-def _details(kind: str, status: HTTPStatus, sentence: str) -> dict[str, Any]:
-    return {
-        "type": kind,
-        "title": status.phrase,
-        "status": int(status),
-        "detail": sentence,
-        "error": sentence,
-    }
+def _details(kind: str, status: HTTPStatus, sentence: str) -> Problem:
+    if len(sentence) > _MAX_SENTENCE:  # what a client has sent may be quoted in it
+        sentence = f"{sentence[:_MAX_SENTENCE]}…"
+    return Problem(type=kind, title=status.phrase, status=int(status), detail=sentence, error=sentence)
 
 
-def _response(details: dict[str, Any]) -> Response:
-    return Response(encode(details), details["status"], mimetype="application/problem+json")
+def _response(details: Problem, path: str) -> Response:
+    media_type = JSON if path == "/v2" or path.startswith("/v2/") else PROBLEM
+    return Response(encode(details), details["status"], media_type=media_type)

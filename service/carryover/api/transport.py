@@ -10,6 +10,8 @@ from greenlet import greenlet
 from gunicorn.http.body import ChunkedReader
 from gunicorn.http.errors import NoMoreData, ParseException
 
+from carryover.errors import BodyTooLargeError, InvalidInputError
+
 AHEAD = 64
 """Pieces that are read ahead of whoever takes them, at most; gunicorn reads 8 kB at a time."""
 
@@ -28,21 +30,34 @@ class _DrainedError(Exception):
     """The worker ends: stop waiting for the client."""
 
 
-def whole(environ: dict[str, Any], most: int) -> bytes:
-    """Return a request's body, or the first `most` bytes of it.
+def read_body(environ: dict[str, Any], limit: int) -> bytes:
+    """Return a request's body.
 
     Raises:
-        CutShortError: the connection ends before the body does, or its chunks are malformed.
+        BodyTooLargeError: it has more than `limit` bytes, announced or not.
+        InvalidInputError: it ended before its end, or is malformed.
 
     """
+    announced = environ.get("CONTENT_LENGTH")
+    length = int(announced or limit + 1)
+    if length > limit and announced is not None:
+        raise _too_large(limit)
     try:
-        body: bytes = environ["wsgi.input"].read(most)
+        data: bytes = environ["wsgi.input"].read(length)
     except _BROKEN:
-        raise CutShortError from None
-    return body
+        raise InvalidInputError("the body broke off before its end, or its chunks are malformed") from None
+    if len(data) > limit:
+        raise _too_large(limit)
+    if len(data) < length <= limit:
+        raise InvalidInputError(f"the body is incomplete; expected {length} bytes, got {len(data)}")
+    return data
 
 
-def arrivals(environ: dict[str, Any]) -> Iterator[bytes]:
+def _too_large(limit: int) -> BodyTooLargeError:
+    return BodyTooLargeError(f"the body is larger than {limit} bytes (MAX_BODY_BYTES)")
+
+
+def iter_body(environ: dict[str, Any]) -> Iterator[bytes]:
     """Yield a request's body as it arrives: at each turn all that has come since the last one, waiting for something.
 
     Raises:
@@ -85,7 +100,7 @@ def _pieces(environ: dict[str, Any]) -> Iterator[bytes]:
     """Yield the pieces of a request's body.
 
     gunicorn's `read` and `readline` return only when all that was asked for is there, and ask for at least 1,024 bytes:
-    a client that waits for an answer before it sends more would wait for ever. Its readers, one level below, do not.
+    a client that waits for a response before it sends more would wait for ever. Its readers, one level below, do not.
     """
     body = environ["wsgi.input"]
     reader = body.reader
@@ -98,7 +113,7 @@ def _pieces(environ: dict[str, Any]) -> Iterator[bytes]:
                 raise _DrainedError
             piece = next(pieces, None)
         except (_DrainedError, *_BROKEN):
-            body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the answer
+            body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the response
             raise CutShortError from None
         finally:
             _waiting.discard(waiter)
@@ -108,7 +123,7 @@ def _pieces(environ: dict[str, Any]) -> Iterator[bytes]:
 
 
 def drain() -> None:
-    """End every wait in `arrivals`, now and from now on: what has come so far is all that comes."""
+    """End every wait in `iter_body`, now and from now on: what has come so far is all that comes."""
     global _drained  # noqa: PLW0603 - as there is one worker in a process
     _drained = True
     for waiter in list(_waiting):

@@ -1,7 +1,7 @@
 """The engine: joins models and store. Knows neither HTTP nor Redis' commands."""
 
-from carryover.engine.engine import Engine, Limits, Request, Session
-from carryover.engine.transaction import Step
-from carryover.store import Once
+from carryover.engine.engine import Engine, Limits
+from carryover.engine.lookup import Session
+from carryover.engine.operations import Operation, Preconditions
 
-__all__ = ["Engine", "Limits", "Once", "Request", "Session", "Step"]
+__all__ = ["Engine", "Limits", "Operation", "Preconditions", "Session"]

@@ -1,7 +1,7 @@
 """Batching without a timer: whoever finds the processor idle takes everything that is queued."""
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
 import gevent
@@ -11,7 +11,7 @@ from carryover.errors import OverloadedError
 
 
 class Item(Protocol):
-    """A unit of work; the processor sets `finished` once it has an answer or an error."""
+    """A unit of work; the processor sets `finished` once it has succeeded or failed."""
 
     finished: bool
 
@@ -24,7 +24,7 @@ class _Entry(Generic[T]):
 
     __slots__ = ("abandoned", "error", "items", "leads", "waiter")
 
-    def __init__(self, items: list[T]) -> None:
+    def __init__(self, items: Sequence[T]) -> None:
         self.items = items
         self.waiter: Waiter[None] = Waiter()
         self.leads = False
@@ -32,7 +32,11 @@ class _Entry(Generic[T]):
         self.error: BaseException | None = None
 
     def finished(self) -> bool:
-        return self.error is not None or all(item.finished for item in self.items)
+        if self.error is None:
+            for item in self.items:
+                if not item.finished:
+                    return False
+        return True
 
 
 class Batcher(Generic[T]):
@@ -52,7 +56,7 @@ class Batcher(Generic[T]):
         self._queue: deque[_Entry[T]] = deque()
         self._busy = False
 
-    def run(self, items: list[T]) -> None:
+    def run(self, items: Sequence[T]) -> None:
         """Return when all the items are finished.
 
         Raises:
@@ -60,7 +64,7 @@ class Batcher(Generic[T]):
 
         """
         if len(self._queue) >= self._capacity:
-            raise OverloadedError(f"more than {self._capacity} requests wait for this model; ask again in a second")
+            raise OverloadedError(f"more than {self._capacity} requests wait for this model; retry in a second")
         entry = _Entry(items)
         self._queue.append(entry)
         if self._busy:

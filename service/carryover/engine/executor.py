@@ -18,7 +18,7 @@ LONG = 0.005
 log = logging.getLogger(__name__)
 
 
-class Forwards:
+class Executor:
     """Runs the forwards of all models, one at a time for each version."""
 
     def __init__(self, statistics: Statistics) -> None:

@@ -214,7 +214,7 @@ def raw(tensor: Tensor | None) -> bytes:
         return b""
     dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
     flat = dense.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
-    # Not by way of Tensor.numpy(), after which forward could no longer resize the tensor, and would corrupt memory.
+    # Not through Tensor.numpy(), after which forward could no longer resize the tensor, and would corrupt memory.
     return np.from_dlpack(flat).tobytes() if flat.numel() else b""
 
 

@@ -102,7 +102,7 @@ def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) ->
         raise ForeignStateError(
             f"the state belongs to the fingerprint {snapshot.fingerprint.hex() if snapshot.fingerprint else ''}, and "
             f"version {version.version} of model {version.name!r} has {version.fingerprint.hex()}; "
-            "?migrate=true takes it over where names, shapes and datatypes agree"
+            "?migrate=true migrates it where names, shapes and datatypes agree"
         )
     buffers = version.layout.buffers
     required = {buffer.name for buffer in buffers if buffer.registered is not None}

@@ -163,7 +163,7 @@ class ModelVersion:
             except ModelFailedError:
                 raise
             except BaseException as error:  # a forward that calls sys.exit ends no worker, and no other caller's call
-                # The text may tell a client about paths and weights: it goes to the log, by way of the cause.
+                # The text may tell a client about paths and weights: it goes to the log, through the cause.
                 raise ModelFailedError(f"the forward of model {self.name!r} raised {type(error).__name__}") from error
             finally:
                 for slot in self._slots:

@@ -1,1 +1,1 @@
-"""The process around the service: gunicorn's configuration, its worker, and the embedded Valkey."""
+"""The process around the service: gunicorn's configuration and worker, and the embedded Valkey."""

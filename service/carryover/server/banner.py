@@ -1,4 +1,4 @@
-"""What the service says on the terminal once it is ready."""
+"""What the service prints when it is ready."""
 
 from urllib.parse import urlsplit
 
@@ -7,17 +7,17 @@ from carryover.server.embedded_valkey import EmbeddedValkey
 
 
 def banner(
-    addresses: str, workers: int, repository: Repository, redis_url: str | None, own: EmbeddedValkey | None
+    addresses: str, workers: int, repository: Repository, redis_url: str | None, valkey: EmbeddedValkey | None
 ) -> str:
-    """Return where the service listens, where it keeps sessions, and the buffers of each model."""
-    kept = f"in its own Valkey, {own.folder}" if own else f"in the Redis at {_without_password(redis_url or '')}"
-    lines = [f"Carryover listens at {addresses} with {workers} workers; sessions are kept {kept}"]
+    """Return where the service listens, where it stores sessions, and the buffers of each model."""
+    stored = f"the embedded Valkey, {valkey.folder}" if valkey else f"Redis, {_without_password(redis_url or '')}"
+    lines = [f"Carryover listens at {addresses} with {workers} workers; sessions are stored in {stored}"]
     for model in repository:
         version = model.default
         lines.append(f"  {model.name} version {version.version}")
-        for word, tensors in (("frozen", version.frozen_buffers()), ("state", version.state_buffers())):
+        for kind, tensors in (("frozen", version.frozen_buffers()), ("state", version.state_buffers())):
             shown = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape or ())}" for tensor in tensors)
-            lines.append(f"    {word:<7}{shown or 'none'}")
+            lines.append(f"    {kind:<7}{shown or 'none'}")
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""How many CPUs this process may use: those it is scheduled on, less what its control group withholds."""
+"""How many CPUs this process may use: those it may be scheduled on, within the quota of its control group."""
 
 import math
 import os

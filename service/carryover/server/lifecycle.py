@@ -1,4 +1,4 @@
-"""gunicorn's settings, and the start and end of the service around them."""
+"""gunicorn's settings, and its hooks at the start and end of the service and of each worker."""
 
 from gevent import monkey
 
@@ -28,9 +28,9 @@ wsgi_app = "carryover.server.wsgi:app"
 bind = _settings.bind
 workers = _settings.workers or cpus.available()
 worker_class = "carryover.server.worker.Worker"
-# The models are loaded once, before the workers are forked: they share torch's and the weights' memory.
+# The models are loaded once, before the workers are forked, which share the memory of torch and of the weights.
 preload_app = True
-# A worker's connections cost little while they are idle: what limits them is the number of open files.
+# Idle connections cost a worker little: the number of open files is what limits them.
 worker_connections = 10_000
 backlog = 2048
 # Longer than a reverse proxy keeps its connections, so that the proxy is the one that closes.
@@ -38,14 +38,16 @@ keepalive = 75
 timeout = 60
 graceful_timeout = _settings.graceful_timeout
 control_socket_disable = True
+# No proxy in front says under which path the service is: SCRIPT_NAME as a header is none that it knows.
+forwarder_headers = ""
 logger_class = logs.Logger
 logconfig_dict = logs.config(_settings.log_format)
-_memory = Path("/dev/shm")  # noqa: S108 - gunicorn makes an unnamed file in it
+_memory = Path("/dev/shm")  # noqa: S108 - gunicorn creates an unnamed file in it
 worker_tmp_dir = str(_memory) if _memory.is_dir() else None
 
 
 def on_starting(_: "Arbiter") -> None:
-    """Start the service's own Valkey, if it is to have one."""
+    """Start the embedded Valkey, if there is no REDIS_URL."""
     from carryover.server.wsgi import embedded_valkey
 
     if embedded_valkey is not None:
@@ -56,7 +58,7 @@ def on_starting(_: "Arbiter") -> None:
 
 
 def when_ready(server: "Arbiter") -> None:
-    """Say where the service listens and what it serves."""
+    """Print where the service listens and what it serves."""
     from carryover.server.banner import banner
     from carryover.server.wsgi import configured, embedded_valkey, engine
 
@@ -65,17 +67,17 @@ def when_ready(server: "Arbiter") -> None:
 
 
 def on_reload(_: "Arbiter") -> None:
-    """Read the model repository again, on SIGHUP; the workers forked from now on serve what is there."""
+    """Reload the model repository, on SIGHUP; the workers forked from now on serve the result."""
     from carryover.server.wsgi import engine
 
     engine.serve(engine.repository.reloaded())
 
 
 def pre_fork(server: "Arbiter", worker: Any) -> None:
-    """Give each worker a slot for its statistics that no other has.
+    """Give each worker a slot for its statistics that no other worker uses.
 
-    What is there by now, torch and the models, is there to stay: no worker's collector need look through it, which
-    would take long and copy the pages that the workers share.
+    The objects that exist by now, torch and the models, are permanent. No worker's garbage collector needs to traverse
+    them, which would take long and copy the pages that the workers share.
     """
     gc.freeze()
     taken = {other.slot for other in server.WORKERS.values()}
@@ -83,7 +85,7 @@ def pre_fork(server: "Arbiter", worker: Any) -> None:
 
 
 def post_fork(_: "Arbiter", worker: Any) -> None:
-    """Share the CPUs between the workers, and give each its devices and random numbers."""
+    """Divide the CPUs between the workers, and give each its devices and its own random seed."""
     import torch
 
     from carryover.server.worker import reload_all
@@ -99,7 +101,7 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
 
 
 def post_worker_init(_: Any) -> None:
-    """Sweep expired sessions, now and then, in whichever worker is elected."""
+    """Sweep expired sessions from time to time, in whichever worker is elected."""
     import gevent
 
     from carryover.server.wsgi import engine
@@ -109,7 +111,7 @@ def post_worker_init(_: Any) -> None:
 
 
 def on_exit(_: "Arbiter") -> None:
-    """End the service's own Valkey, after the last worker."""
+    """Stop the embedded Valkey, after the last worker."""
     from carryover.server.wsgi import embedded_valkey
 
     if embedded_valkey is not None:

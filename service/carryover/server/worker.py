@@ -1,4 +1,4 @@
-"""gunicorn's gevent worker, taught to end soon: it closes connections on which nothing is going on."""
+"""gunicorn's gevent worker, with a prompt graceful stop: it closes idle connections."""
 
 import os
 import signal
@@ -12,32 +12,31 @@ from gunicorn import util
 from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
 
-from carryover.api import problems
-from carryover.api import transport as wire
+from carryover.api import problems, transport
 from carryover.errors import UnavailableError
 
 _NOTICE = 1.0
-"""Seconds that may pass until a worker sees that it is to end, and stops accepting connections."""
+"""Seconds that may pass until a worker notices that it must stop, and no longer accepts connections."""
 _RELOAD_SECONDS = 120.0
 _LAST_CALL = 0.5
-"""Seconds between the signal and the closing of idle connections: a request on its way still arrives."""
+"""Seconds between the signal and the closing of idle connections: a request in transit still arrives."""
 
 
-def _answer_malformed(sock: Any, status: int, _: str, reason: str) -> None:
-    """Answer what gunicorn could not read as a request, or failed to answer, with problem details."""
+def _respond_malformed(sock: Any, status: int, _: str, reason: str) -> None:
+    """Respond with problem details to what gunicorn could not parse as a request, or failed to handle."""
     body = problems.malformed(status, reason)
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
-        f"Content-Type: application/problem+json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     util.write_nonblock(sock, head.encode() + body)
 
 
-util.write_error = _answer_malformed  # gunicorn's own says it in HTML
+util.write_error = _respond_malformed  # gunicorn's own writes HTML
 
 
 class _Pause(gevent.Timeout):
-    """The wait for the next request of a connection that is kept alive; gunicorn closes it when this is raised."""
+    """The wait for the next request on a persistent connection; gunicorn closes the connection when this is raised."""
 
     waiting: ClassVar[set["_Pause"]] = set()
 
@@ -51,7 +50,7 @@ class _Pause(gevent.Timeout):
         return self
 
     def end(self) -> None:
-        """End the pause now, if it still lasts; runs in the hub."""
+        """End the pause now, if it has not ended; runs in the hub."""
         if self in self.waiting:
             self.greenlet.throw(self)
 
@@ -63,33 +62,33 @@ class _Pause(gevent.Timeout):
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
-    """Serves until told to stop; then answers what it has accepted, and no more."""
+    """Serves until told to stop; then responds to the requests it has accepted, and exits."""
 
     wsgi: Any
 
     def timeout_ctx(self) -> _Pause:
-        """Bound the wait for a connection's next request."""
+        """Limit the wait for a connection's next request."""
         return _Pause(self.cfg.keepalive if self.alive else _LAST_CALL)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
-        """Answer a request; where that was the connection's last, the answer reaches a client that still sends."""
+        """Handle a request; if it is the connection's last, the response reaches a client that is still sending."""
         try:
-            answered: bool = super().handle_request(listener_name, req, sock, addr)
+            handled: bool = super().handle_request(listener_name, req, sock, addr)
         except StopIteration:
             close_graceful(sock)
             raise
-        return answered
+        return handled
 
     def load_wsgi(self) -> None:
-        """Take the application; what it answers while the worker ends is the last on its connection."""
+        """Load the application; a response that is sent while the worker stops is the last on its connection."""
         super().load_wsgi()
         application = self.wsgi
 
         def last(environ: dict[str, Any], start_response: Any) -> Any:
-            answer = application(environ, start_response)
+            response = application(environ, start_response)
             if not self.alive:
                 start_response.__self__.force_close()
-            return answer
+            return response
 
         self.wsgi = last
 
@@ -100,21 +99,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 def reload_all(worker: Worker) -> None:
-    """Have the arbiter read the model repository again; return when new workers have taken this one's place.
+    """Have the arbiter reload the model repository; return when new workers have replaced this one.
 
     Raises:
         UnavailableError: that takes too long.
 
     """
     os.kill(worker.ppid, signal.SIGHUP)
-    with gevent.Timeout(_RELOAD_SECONDS, UnavailableError("the model repository is still being read; ask again")):
+    with gevent.Timeout(_RELOAD_SECONDS, UnavailableError("the model repository is still being loaded; retry")):
         while worker.alive:
             gevent.sleep(_LAST_CALL / 10)
-    # The other old workers end at the same time: let them see that too.
+    # The other old workers stop at the same time: let them notice that too.
     gevent.sleep(_NOTICE + _LAST_CALL)
 
 
 def _drain(pauses: list[_Pause]) -> None:
     for pause in pauses:
         get_hub().loop.run_callback(pause.end)
-    wire.drain()
+    transport.drain()

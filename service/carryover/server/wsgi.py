@@ -34,4 +34,4 @@ try:
 except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 
-app = create_app(configured, engine)
+app = create_app(engine, configured.max_body_bytes)

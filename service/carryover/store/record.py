@@ -1,21 +1,21 @@
-"""The record of a session, as it lies in Redis: a header of 45 bytes, then the state.
+"""The record of a session in Redis: a header of 45 bytes, then the state.
 
-| offset | bytes | what |
-|--------|-------|------|
-| 0      | 1     | format: 1 a session; 2 one that has expired and lost its state; 0 a tombstone: only a nonce follows |
+| offset | bytes | description |
+|--------|-------|-------------|
+| 0      | 1     | format: 1 a session; 2 an expired session without its state; 0 a tombstone, only a nonce follows |
 | 1      | 8     | nonce of the commit that wrote this record, random |
 | 9      | 8     | step |
 | 17     | 8     | created, milliseconds since 1970 |
 | 25     | 4     | ttl, seconds |
 | 29     | 8     | fingerprint of the model version |
 | 37     | 8     | fingerprint of the state's layout |
-| 45     |       | state: the bytes of the state buffers |
+| 45     |       | the state buffers |
 
-Numbers are little-endian. The header is what a commit compares: the nonce makes it differ after every write, so a
-session that was deleted and made again cannot be taken for the one that was read.
+Numbers are little-endian. A commit compares the header: the nonce makes it differ after every write, so a session that
+was deleted and created again cannot be mistaken for the one that was read.
 
-When the session was last used and when it ends stand in the key's own expiry, which runs `GRACE` longer than the
-session: a record in its last `GRACE` milliseconds is one that has expired.
+The time of the last use and the time of expiry follow from the TTL of the key, which is `GRACE` longer than that of the
+session: a record in its last `GRACE` milliseconds is an expired session.
 """
 
 import os
@@ -33,12 +33,18 @@ SESSION = 1
 EXPIRED = 2
 TOMBSTONE = 0
 GRACE = 24 * 3600 * 1000
-"""How long a session that has ended is remembered, in milliseconds."""
+"""How long the end of an expired or deleted session is remembered, in milliseconds."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Record:
-    """A session's record: `created` in milliseconds since 1970, `ttl` in seconds, fingerprints of 8 bytes."""
+    """What a session's key holds.
+
+    `created` is in milliseconds since 1970, `ttl` in seconds; fingerprints have 8 bytes. `kind` is SESSION, EXPIRED or
+    TOMBSTONE. `header` is what was read, and what a commit compares; a record that was never stored has none.
+    `remaining` is the time until the session expires in milliseconds, 0 or less where it has; 1 where that was not
+    asked for.
+    """
 
     step: int
     created: int
@@ -46,19 +52,19 @@ class Record:
     fingerprint: bytes
     layout: bytes
     state: bytes
+    kind: int = SESSION
+    header: bytes = b""
+    remaining: int = 1
 
     @classmethod
     def new(cls, fingerprint: bytes, layout: bytes, state: bytes, ttl: int, step: int = 0) -> "Record":
-        """Return the record of a session that begins now."""
+        """Return the record of a session that is created now."""
         return cls(step, time.time_ns() // 1_000_000, ttl, fingerprint, layout, state)
 
-    def advanced(self, step: int, state: bytes) -> "Record":
-        """Return the record of the same session at another step."""
-        return Record(step, self.created, self.ttl, self.fingerprint, self.layout, state)
-
-    def bound(self, fingerprint: bytes) -> "Record":
-        """Return the record of the same session, bound to a version."""
-        return Record(self.step, self.created, self.ttl, fingerprint, self.layout, self.state)
+    @property
+    def live(self) -> bool:
+        """Whether the session was neither deleted nor has it expired."""
+        return self.kind == SESSION and self.remaining > 0
 
     def data(self) -> bytes:
         """Return the bytes to write, with a nonce of their own."""
@@ -66,44 +72,36 @@ class Record:
         return head + self.state
 
 
-@dataclass(frozen=True, slots=True)
-class Stored:
-    """What a key holds: `header` as it lies in Redis, and the record; None of a session that was deleted.
-
-    `remaining` is the time until the session expires in milliseconds, 0 or less where it has, where that was asked for.
-    """
-
-    header: bytes
-    record: Record | None
-    remaining: int = 1
-
-    @property
-    def live(self) -> bool:
-        """Whether the session can go on."""
-        return self.record is not None and self.remaining > 0
+DELETED = Record(0, 0, 0, b"", b"", b"", TOMBSTONE, b"", 0)
+"""What a session is once it was deleted, and before that is written."""
 
 
 def tombstone() -> bytes:
-    """Return the bytes that take the place of a deleted session, with a nonce of their own."""
+    """Return the bytes that replace a deleted session, with a nonce of their own."""
     return _TOMBSTONE.pack(TOMBSTONE, _nonce())
 
 
-# The store's own, that a model cannot seed, and that no two workers share: the system seeds it, in each of them.
-_random = random.Random()  # noqa: S311 - the numbers are no secrets
+# A generator that no model can seed and no two workers share: the operating system seeds it in each process.
+_random = random.Random()  # noqa: S311 - the numbers need not be secret
 os.register_at_fork(after_in_child=_random.seed)
 
 
 def _nonce() -> int:
-    """Return a number that no other commit has."""
+    """Return a number that no other commit uses."""
     return _random.getrandbits(64)
 
 
-def parse(data: bytes, remaining: int = 1) -> Stored:
-    """Read what a key holds."""
+def parse(data: bytes, remaining: int = 1) -> Record:
+    """Read what a key holds.
+
+    Raises:
+        StoreUnavailableError: it is none of the formats above.
+
+    """
     if data[:1] == bytes((TOMBSTONE,)):
-        return Stored(data, None, 0)
+        return Record(0, 0, 0, b"", b"", b"", TOMBSTONE, data, 0)
     if len(data) < HEADER_BYTES or data[0] not in (SESSION, EXPIRED):
         raise StoreUnavailableError("a record in Redis is of a format that this version of the service cannot read")
-    _, _, step, created, ttl, fingerprint, layout = _HEADER.unpack_from(data)
-    record = Record(step, created, ttl, fingerprint, layout, data[HEADER_BYTES:])
-    return Stored(data[:HEADER_BYTES], record, remaining if data[0] == SESSION else 0)
+    kind, _, step, created, ttl, fingerprint, layout = _HEADER.unpack_from(data)
+    header, state = data[:HEADER_BYTES], data[HEADER_BYTES:]
+    return Record(step, created, ttl, fingerprint, layout, state, kind, header, remaining)

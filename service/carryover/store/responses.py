@@ -1,14 +1,14 @@
-"""Answers that are kept so that a repeated request gets them again.
+"""Stored responses: what a retry with the same idempotency key gets.
 
-Under a session's idempotency key lies, first, a claim: the request is running. In the same atomic script that commits
-its step, the answer takes the claim's place. A claim that nobody redeems, because its worker died, lapses by itself;
-two requests that run at the same time all the same are told apart by the script, which never writes a second answer.
+Under a session's idempotency key lies, first, a lock: the request is in flight. The script that commits the request's
+step puts the response in its place, in the same atomic write. A lock whose worker died expires by itself. Two requests
+that run at the same time all the same are distinguished by the script, which never writes a second response.
 
-| offset | bytes | what |
-|--------|-------|------|
-| 0      | 1     | format: 0 a claim, 1 an answer |
+| offset | bytes | description |
+|--------|-------|-------------|
+| 0      | 1     | format: 0 a lock, 1 a response |
 | 1      | 16    | digest of the request |
-| 17     |       | the answer |
+| 17     |       | the response, as the interface encodes it |
 """
 
 from dataclasses import dataclass
@@ -16,58 +16,62 @@ from hashlib import blake2b
 
 from carryover.errors import KeyInUseError, KeyReusedError
 
-CLAIM_MILLISECONDS = 5000
-"""How long a claim stands unless its request is answered before."""
+LOCK_MILLISECONDS = 5000
+"""How long a lock lasts unless its request is answered before."""
+
+_LOCK, _RESPONSE = b"\0", b"\1"
+_REQUEST = slice(1, 17)
+_STORED = 17
 
 
 @dataclass(frozen=True, slots=True)
-class Once:
-    """A request that is to be carried out once.
+class IdempotencyKey:
+    """A client's key, and the request that it stands for.
 
-    `key` is its idempotency key, `address` where it goes, `request` a digest of all that it asks for (16 bytes).
+    `path` is the URL's path, `request` a digest of path and body (16 bytes).
     """
 
     key: str
-    address: str
+    path: str
     request: bytes
 
     @classmethod
-    def of(cls, key: str, address: str, body: bytes) -> "Once":
-        """Return the request to this address with this body."""
-        return cls(key, address, blake2b(address.encode() + b"\0" + body, digest_size=16).digest())
+    def of(cls, key: str, path: str, body: bytes) -> "IdempotencyKey":
+        """Return the key of the request to this path with this body."""
+        return cls(key, path, blake2b(path.encode() + b"\0" + body, digest_size=16).digest())
 
     @property
     def session(self) -> str:
-        """A name for the session that the request makes, if it names none: a repeat finds the same."""
-        return blake2b(f"{self.key}\0{self.address}".encode(), digest_size=16).hexdigest()
+        """The name of the session that the request creates, if it gives none: a retry finds the same one."""
+        return blake2b(f"{self.key}\0{self.path}".encode(), digest_size=16).hexdigest()
 
     @property
     def name(self) -> str:
-        """What the answer is stored under, beside its session: of fixed length, whatever the client has chosen."""
+        """What the response is stored under, beside its session: of fixed length, whatever the client has chosen."""
         return blake2b(self.key.encode(), digest_size=16).hexdigest()
 
-    def claim(self) -> bytes:
-        """Return the bytes that say: running."""
-        return b"\0" + self.request
+    def lock(self) -> bytes:
+        """Return the bytes that say: in flight."""
+        return _LOCK + self.request
 
-    def answer(self, answer: bytes) -> bytes:
-        """Return the bytes that hold the answer."""
-        return b"\1" + self.request + answer
+    def stored(self, response: bytes) -> bytes:
+        """Return the bytes that hold the response."""
+        return _RESPONSE + self.request + response
 
-    def redeem(self, found: bytes | None) -> bytes | None:
-        """Return the answer that was stored; None where the request is new.
+    def replay_or_raise(self, found: bytes | None) -> bytes | None:
+        """Return the response that was stored; None where the request is new.
 
         Raises:
             KeyReusedError: the key stands for another request.
-            KeyInUseError: the request is running.
+            KeyInUseError: the request is in flight.
 
         """
         if found is None:
             return None
-        if found[1:17] != self.request:
+        if found[_REQUEST] != self.request:
             raise KeyReusedError(
-                f"the idempotency key {self.key!r:.80} was used with another request; a new request takes a new key"
+                f"idempotency key {self.key!r:.80} was used with another request; a new request needs a new key"
             )
-        if found[0] == 0:
-            raise KeyInUseError(f"the request with the idempotency key {self.key!r:.80} is still running; ask again")
-        return found[17:]
+        if found[:1] == _LOCK:
+            raise KeyInUseError(f"the request with idempotency key {self.key!r:.80} is in flight; retry in a second")
+        return found[_STORED:]

@@ -2,19 +2,19 @@
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import redis
 from redis import exceptions
 
 from carryover.errors import CommitUnknownError, StoreUnavailableError
-from carryover.store.record import GRACE, Record, Stored, parse, tombstone
-from carryover.store.responses import CLAIM_MILLISECONDS, Once
-from carryover.store.topologies import ERRORS, connect
+from carryover.store import keys as names
+from carryover.store.record import GRACE, SESSION, Record, parse, tombstone
+from carryover.store.redis import ERRORS, connect
+from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey
 
 T = TypeVar("T")
 Command = tuple[Any, ...]
@@ -36,19 +36,28 @@ class Outcome(IntEnum):
     COMMITTED = 1
 
 
-@dataclass(frozen=True, slots=True)
-class Commit:
+class Commit(Protocol):
     """One session's write.
 
-    `before` is what was read (None: nothing), `after` the new record (None: the session ends). `live` says that the
-    session must not have expired. `answers` are stored with it.
+    `before` is what was read (None: no such key), `after` the new record (None: the session is deleted). With `live`
+    the session must not have expired meanwhile. `responses` are stored with it. Where `after` is the record that was
+    read, advanced in place, its `header` still is what was read.
     """
 
-    key: str
-    before: Stored | None
-    after: Record | None
-    live: bool = True
-    answers: tuple[tuple[Once, bytes], ...] = ()
+    @property
+    def key(self) -> str: ...  # noqa: D102 - as described above
+
+    @property
+    def before(self) -> Record | None: ...  # noqa: D102
+
+    @property
+    def after(self) -> Record | None: ...  # noqa: D102
+
+    @property
+    def live(self) -> bool: ...  # noqa: D102
+
+    @property
+    def responses(self) -> Sequence[tuple[IdempotencyKey, bytes]]: ...  # noqa: D102
 
 
 class _Script:
@@ -66,71 +75,75 @@ class Store:
     StoreUnavailableError. Keys are `<model>/<name>`.
     """
 
-    def __init__(self, url: str, timeout: float, keep_answers: int, prefix: str = "carryover") -> None:
-        """`timeout` is that of one attempt to connect, and of one answer; it and `keep_answers` are in seconds."""
+    def __init__(self, url: str, timeout: float, keep_responses: int, prefix: str = "carryover") -> None:
+        """`timeout` is that of one attempt to connect, and of one answer; it and `keep_responses` are in seconds."""
         self._prefix = prefix
-        self._keep = keep_answers * 1000
+        self._keep = keep_responses * 1000
         self._topology = connect(url, timeout)
         self._scripts = {name: _Script(name) for name in ("commit", "release", "sweep")}
         self._sources = {script.sha: script.source for script in self._scripts.values()}
 
     def load(
-        self, keys: Sequence[str], claims: Sequence[tuple[str, Once]] = ()
-    ) -> tuple[list[Stored | StoreUnavailableError | None], list[bytes | StoreUnavailableError | None]]:
-        """Read sessions, and claim requests that are to be carried out once, in one round trip.
+        self, keys: Sequence[str], locks: Sequence[tuple[str, IdempotencyKey]] = (), expiring: Sequence[int] = ()
+    ) -> tuple[list[Record | StoreUnavailableError | None], list[bytes | StoreUnavailableError | None]]:
+        """Read sessions, and lock idempotency keys, in one round trip.
+
+        `expiring` are positions in `keys` of sessions of which it is also read how long they have left.
 
         Returns:
-            For each key what it holds, None where there is no such key; for each claim what was there before it. Either
+            For each key what it holds, None where there is no such key; for each lock what was there before it. Either
             is an error where its server failed.
 
         """
-        places = [self._key(key) for key in keys]
+        prefix = self._prefix
+        places = [names.session(prefix, key) for key in keys]
         groups = self._topology.groups(places)
-        commands: list[Command] = [("MGET", *(places[i] for i in group)) for group in groups]
-        for key, once in claims:
-            commands.append(
-                ("SET", self._answer_key(key, once), once.claim(), "NX", "GET", "PX", CLAIM_MILLISECONDS),
-            )
+        commands: list[Command] = [("MGET", *[places[i] for i in group]) for group in groups]
+        for key, idempotency_key in locks:
+            place = self._response_key(key, idempotency_key)
+            commands.append(("SET", place, idempotency_key.lock(), "NX", "GET", "PX", LOCK_MILLISECONDS))
+        commands += [("PTTL", places[position]) for position in expiring]
         replies, again = self._run(commands)
         for number, reply in enumerate(replies):
             if isinstance(reply, Exception):
                 replies[number] = StoreUnavailableError(_reason(reply))
-        found: list[Stored | StoreUnavailableError | None] = [None] * len(keys)
+        found: list[Record | StoreUnavailableError | None] = [None] * len(keys)
         for group, values in zip(groups, replies, strict=False):
             for number, i in enumerate(group):
                 found[i] = values if isinstance(values, StoreUnavailableError) else _parsed(values[number])
-        answers: list[bytes | StoreUnavailableError | None] = replies[len(groups) :]
+        end = len(groups) + len(locks)
+        for position, left in zip(expiring, replies[end:], strict=True):
+            found[position] = _remaining(found[position], left)
+        before: list[bytes | StoreUnavailableError | None] = replies[len(groups) : end]
         if again:
-            for number, (_, once) in enumerate(claims):
-                if len(groups) + number in again and answers[number] == once.claim():
-                    answers[number] = None  # its own, of the first try; if not, no harm is done
-        return found, answers
+            for number, (_, idempotency_key) in enumerate(locks):
+                if len(groups) + number in again and before[number] == idempotency_key.lock():
+                    before[number] = None  # its own, of the first try; if not, no harm is done
+        return found, before
 
-    def look(self, key: str, once: Once | None = None) -> tuple[Stored | None, bytes | None]:
-        """Read one session with how long it has left, and what lies under a request that is to be carried out once."""
-        place = self._key(key)
-        commands: list[Command] = [("GET", place), ("PTTL", place)]
-        if once is not None:
-            commands.append(("GET", self._answer_key(key, once)))
-        value, left, *answer = _whole(self._run(commands)[0])
-        return None if value is None else parse(value, left - GRACE), answer[0] if answer else None
+    def look(self, key: str) -> Record | None:
+        """Read one session, and how long it has left."""
+        place = names.session(self._prefix, key)
+        value, left = _whole(self._run([("GET", place), ("PTTL", place)])[0])
+        return None if value is None else parse(value, left - GRACE)
 
     def commit(
-        self, commits: Sequence[Commit], releases: Sequence[tuple[str, Once]] = ()
+        self, commits: Sequence[Commit], releases: Sequence[tuple[str, IdempotencyKey]] = ()
     ) -> list[Outcome | StoreUnavailableError]:
         """Write the new records of distinct sessions, each by compare-and-set, in one round trip.
 
-        `releases` are claims to give up, of requests that failed; where that fails they lapse by themselves.
+        `releases` are locks of requests that failed; where that fails they expire by themselves.
 
         Returns:
             For each commit what became of it; an error where its server failed, which says if that is not known.
 
         """
-        places = [self._key(commit.key) for commit in commits]
+        prefix = self._prefix
+        places = [names.session(prefix, commit.key) for commit in commits]
         groups = self._topology.groups(places)
         commands = [self._commit([(places[i], commits[i]) for i in group]) for group in groups]
         release = self._scripts["release"].sha
-        commands += [("EVALSHA", release, 1, self._answer_key(key, once)) for key, once in releases]
+        commands += [("EVALSHA", release, 1, self._response_key(key, held)) for key, held in releases]
         replies, again = self._run(commands)
         outcomes: list[Outcome | StoreUnavailableError] = [Outcome.UNKNOWN] * len(commits)
         for number, (group, reply) in enumerate(zip(groups, replies, strict=False)):
@@ -152,13 +165,13 @@ class Store:
 
     def elect(self, office: str, seconds: float) -> bool:
         """Return whether this process is the one among all that holds an office for the next seconds."""
-        command = ("SET", f"{self._prefix}:{office}", b"1", "NX", "PX", int(seconds * 1000))
+        command = ("SET", names.office(self._prefix, office), b"1", "NX", "PX", int(seconds * 1000))
         return bool(_whole(self._run([command])[0])[0])
 
     def pages(self, size: int) -> Iterator[list[bytes]]:
-        """Yield the keys of sessions and answers, about `size` at a time."""
+        """Yield the keys of sessions and responses, about `size` at a time."""
         page: list[bytes] = []
-        keys = self._topology.scan(f"{self._prefix}:{{*", size)
+        keys = self._topology.scan(names.sessions_pattern(self._prefix), size)
         while (key := self._again(lambda: next(keys, None))) is not None:
             page.append(key)
             if len(page) >= size:
@@ -180,23 +193,19 @@ class Store:
         arguments: list[bytes | int] = [GRACE, self._keep]
         for place, commit in commits:
             keys.append(place)
-            if commit.after is None:
-                record, expiry = tombstone(), GRACE
+            before, after, responses = commit.before, commit.after, commit.responses
+            if after is None:
+                data, expiry = tombstone(), GRACE
             else:
-                record, expiry = commit.after.data(), commit.after.ttl * 1000 + GRACE
-            expected = b"" if commit.before is None else commit.before.header
-            arguments += [int(commit.live), expected, record, expiry, len(commit.answers)]
-            for once, answer in commit.answers:
-                keys.append(self._answer_key(commit.key, once))
-                arguments.append(once.answer(answer))
+                data, expiry = after.data(), after.ttl * 1000 + GRACE
+            arguments += [int(commit.live), b"" if before is None else before.header, data, expiry, len(responses)]
+            for idempotency_key, response in responses:
+                keys.append(self._response_key(commit.key, idempotency_key))
+                arguments.append(idempotency_key.stored(response))
         return ("EVALSHA", self._scripts["commit"].sha, len(keys), *keys, *arguments)
 
-    def _key(self, key: str) -> str:
-        # The braces are Redis Cluster's hash tag: whatever belongs to one session lies in one slot.
-        return f"{self._prefix}:{{{key}}}"
-
-    def _answer_key(self, key: str, once: Once) -> str:
-        return f"{self._prefix}:{{{key}}}:{once.name}"
+    def _response_key(self, key: str, idempotency_key: IdempotencyKey) -> str:
+        return names.response(self._prefix, key, idempotency_key.name)
 
     def _again(self, call: Callable[[], T]) -> T:
         """Call what may be called again, where the connection breaks; a reply that is late is not waited for twice."""
@@ -240,11 +249,22 @@ class Store:
         return command
 
 
-def _parsed(value: bytes | None) -> Stored | StoreUnavailableError | None:
+def _parsed(value: bytes | None) -> Record | StoreUnavailableError | None:
     try:
         return None if value is None else parse(value)
     except StoreUnavailableError as error:
         return error
+
+
+def _remaining(
+    found: Record | StoreUnavailableError | None, left: int | StoreUnavailableError
+) -> Record | StoreUnavailableError | None:
+    """What was found, with the time that its key has left in milliseconds."""
+    if isinstance(left, StoreUnavailableError):
+        return left
+    if isinstance(found, Record) and found.kind == SESSION:
+        found.remaining = left - GRACE
+    return found
 
 
 def _whole(replies: list[Any]) -> list[Any]:
@@ -256,8 +276,8 @@ def _whole(replies: list[Any]) -> list[Any]:
 
 
 _REASONS: dict[type[Exception], str] = {
-    exceptions.AuthenticationError: "Redis refuses the service's credentials; the operator must set REDIS_URL right",
-    exceptions.NoPermissionError: "Redis refuses the service's credentials; the operator must set REDIS_URL right",
+    exceptions.AuthenticationError: "Redis rejects the service's credentials; check REDIS_URL",
+    exceptions.NoPermissionError: "Redis rejects the service's credentials; check REDIS_URL",
     exceptions.ReadOnlyError: "Redis is a read-only replica",
     exceptions.OutOfMemoryError: "Redis is full",
     exceptions.BusyLoadingError: "Redis is loading its data",
@@ -265,7 +285,7 @@ _REASONS: dict[type[Exception], str] = {
     exceptions.ConnectionError: "Redis does not answer",
     OSError: "Redis does not answer",
     exceptions.RedisClusterException: "Redis Cluster does not answer, or not for all slots",
-    Exception: "Redis answers with an error",
+    Exception: "Redis returned an error",
 }
 
 

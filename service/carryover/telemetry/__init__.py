@@ -1,1 +1,1 @@
-"""What the service tells of itself: counters and logs."""
+"""Observability: counters and logs."""

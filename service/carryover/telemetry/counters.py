@@ -1,7 +1,7 @@
-"""What each model version has done since the service started, counted by all workers together.
+"""Counters of each model version since the service started, over all workers.
 
-The counters lie in memory that is shared with the workers forked later. Each worker adds in its own slot, so that none
-waits for another, and whoever reads sums the slots up. A slot outlives its worker: the next one goes on counting in it.
+The counters are in memory that is shared with the workers forked later. Each worker adds to its own slot, so that none
+waits for another, and a reader sums the slots. A slot outlives its worker: the next worker continues to count in it.
 """
 
 import mmap
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from operator import add
 
 SLOTS = 64
-"""Workers that may live at the same time, the old ones of a reload included, before two share a slot."""
+"""Workers that may run at the same time, the old ones of a reload included, before two share a slot."""
 
 _FIELDS = 10
 _SUCCESS, _SUCCESS_NS, _FAIL, _FAIL_NS, _QUEUE_NS, _INPUT_NS, _OUTPUT_NS, _CALLS, _INFER_NS, _LAST = range(_FIELDS)
@@ -18,12 +18,12 @@ _SUCCESS, _SUCCESS_NS, _FAIL, _FAIL_NS, _QUEUE_NS, _INPUT_NS, _OUTPUT_NS, _CALLS
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """A version's counts and durations (nanoseconds), of all workers.
+    """The counts and durations (nanoseconds) of a version, over all workers.
 
-    `queue_ns`, `input_ns` and `output_ns` are those of the requests that succeeded: waiting for a batch, reading the
-    sessions' states and committing them. `calls` and `infer_ns` are of forwards, each counted for every call in it;
-    `batches` has (forwards, nanoseconds) by the number of calls in one. `last` is the time of the last request, in
-    milliseconds since 1970, 0 without one.
+    `queue_ns`, `input_ns` and `output_ns` are of the requests that succeeded: waiting for a batch, loading states and
+    committing them. `calls` and `infer_ns` are of forwards, each counted once per call in its batch; `batches` has
+    (forwards, nanoseconds) by batch size. `last` is the time of the last request, in milliseconds since 1970; 0 if none
+    was made.
     """
 
     success: int
@@ -40,7 +40,7 @@ class Totals:
 
 
 class Counters:
-    """The counters of one version. Forwards with more than `largest` calls are counted as ones with `largest`."""
+    """The counters of one version. Batches of more than `largest` calls are counted as batches of `largest`."""
 
     def __init__(self, largest: int, slot: int) -> None:
         self._largest = largest
@@ -49,7 +49,7 @@ class Counters:
         self.claim(slot)
 
     def claim(self, slot: int) -> None:
-        """Add in this slot from now on."""
+        """Add to this slot from now on."""
         start = slot % SLOTS * self._width
         self._own = self._all[start : start + self._width]
 
@@ -65,7 +65,7 @@ class Counters:
     def answered(  # noqa: PLR0913
         self, *, success: int, success_ns: int, fail: int, fail_ns: int, queue_ns: int, input_ns: int, output_ns: int
     ) -> None:
-        """Count requests that have their answers; durations are sums over the requests."""
+        """Count completed requests; durations are sums over the requests."""
         own = self._own
         own[_LAST] = time.time_ns() // 1_000_000
         if success:
@@ -115,7 +115,7 @@ class Statistics:
         self._counters: dict[tuple[str, str], Counters] = {}
 
     def of(self, model: str, version: str) -> Counters:
-        """Return a version's counters. Only those made before the workers are forked are shared by them."""
+        """Return the counters of a version. Only those created before the workers are forked are shared."""
         key = (model, version)
         counters = self._counters.get(key)
         if counters is None:
@@ -123,7 +123,7 @@ class Statistics:
         return counters
 
     def claim(self, slot: int) -> None:
-        """Add in this slot from now on: no other process may, while this one lives."""
+        """Add to this slot from now on: no other process may, while this one runs."""
         self._slot = slot
         for counters in self._counters.values():
             counters.claim(slot)

@@ -1,4 +1,4 @@
-"""Log lines as text or JSON, and no line of an access log that nobody asked for."""
+"""Log lines as text or JSON, and an access log only on request."""
 
 import json
 import logging
@@ -26,16 +26,16 @@ class JsonFormatter(logging.Formatter):
 
 
 class Logger(GunicornLogger):  # type: ignore[misc]
-    """gunicorn's logger. Where the logging is configured by a dict, its own would format every access and drop it."""
+    """gunicorn's logger, which with a dict configuration would format every access log line and drop it."""
 
     @property
     def access_log_enabled(self) -> bool:
-        """Whether an access log was asked for (`--access-logfile`)."""
+        """Whether an access log was requested (`--access-logfile`)."""
         return bool(self.cfg.accesslog)
 
 
 def config(log_format: str) -> dict[str, Any]:
-    """Return gunicorn's and the service's logging, to standard error, as `text` or `json`."""
+    """Return the logging configuration of gunicorn and the service: to standard error, as `text` or `json`."""
     text = {"format": "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s", "datefmt": "%Y-%m-%d %H:%M:%S %z"}
     return {
         "version": 1,

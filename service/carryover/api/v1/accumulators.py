@@ -1,57 +1,47 @@
 """`/v1/accumulators`: running totals, by name."""
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, cast
 
-from flask import Blueprint, Response, request
-
-from carryover.api import once
+from carryover.api import conditions, names
+from carryover.api.arrays import array
+from carryover.api.inbound import Inbound
 from carryover.api.json import read, reply
-from carryover.api.v1 import schemas
-from carryover.api.v1.sessions import if_match, if_none_match, migrate
-from carryover.engine import Engine, Request, Step
+from carryover.api.perform import perform
+from carryover.api.response import Response
+from carryover.api.v1.schemas import Accumulate, Totals
+from carryover.api.v1.sessions import deleted
+from carryover.engine import Engine, Operation
+from carryover.engine.operations import Delete, Peek, Step
 from carryover.errors import InvalidInputError
 from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
-from carryover.runtime.tensors import array
 
 MODEL = "accumulator"
 """The model whose sessions the accumulators are."""
 
 
-def routes(engine: Engine) -> Blueprint:
-    """Return the routes."""
-    blueprint = Blueprint("accumulators", __name__)
-    render = once.renderer(_answer_of)
+def add(engine: Engine, inbound: Inbound) -> Response:
+    """Add values to an accumulator; one that does not exist is created."""
+    name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
+    values = list(_leaves(read(inbound, Accumulate).values))
+    if not values:
+        raise InvalidInputError("values is empty; expected at least one number")
+    step = Step(model, name, _inputs(model, values), conditions.read(inbound), create=engine.ttl)
+    return perform(engine, step, _totals)
 
-    def model() -> Model:
-        return engine.repository.model(MODEL)
 
-    @blueprint.post("/v1/accumulators/<name:name>")
-    def add(name: str) -> Response:
-        kept = once.from_header()
-        schemas.name(name)
-        values = list(_leaves(read(schemas.Accumulate).values))
-        if not values:
-            raise InvalidInputError("values is empty: it takes at least one number")
-        step = Step(model(), name, _inputs(model(), values), expected=if_match(), create=engine.ttl)
-        step.once, step.render, step.migrate = kept, render, migrate()
-        step.exists, step.new = "HTTP_IF_MATCH" in request.environ, if_none_match()
-        engine.run([step])
-        return once.answer_step(step, _answer_of)
+def show(engine: Engine, inbound: Inbound) -> Response:
+    """Return an accumulator's totals."""
+    name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
+    # Nothing added: the module returns its totals as they are.
+    return perform(engine, Peek(model, name, _inputs(model, []), conditions.read(inbound)), _totals)
 
-    @blueprint.get("/v1/accumulators/<name:name>")
-    def show(name: str) -> Response:
-        # Nothing added: the module answers with its totals as they are.
-        outputs, step = engine.peek(model(), schemas.name(name), _inputs(model(), []), if_match())
-        return reply(_totals(name, outputs, step), step=step)
 
-    @blueprint.delete("/v1/accumulators/<name:name>")
-    def delete(name: str) -> Response:
-        engine.delete(model(), schemas.name(name), Request(if_match()))
-        return Response(status=204)
-
-    return blueprint
+def delete(engine: Engine, inbound: Inbound) -> Response:
+    """Delete an accumulator."""
+    name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
+    return perform(engine, Delete(model, name, preconditions=conditions.read(inbound)), deleted)
 
 
 def _inputs(model: Model, values: list[Any]) -> dict[str, Array]:
@@ -59,13 +49,10 @@ def _inputs(model: Model, values: list[Any]) -> dict[str, Array]:
     return {spec.name: array(spec.datatype, values, "values")}
 
 
-def _answer_of(step: Step) -> dict[str, Any]:
-    return _totals(step.session, step.outputs, step.number)
-
-
-def _totals(name: str, outputs: Mapping[str, Array], step: int) -> dict[str, Any]:
-    totals = {output: value.item() for output, value in outputs.items()}
-    return {"accumulator": name, **totals, "step": step}
+def _totals(operation: Operation) -> Response:
+    totals = {output: value.item() for output, value in operation.outputs.items()}
+    body = cast(Totals, {"accumulator": operation.session, **totals, "step": operation.step})
+    return reply(body, step=operation.step)
 
 
 def _leaves(values: list[Any]) -> Iterator[Any]:

@@ -1,65 +1,85 @@
 """`/v1/models`: what is served, and predictions without a session."""
 
-from typing import Any
-
-from flask import Blueprint, Response
-
+from carryover.api.inbound import Inbound
 from carryover.api.json import read, reply
-from carryover.api.routing import model_route
-from carryover.api.v1 import schemas
-from carryover.engine import Engine
+from carryover.api.perform import perform
+from carryover.api.response import Response
+from carryover.api.v1.instances import instances, predictions
+from carryover.api.v1.schemas import (
+    FrozenBufferResource,
+    ModelList,
+    ModelResource,
+    Predict,
+    Predictions,
+    TensorResource,
+    TensorSpecResource,
+)
+from carryover.engine import Engine, Operation
+from carryover.engine.operations import Prediction
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.repository import Model
-from carryover.runtime.tensors import instances, predictions
 from carryover.runtime.version import TensorInfo
 
 
-def routes(engine: Engine) -> Blueprint:
-    """Return the routes."""
-    blueprint = Blueprint("models", __name__)
+def find(engine: Engine, inbound: Inbound) -> Model:
+    """Return the model, or the version of it, that a request's path names.
 
-    @blueprint.get("/v1/models")
-    def index() -> Response:
-        return reply({"models": [describe(model) for model in engine.repository]})
+    Raises:
+        NotFoundError: there is none.
 
-    @model_route(blueprint, "GET", "")
-    def show(model: str, version: str | None) -> Response:
-        return reply(describe(engine.repository.model(model, version)))
-
-    @model_route(blueprint, "POST", ":predict")
-    def predict(model: str, version: str | None) -> Response:
-        found = engine.repository.model(model, version)
-        inputs = instances(found.inputs, read(schemas.Predict).instances)
-        outputs = engine.predict(found, inputs)
-        return reply({"predictions": predictions(found.outputs, outputs, found.labels)})
-
-    return blueprint
+    """
+    return engine.repository.model(inbound.parameters["model"], inbound.parameters.get("version"))
 
 
-def describe(model: Model) -> dict[str, Any]:
-    """Return what a model is, as JSON."""
+def index(engine: Engine, _: Inbound) -> Response:
+    """List the models."""
+    return reply(ModelList(models=[describe(model) for model in engine.repository]))
+
+
+def show(engine: Engine, inbound: Inbound) -> Response:
+    """Describe a model."""
+    return reply(describe(find(engine, inbound)))
+
+
+def predict(engine: Engine, inbound: Inbound) -> Response:
+    """Run a model from its initial state and keep nothing."""
+    model = find(engine, inbound)
+    return perform(engine, Prediction(model, "", instances(model.inputs, read(inbound, Predict).instances)), _predicted)
+
+
+def tensor(info: TensorInfo) -> TensorResource:
+    """Return a parameter or buffer as JSON has it."""
+    return TensorResource(name=info.name, datatype=info.datatype, shape=info.shape)
+
+
+def _predicted(operation: Operation) -> Response:
+    model = operation.model
+    return reply(Predictions(predictions=predictions(model.outputs, operation.outputs, model.labels)))
+
+
+def describe(model: Model) -> ModelResource:
+    """Return what a model is, as JSON has it."""
     version = model.default
     digests = version.frozen_digests()
-    return {
-        "name": model.name,
-        "ready": True,
-        "version": version.version,
-        "versions": list(model.versions),
-        "fingerprint": version.fingerprint.hex(),
-        "stateful": version.stateful,
-        "inputs": [_spec(spec) for spec in model.inputs],
-        "outputs": [_spec(spec) for spec in model.outputs],
-        **({"labels": model.labels} if model.labels else {}),
-        "parameters": [info(tensor) for tensor in version.parameters()],
-        "frozen_buffers": [info(tensor) | {"sha256": digests[tensor.name]} for tensor in version.frozen_buffers()],
-        "state_buffers": [info(tensor) for tensor in version.state_buffers()],
-    }
+    resource = ModelResource(
+        name=model.name,
+        ready=True,
+        version=version.version,
+        versions=list(model.versions),
+        fingerprint=version.fingerprint.hex(),
+        stateful=version.stateful,
+        inputs=[_spec(spec) for spec in model.inputs],
+        outputs=[_spec(spec) for spec in model.outputs],
+        parameters=[tensor(info) for info in version.parameters()],
+        frozen_buffers=[
+            FrozenBufferResource(**tensor(info), sha256=digests[info.name]) for info in version.frozen_buffers()
+        ],
+        state_buffers=[tensor(info) for info in version.state_buffers()],
+    )
+    if model.labels:
+        resource["labels"] = model.labels
+    return resource
 
 
-def info(tensor: TensorInfo) -> dict[str, Any]:
-    """Return a parameter or buffer as JSON."""
-    return {"name": tensor.name, "datatype": tensor.datatype, "shape": tensor.shape}
-
-
-def _spec(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype.name, "shape": spec.shape}
+def _spec(spec: TensorSpec) -> TensorSpecResource:
+    return TensorSpecResource(name=spec.name, datatype=spec.datatype.name, shape=spec.shape)

@@ -1,36 +1,14 @@
-"""The bodies that the interface takes."""
+"""The bodies of `/v1`: requests as pydantic models, responses as typed dicts."""
 
-import re
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 
-from carryover.errors import InvalidInputError
-
-# "." and ".." are taken out of addresses by those who send them (RFC 3986, section 5.2.4).
-_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~-]{1,128}")
-_NAME_RULE = "a name is 1 to 128 of the characters A-Z a-z 0-9 . _ ~ - and neither . nor .."
+from carryover.api.names import pydantic_name
+from carryover.api.problems import Problem
 
 MAX_TTL = 10 * 365 * 24 * 3600
 """The longest time to live of a session, in seconds."""
-
-
-def name(value: str) -> str:
-    """Return the name of a session or accumulator, if it is one.
-
-    Raises:
-        InvalidInputError: it is not.
-
-    """
-    if _NAME.fullmatch(value) is None:
-        raise InvalidInputError(f"{value!r:.140} is not a name: {_NAME_RULE}")
-    return value
-
-
-def _pydantic_name(value: str) -> str:
-    if _NAME.fullmatch(value) is None:
-        raise ValueError(_NAME_RULE)
-    return value
 
 
 class _Body(BaseModel):
@@ -44,9 +22,9 @@ class Predict(_Body):
 
 
 class CreateSession(_Body):
-    """A session to begin: its own name and time to live in seconds, both optional."""
+    """A session to create: its name and time to live in seconds, both optional."""
 
-    session: Annotated[str, AfterValidator(_pydantic_name)] | None = None
+    session: Annotated[str, AfterValidator(pydantic_name)] | None = None
     ttl: Annotated[StrictInt, Field(ge=1, le=MAX_TTL)] | None = None
 
 
@@ -70,3 +48,101 @@ class Accumulate(_Body):
     """Values to add to an accumulator, nested in any way."""
 
     values: list[Any]
+
+
+class Predictions(TypedDict):
+    """Outputs, one entry an instance."""
+
+    predictions: Any
+
+
+class StepPredictions(TypedDict):
+    """A committed step's outputs; `step` is the session's after it."""
+
+    predictions: Any
+    session: str
+    step: int
+
+
+class ManySteps(TypedDict):
+    """For each session its step, or its problem."""
+
+    sessions: dict[str, StepPredictions | Problem]
+
+
+class TensorResource(TypedDict):
+    """A parameter or buffer; `datatype` and `shape` are null of a buffer that is None."""
+
+    name: str
+    datatype: str | None
+    shape: tuple[int, ...] | None
+
+
+class FrozenBufferResource(TensorResource):
+    """A buffer that inference only reads, with the SHA-256 of its bytes."""
+
+    sha256: str
+
+
+class TensorSpecResource(TypedDict):
+    """An input or output; -1 stands for an axis that varies."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelResource(TypedDict):
+    """A model, with its default version."""
+
+    name: str
+    ready: bool
+    version: str
+    versions: list[str]
+    fingerprint: str
+    stateful: bool
+    inputs: list[TensorSpecResource]
+    outputs: list[TensorSpecResource]
+    labels: NotRequired[tuple[str, ...]]
+    parameters: list[TensorResource]
+    frozen_buffers: list[FrozenBufferResource]
+    state_buffers: list[TensorResource]
+
+
+class ModelList(TypedDict):
+    """What is served."""
+
+    models: list[ModelResource]
+
+
+class SessionResource(TypedDict):
+    """A session; times are RFC 3339, `ttl` is in seconds."""
+
+    session: str
+    model: str
+    version: str
+    step: int
+    created: str
+    last_used: str
+    expires: str
+    ttl: int
+    state: list[TensorResource]
+
+
+class Classified(TypedDict):
+    """What a classifier predicts of one instance: a label, and the probability of each."""
+
+    label: Any
+    probabilities: Any
+
+
+class Totals(TypedDict):
+    """An accumulator's totals: between name and step the outputs of its model, here of the one that is shipped."""
+
+    accumulator: str
+    count: int
+    sum: float
+    mean: float | None
+    minimum: float | None
+    maximum: float | None
+    step: int

@@ -1,251 +1,174 @@
-"""`/v1/models/{model}/sessions`: state that goes on from call to call."""
-
-from collections.abc import Mapping
-from http import HTTPStatus
-from typing import Any
+"""`/v1/models/{model}/sessions`: state that continues from call to call."""
 
 import orjson
-from flask import Blueprint, Response, request
 
-from carryover.api import once, problems
-from carryover.api.json import content, encode, read, reply, require_media_type, timestamp
-from carryover.api.routing import model_route
-from carryover.api.v1 import schemas
-from carryover.api.v1.models import info
-from carryover.engine import Engine, Request, Session, Step
-from carryover.errors import (
-    CarryoverError,
-    InvalidInputError,
-    KeyInUseError,
-    KeyReusedError,
-    NameTakenError,
-    PreconditionFailedError,
+from carryover.api import conditions, names, problems
+from carryover.api.inbound import Inbound
+from carryover.api.json import encode, read, reply, require_media_type, timestamp
+from carryover.api.perform import perform, response_of
+from carryover.api.response import OCTETS, Response
+from carryover.api.v1.instances import instances, predictions
+from carryover.api.v1.models import find, tensor
+from carryover.api.v1.schemas import (
+    CreateSession,
+    Nothing,
+    Predict,
+    PredictMany,
+    SessionResource,
+    StepPredictions,
 )
+from carryover.engine import Engine, Operation, Session
+from carryover.engine.engine import require_state
+from carryover.engine.operations import Create, Delete, Fork, Preconditions, Put, Reset, Step, new_name
+from carryover.errors import CarryoverError, InvalidInputError, KeyInUseError, KeyReusedError
 from carryover.runtime.repository import Model
 from carryover.runtime.snapshot import Snapshot
-from carryover.runtime.tensors import instances, predictions
 
-SNAPSHOT = "application/octet-stream"
-_STEP_DIGITS = 30
+SNAPSHOTS = (OCTETS, "application/vnd.safetensors", "application/x-safetensors")
 
 
-def routes(engine: Engine) -> Blueprint:
-    """Return the routes."""
-    blueprint = Blueprint("sessions", __name__)
-    _resource(blueprint, engine)
-    _steps(blueprint, engine)
-    _state(blueprint, engine)
-    return blueprint
+def create(engine: Engine, inbound: Inbound) -> Response:
+    """Create a session."""
+    body, asked = read(inbound, CreateSession, or_nothing=True), conditions.read(inbound)
+    operation = Create(find(engine, inbound), body.session or new_name(asked), preconditions=asked)
+    operation.ttl = body.ttl or engine.ttl
+    return perform(engine, operation, _created)
 
 
-def _resource(blueprint: Blueprint, engine: Engine) -> None:
-    @model_route(blueprint, "POST", "/sessions")
-    def create(model: str, version: str | None) -> Response:
-        asked = _request(201)
-        body = read(schemas.CreateSession, or_nothing=True)
-        found = engine.repository.model(model, version)
-        return _made(lambda: engine.create(found, body.session, body.ttl, asked), asked, 201)
-
-    @model_route(blueprint, "GET", "/sessions/<name:session>")
-    def show(model: str, version: str | None, session: str) -> Response:
-        found = engine.session(engine.repository.model(model, version), schemas.name(session), if_match())
-        return reply(_describe(found), step=found.step)
-
-    @model_route(blueprint, "DELETE", "/sessions/<name:session>")
-    def delete(model: str, version: str | None, session: str) -> Response:
-        engine.delete(engine.repository.model(model, version), schemas.name(session), Request(if_match()))
-        return Response(status=204)
-
-    @model_route(blueprint, "POST", "/sessions/<name:session>:reset")
-    def reset(model: str, version: str | None, session: str) -> Response:
-        asked = _request(200)
-        read(schemas.Nothing, or_nothing=True)
-        found = engine.repository.model(model, version)
-        return _made(lambda: engine.reset(found, schemas.name(session), asked), asked, 200)
-
-    @model_route(blueprint, "POST", "/sessions/<name:session>:fork")
-    def fork(model: str, version: str | None, session: str) -> Response:
-        asked = _request(201)
-        body = read(schemas.CreateSession, or_nothing=True)
-        found, name = engine.repository.model(model, version), schemas.name(session)
-        return _made(
-            lambda: engine.create(
-                found, body.session, body.ttl, asked, lambda: engine.session(found, name, asked.expected)
-            ),
-            asked,
-            201,
-        )
+def show(engine: Engine, inbound: Inbound) -> Response:
+    """Describe a session."""
+    session = engine.session(find(engine, inbound), names.of_path(inbound), conditions.read(inbound))
+    return reply(_resource(session), step=session.step)
 
 
-def _steps(blueprint: Blueprint, engine: Engine) -> None:
-    render = once.renderer(answer_of)
-
-    @model_route(blueprint, "POST", "/sessions/<name:session>:predict")
-    def predict(model: str, version: str | None, session: str) -> Response:
-        kept = once.from_header()
-        step = step_of(engine.repository.model(model, version), schemas.name(session), read(schemas.Predict).instances)
-        step.expected, step.migrate, step.once, step.render = if_match(), migrate(), kept, render
-        engine.run([step])
-        return once.answer_step(step, answer_of)
-
-    @model_route(blueprint, "POST", "/sessions:predict")
-    def predict_many(model: str, version: str | None) -> Response:
-        kept = once.from_header()
-        found = engine.repository.model(model, version)
-        outcomes = steps_of(found, read(schemas.PredictMany).sessions)
-        steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
-        expected, take_over = if_match(), migrate()
-        for step in steps:
-            step.expected, step.migrate, step.once, step.render = expected, take_over, kept, render
-        if steps:
-            engine.run(steps)
-        _raise_common(steps)
-        entries = {session: orjson.Fragment(entry_of(outcome)) for session, outcome in outcomes.items()}
-        response = reply({"sessions": entries})
-        done = [step for step in steps if step.error is None]
-        if done and all(step.replay is not None for step in done):
-            response.headers["Idempotency-Replayed"] = "true"
-        return response
+def delete(engine: Engine, inbound: Inbound) -> Response:
+    """Delete a session."""
+    operation = Delete(find(engine, inbound), names.of_path(inbound), preconditions=conditions.read(inbound))
+    return perform(engine, operation, deleted)
 
 
-def _state(blueprint: Blueprint, engine: Engine) -> None:
-    @model_route(blueprint, "GET", "/sessions/<name:session>/state")
-    def snapshot(model: str, version: str | None, session: str) -> Response:
-        found = engine.session(engine.repository.model(model, version), schemas.name(session), if_match())
-        response = Response(engine.snapshot(found), mimetype=SNAPSHOT)
-        response.headers["ETag"] = f'"{found.step}"'
-        response.headers["Content-Disposition"] = f'attachment; filename="{found.name}-{found.step}.safetensors"'
-        return response
-
-    @model_route(blueprint, "PUT", "/sessions/<name:session>/state")
-    def put(model: str, version: str | None, session: str) -> Response:
-        require_media_type(SNAPSHOT, "application/vnd.safetensors", "application/x-safetensors")
-        asked = _request(200)
-        found = engine.repository.model(model, version)
-        given = Snapshot.parse(content())
-        return _made(lambda: engine.put(found, schemas.name(session), given, asked, migrate=migrate()), asked, 200)
+def reset(engine: Engine, inbound: Inbound) -> Response:
+    """Bring a session back to its initial state."""
+    read(inbound, Nothing, or_nothing=True)
+    operation = Reset(find(engine, inbound), names.of_path(inbound), preconditions=conditions.read(inbound))
+    return perform(engine, operation, _changed)
 
 
-def if_match() -> int | None:
-    """Return the step that `If-Match` names; None without one, or with `*`.
-
-    Raises:
-        InvalidInputError: it is not the ETag of a session.
-
-    """
-    given = request.environ.get("HTTP_IF_MATCH")
-    if given is None or given.strip() == "*":
-        return None
-    step = given.strip().removeprefix('"').removesuffix('"')
-    if not (step.isascii() and step.isdecimal()):
-        raise InvalidInputError(f'If-Match: {given:.80} is not the ETag of a session, such as "41"')
-    # A longer number is no step that a session could stand at, and more than Python reads.
-    return int(step[:_STEP_DIGITS])
+def fork(engine: Engine, inbound: Inbound) -> Response:
+    """Create a session with the state of another. `If-Match` concerns that one, `If-None-Match` the new one."""
+    body, asked = read(inbound, CreateSession, or_nothing=True), conditions.read(inbound)
+    target = Preconditions(absent=asked.absent, key=asked.key)
+    operation = Fork(find(engine, inbound), body.session or new_name(asked), preconditions=target)
+    operation.origin, operation.ttl = names.of_path(inbound), body.ttl
+    operation.origin_preconditions = Preconditions(steps=asked.steps, exists=asked.exists)
+    return perform(engine, operation, _created)
 
 
-def if_none_match() -> bool:
-    """Return whether `If-None-Match` asks that there be nothing yet.
-
-    Raises:
-        InvalidInputError: it asks for something else.
-
-    """
-    given = request.environ.get("HTTP_IF_NONE_MATCH")
-    if given is not None and given.strip() != "*":
-        raise InvalidInputError(f"If-None-Match: {given:.80} must be *, where it is given")
-    return given is not None
+def predict(engine: Engine, inbound: Inbound) -> Response:
+    """Run one step of a session."""
+    model = find(engine, inbound)
+    inputs = instances(model.inputs, read(inbound, Predict).instances)
+    step = Step(model, names.of_path(inbound), inputs, conditions.read(inbound))
+    return perform(engine, step, stepped)
 
 
-def migrate() -> bool:
-    """Return whether the query asks to take a state over from a version that is gone."""
-    given = request.args.get("migrate", "false") if request.environ.get("QUERY_STRING") else "false"
-    if given not in ("true", "false"):
-        raise InvalidInputError(f"migrate={given!r:.80} must be true or false")
-    return given == "true"
+def predict_many(engine: Engine, inbound: Inbound) -> Response:
+    """Run one step of each of many sessions."""
+    model, asked = find(engine, inbound), conditions.read(inbound)
+    require_state(model)
+    given = read(inbound, PredictMany).sessions
+    if not given:
+        raise InvalidInputError("sessions is empty; expected the instances of at least one session")
+    outcomes = {session: _step_or_error(model, session, values, asked) for session, values in given.items()}
+    steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
+    if steps:
+        engine.run(steps)
+    _raise_common(steps)
+    entries = {session: orjson.Fragment(entry(outcome)) for session, outcome in outcomes.items()}
+    response = reply({"sessions": entries})
+    done = [step for step in steps if step.error is None]
+    if done and all(step.replay is not None for step in done):
+        return response.with_headers(("Idempotency-Replayed", "true"))
+    return response
 
 
-def steps_of(model: Model, asked: Mapping[str, Any]) -> dict[str, Step | CarryoverError]:
-    """Return the step of each of many sessions, or what is wrong with it."""
-    if not asked:
-        raise InvalidInputError("sessions is empty: it takes at least one session's instances")
-    outcomes: dict[str, Step | CarryoverError] = {}
-    for session, values in asked.items():
-        try:
-            if not isinstance(values, list):
-                raise InvalidInputError(f"sessions.{session:.140} must be a list of instances")
-            outcomes[session] = step_of(model, schemas.name(session), values)
-        except CarryoverError as error:
-            outcomes[session] = error
-    return outcomes
+def get_state(engine: Engine, inbound: Inbound) -> Response:
+    """Return a session's state as a safetensors file."""
+    session = engine.session(find(engine, inbound), names.of_path(inbound), conditions.read(inbound))
+    file = f'attachment; filename="{session.name}-{session.step}.safetensors"'
+    return Response(engine.snapshot(session), 200, session.step, OCTETS, (("Content-Disposition", file),))
 
 
-def step_of(model: Model, session: str, values: list[Any]) -> Step:
-    """Return the step that a body's instances ask for."""
-    return Step(model, session, instances(model.inputs, values))
+def put_state(engine: Engine, inbound: Inbound) -> Response:
+    """Replace a session's state by that in a safetensors file, or create a session with it."""
+    require_media_type(inbound, *SNAPSHOTS)
+    operation = Put(find(engine, inbound), names.of_path(inbound), preconditions=conditions.read(inbound))
+    operation.snapshot, operation.ttl = Snapshot.parse(inbound.body), engine.ttl
+    return perform(engine, operation, _changed)
 
 
-def answer_of(step: Step) -> dict[str, Any]:
-    """Return a committed step's answer."""
+def stepped(step: Operation) -> Response:
+    """Return the response to a committed step."""
     model = step.model
     values = predictions(model.outputs, step.outputs, model.labels)
-    return {"predictions": values, "session": step.session, "step": step.number}
+    return reply(StepPredictions(predictions=values, session=step.session, step=step.step), step=step.step)
 
 
-def entry_of(outcome: Step | CarryoverError) -> bytes:
-    """Return what stands in an answer of several steps for one of them, as JSON: its answer, or its problem."""
-    if isinstance(outcome, Step):
-        if outcome.error is None:
-            kept = outcome.replay or outcome.rendered
-            return encode(answer_of(outcome)) if kept is None else once.body_of(kept)
-        return encode(problems.problem(outcome.error))
-    return encode(problems.problem(outcome))
+def deleted(_: Operation) -> Response:
+    """Return the response to a deletion."""
+    return Response(status=204, media_type=None)
 
 
-def _request(status: int) -> Request:
-    """What the headers ask of a change of a session."""
-    return Request(
-        if_match(),
-        once.from_header(),
-        lambda session: once.keep(status, session.step, encode(_describe(session))),
-        new=if_none_match(),
-        exists="If-Match" in request.headers,
-    )
+def entry(outcome: Step | CarryoverError) -> bytes:
+    """Return, as JSON, what a response to several steps has of one of them: its own response, or its problem."""
+    error = outcome.error if isinstance(outcome, Step) else outcome
+    if error is not None:
+        return encode(problems.problem(error))
+    assert isinstance(outcome, Step)  # noqa: S101 - an error is never None
+    return response_of(outcome, stepped).content()
 
 
-def _made(change: Any, asked: Request, status: int) -> Response:
-    """Answer for a session that was begun or changed, this time or the first."""
+def _step_or_error(model: Model, session: str, values: object, asked: Preconditions) -> Step | CarryoverError:
     try:
-        made = change()
-    except NameTakenError as error:
-        if asked.new:
-            raise PreconditionFailedError(str(error)) from None
-        raise
-    if isinstance(made, bytes):
-        response = once.answer(made, replayed=True)
-    else:
-        response = reply(_describe(made), status, made.step)
-    if response.status_code == HTTPStatus.CREATED:
-        described = orjson.loads(response.get_data())
-        response.headers["Location"] = f"/v1/models/{described['model']}/sessions/{described['session']}"
-    return response
+        if not isinstance(values, list):
+            raise InvalidInputError(f"sessions.{session:.140} must be a list of instances")
+        return Step(model, names.checked(session), instances(model.inputs, values), asked, stepped)
+    except CarryoverError as error:
+        return error
 
 
 def _raise_common(steps: list[Step]) -> None:
     """Raise what is wrong with the idempotency key of all the steps: it is the request's, and so is the fault."""
     for kind in (KeyReusedError, KeyInUseError):
         if steps and all(isinstance(step.error, kind) for step in steps):
-            steps[0].answer()
+            raise steps[0].error or kind
 
 
-def _describe(session: Session) -> dict[str, Any]:
-    return {
-        "session": session.name,
-        "model": session.model.name,
-        "version": session.version.version,
-        "step": session.step,
-        "created": timestamp(session.created),
-        "last_used": timestamp(session.last_used),
-        "expires": timestamp(session.expires),
-        "ttl": session.ttl,
-        "state": [info(tensor) for tensor in session.version.state_buffers(session.state)],
-    }
+def _created(operation: Operation) -> Response:
+    location = f"/v1/models/{operation.model.name}/sessions/{operation.session}"
+    return _described(operation, 201).with_headers(("Location", location))
+
+
+def _changed(operation: Operation) -> Response:
+    return _described(operation, 200)
+
+
+def _described(operation: Operation, status: int) -> Response:
+    session = operation.session_after
+    if session is None:
+        raise ValueError("the operation has left no session")
+    return reply(_resource(session), status, session.step)
+
+
+def _resource(session: Session) -> SessionResource:
+    return SessionResource(
+        session=session.name,
+        model=session.model.name,
+        version=session.version.version,
+        step=session.step,
+        created=timestamp(session.created),
+        last_used=timestamp(session.last_used),
+        expires=timestamp(session.expires),
+        ttl=session.ttl,
+        state=[tensor(info) for info in session.version.state_buffers(session.state)],
+    )

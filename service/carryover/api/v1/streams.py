@@ -1,87 +1,90 @@
 """`:stream`: newline-delimited JSON both ways over one request, each line answered as soon as its step is committed."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from flask import Blueprint, Response, request
-
-from carryover.api import once
+from carryover.api import conditions, names
+from carryover.api.inbound import Inbound
 from carryover.api.json import parse, require_media_type
-from carryover.api.routing import model_route
-from carryover.api.transport import CutShortError, arrivals
-from carryover.api.v1 import schemas
-from carryover.api.v1.sessions import answer_of, entry_of, if_match, migrate, step_of
-from carryover.engine import Engine, Step
+from carryover.api.response import NDJSON, Response
+from carryover.api.transport import CutShortError
+from carryover.api.v1.instances import instances
+from carryover.api.v1.models import find
+from carryover.api.v1.schemas import Line
+from carryover.api.v1.sessions import entry, stepped
+from carryover.engine import Engine
+from carryover.engine.operations import Preconditions, Step
 from carryover.errors import BodyTooLargeError, CarryoverError, InvalidInputError
 from carryover.runtime.repository import Model
 
-NDJSON = "application/x-ndjson"
 MAX_AHEAD = 64
-"""Lines that have arrived already and are stepped together, in one load and one commit."""
+"""Lines that have arrived already and are run together, in one load and one commit."""
+_HEADERS = (("X-Accel-Buffering", "no"), ("Cache-Control", "no-store"))
 
 
-def routes(engine: Engine, max_line_bytes: int) -> Blueprint:
-    """Return the routes."""
-    blueprint = Blueprint("streams", __name__)
-
-    @model_route(blueprint, "POST", "/sessions/<name:session>:stream")
-    def stream(model: str, version: str | None, session: str) -> Response:
-        require_media_type(NDJSON)
-        found = engine.repository.model(model, version)
-        if "HTTP_IDEMPOTENCY_KEY" in request.environ:
-            raise InvalidInputError(
-                "a stream takes no Idempotency-Key: each of its lines may hold an 'idempotency_key'"
-            )
-        expected = if_match()
-        engine.session(found, schemas.name(session), expected)
-        lines = _Lines(arrivals(request.environ), max_line_bytes)
-        headers = {"X-Accel-Buffering": "no", "Cache-Control": "no-store"}
-        answers = _answers(engine, found, session, request.path, lines, expected=expected, take_over=migrate())
-        return Response(answers, mimetype=NDJSON, headers=headers)
-
-    return blueprint
+def stream(engine: Engine, inbound: Inbound) -> Response:
+    """Run each line as one step. The preconditions hold for the first step that is committed."""
+    require_media_type(inbound, NDJSON)
+    if "idempotency-key" in inbound.headers:
+        raise InvalidInputError("a stream takes no Idempotency-Key; each of its lines may have an 'idempotency_key'")
+    asked = conditions.read(inbound)
+    model, session = find(engine, inbound), names.of_path(inbound)
+    engine.session(model, session, asked, migrate=asked.migrate)
+    responses = _Stream(engine, model, session, inbound.path, asked).responses(
+        _Lines(inbound.chunks or iter(()), inbound.max_bytes)
+    )
+    return Response(responses, media_type=NDJSON, headers=_HEADERS)
 
 
-def _answers(  # noqa: PLR0913
-    engine: Engine, model: Model, session: str, path: str, lines: "_Lines", *, expected: int | None, take_over: bool
-) -> Iterator[bytes]:
-    yield b""  # the response's head goes out before the first line comes in
-    render = once.renderer(answer_of)
-    for batch in lines:
-        asked = [_step(model, session, path, line) for line in batch]
-        steps = [step for step in asked if isinstance(step, Step)]
-        for step in steps:
-            step.render, step.migrate = render, take_over
-        # Until one line is stepped, each is on its own: that one must find the session where the stream is to begin.
-        while steps and expected is not None:
-            first = steps.pop(0)
-            first.expected = expected
-            _run(engine, [first])
-            if first.error is None:
-                expected = None
+class _Stream:
+    """One stream of a session's steps; `asked` are the preconditions of the request."""
+
+    def __init__(self, engine: Engine, model: Model, session: str, path: str, asked: Preconditions) -> None:
+        self._engine = engine
+        self._model = model
+        self._session = session
+        self._path = path
+        self._first: Preconditions | None = asked if asked.exists else None
+        self._rest = Preconditions(migrate=asked.migrate)
+
+    def responses(self, lines: "_Lines") -> Iterator[bytes]:
+        """Yield the responses to the lines."""
+        yield b""  # the response's head is sent before the first line arrives
+        for batch in lines:
+            outcomes = [self._step(line) for line in batch]
+            self._run([outcome for outcome in outcomes if isinstance(outcome, Step)])
+            yield b"".join(entry(outcome) + b"\n" for outcome in outcomes)
+
+    def _run(self, steps: list[Step]) -> None:
+        # Until one step is committed, each runs alone: that one must find the session where the stream is to start.
+        while steps and self._first is not None:
+            step = steps.pop(0)
+            step.preconditions = replace(self._first, key=step.preconditions.key)
+            self._run_together([step])
+            if step.error is None:
+                self._first = None
         if steps:
-            _run(engine, steps)
-        yield b"".join(entry_of(step) + b"\n" for step in asked)
+            self._run_together(steps)
 
+    def _run_together(self, steps: list[Step]) -> None:
+        try:
+            self._engine.run(steps)
+        except CarryoverError as error:
+            for step in steps:
+                step.error = error
 
-def _run(engine: Engine, steps: list[Step]) -> None:
-    try:
-        engine.run(steps)
-    except CarryoverError as error:
-        for step in steps:
-            step.error = error
-
-
-def _step(model: Model, session: str, path: str, line: bytes | CarryoverError) -> Step | CarryoverError:
-    if isinstance(line, CarryoverError):
-        return line
-    try:
-        body = parse(schemas.Line, line)
-        step = step_of(model, session, body.instances)
-        if body.idempotency_key is not None:
-            step.once = once.of_key(body.idempotency_key, path, line)
-    except CarryoverError as error:
-        return error
-    return step
+    def _step(self, line: bytes | CarryoverError) -> Step | CarryoverError:
+        if isinstance(line, CarryoverError):
+            return line
+        try:
+            body = parse(Line, line)
+            step = Step(self._model, self._session, instances(self._model.inputs, body.instances), self._rest, stepped)
+            if body.idempotency_key is not None:
+                key = conditions.idempotency_key(body.idempotency_key, self._path, line)
+                step.preconditions = replace(self._rest, key=key)
+        except CarryoverError as error:
+            return error
+        return step
 
 
 class _Lines:
@@ -109,7 +112,7 @@ class _Lines:
             yield from self._batches([bytes(rest)], skipping=skipping)
 
     def _batches(self, lines: list[bytes], *, skipping: bool) -> Iterator[list[bytes | CarryoverError]]:
-        """Part lines into batches; `skipping` says that the first is the end of one that was too long."""
+        """Split lines into batches; `skipping` says that the first is the end of one that was too long."""
         batch: list[bytes | CarryoverError] = []
         for line in lines:
             if skipping or len(line) > self._limit:
@@ -121,6 +124,4 @@ class _Lines:
             yield batch[start : start + MAX_AHEAD]
 
     def _too_long(self) -> BodyTooLargeError:
-        return BodyTooLargeError(
-            f"the line is longer than the {self._limit} bytes that this service takes (MAX_BODY_BYTES)"
-        )
+        return BodyTooLargeError(f"the line is longer than {self._limit} bytes (MAX_BODY_BYTES)")

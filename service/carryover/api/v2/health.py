@@ -1,36 +1,32 @@
-"""`/v2/health`, and KServe V1's `/`: whether the process lives, and whether it can serve sessions."""
-
-from flask import Blueprint, Response
+"""`/v2/health`, and KServe V1's `/`: whether the process is alive, and whether it can take steps."""
 
 from carryover.api import problems
+from carryover.api.inbound import Inbound
 from carryover.api.json import reply
+from carryover.api.response import Response
+from carryover.api.v2.schemas import Alive, Live, Ready
 from carryover.engine import Engine
 from carryover.errors import StoreUnavailableError
 
 
-def routes(engine: Engine) -> Blueprint:
-    """Return the routes."""
-    blueprint = Blueprint("health", __name__)
+def alive(_: Engine, __: Inbound) -> Response:
+    """Answer clients of KServe's first version, which ask here whether the server is alive."""
+    return reply(Alive(status="alive"))
 
-    @blueprint.get("/")
-    def alive() -> Response:
-        # Where clients of KServe's first version ask whether the server lives.
-        return reply({"status": "alive"})
 
-    @blueprint.get("/v2/health/live")
-    def live() -> Response:
-        return reply({"live": True})
+def live(_: Engine, __: Inbound) -> Response:
+    """Answer that the process is alive."""
+    return reply(Live(live=True))
 
-    @blueprint.get("/v2/health/ready")
-    def ready() -> Response:
-        # Models are loaded before the first request is accepted: what can be missing is the store.
-        try:
-            engine.store.ping()
-        except StoreUnavailableError as error:
-            response = reply({"ready": False, **problems.problem(error)}, 503)
-            response.headers["Retry-After"] = str(error.retry_after)
-            return response
-        failures = engine.repository.failures
-        return reply({"ready": True, **({"not_loaded": failures} if failures else {})})
 
-    return blueprint
+def ready(engine: Engine, _: Inbound) -> Response:
+    """Answer whether steps can be taken. Models are loaded before the first request: what may be missing is Redis."""
+    try:
+        engine.store.ping()
+    except StoreUnavailableError as error:
+        unready = {**Ready(ready=False), **problems.problem(error)}
+        return reply(unready, 503).with_headers(("Retry-After", str(error.retry_after)))
+    body = Ready(ready=True)
+    if failures := engine.repository.failures:
+        body["not_loaded"] = list(failures)
+    return reply(body)

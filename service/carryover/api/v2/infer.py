@@ -1,56 +1,42 @@
 """`/v2/models/{model}/infer`."""
 
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Blueprint, Response, request
-
-from carryover.api import once
+from carryover.api import conditions
+from carryover.api.inbound import Inbound
 from carryover.api.json import parse
-from carryover.api.routing import model_route
-from carryover.api.v1.sessions import if_match
-from carryover.api.v2 import schemas, sequences
-from carryover.api.v2.encodings import compress, read_body
-from carryover.api.v2.models import ROOT, find
-from carryover.api.v2.outputs import encode_answer, requested
+from carryover.api.perform import perform
+from carryover.api.response import JSON, OCTETS, Response
+from carryover.api.v2 import sequences
+from carryover.api.v2.encodings import compressed, decoded_body
+from carryover.api.v2.models import find
+from carryover.api.v2.outputs import encode_response, requested
+from carryover.api.v2.schemas import Infer, InferParameters, InferResponse, Output
 from carryover.api.v2.tensors import inputs_of, raw_input_of
-from carryover.engine import Engine, Step
-from carryover.errors import InvalidInputError
+from carryover.engine import Engine, Operation
+from carryover.engine.operations import Prediction
+from carryover.errors import CarryoverError, InvalidInputError
 from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
-from carryover.runtime.version import ModelVersion
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _DIGITS = 20
-_HEAD = struct.Struct("<I")
 
 
-def routes(engine: Engine, max_body_bytes: int) -> Blueprint:
-    """Return the routes. `max_body_bytes` is also what a compressed body may expand to."""
-    blueprint = Blueprint("infer", __name__)
-
-    @model_route(blueprint, "POST", "/infer", ROOT)
-    def infer(model: str, version: str | None) -> Response:
-        found = find(engine, model, version)
-        body = read_body(max_body_bytes)
-        asked = _Asked.read(found, body)
-        step = sequences.step_of(found, asked.parameters, asked.inputs, engine.ttl)
-        if step is None:
-            return _answer(*asked.answer(found.default, engine.predict(found, asked.inputs)))
-        step.expected, step.once, step.render = if_match(), once.from_header(body), asked.kept
-        engine.run([step])
-        if error := sequences.explained(step):
-            raise error
-        kept = step.replay or step.rendered
-        response = _answer(*(asked.answer_of(step) if kept is None else _unpack(once.body_of(kept))))
-        response.headers["ETag"] = f'"{step.number if kept is None else once.step_of(kept)}"'
-        if step.replay is not None:
-            response.headers["Idempotency-Replayed"] = "true"
-        return response
-
-    return blueprint
+def infer(engine: Engine, inbound: Inbound) -> Response:
+    """Run a model, in a sequence or without one."""
+    model, body = find(engine, inbound), decoded_body(inbound)
+    asked = _Asked.read(model, body, inbound.headers.get(HEADER_LENGTH.lower()))
+    preconditions = conditions.read(inbound, body)
+    step = sequences.step_of(model, asked.parameters, asked.inputs, engine.ttl, preconditions)
+    if step is None:
+        return compressed(perform(engine, Prediction(model, "", asked.inputs), asked.predicted), inbound)
+    try:
+        return compressed(perform(engine, step, asked.stepped), inbound)
+    except CarryoverError as error:
+        raise sequences.explained(error, step) from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,48 +45,47 @@ class _Asked:
 
     model: Model
     id: str | None
-    parameters: schemas.InferParameters
+    parameters: InferParameters
     inputs: Mapping[str, Array]
-    outputs: list[schemas.Output]
+    outputs: list[Output]
 
     @classmethod
-    def read(cls, model: Model, data: bytes) -> "_Asked":
-        length = _header_length(len(data))
+    def read(cls, model: Model, data: bytes, header_length: str | None) -> "_Asked":
+        length = _json_length(header_length, len(data))
         if length == 0:
-            inputs = raw_input_of(model, data)
-            return cls(model, None, schemas.InferParameters(), inputs, requested(model, [], binary=True))
-        body = parse(schemas.Infer, data if length in (None, len(data)) else data[:length])
+            return cls(model, None, InferParameters(), raw_input_of(model, data), requested(model, [], binary=True))
+        body = parse(Infer, data if length in (None, len(data)) else data[:length])
+        parameters = body.parameters or InferParameters()
         inputs = inputs_of(model, body.inputs, data, len(data) if length is None else length)
-        outputs = requested(model, body.outputs, binary=body.parameters.binary_data_output)
-        return cls(model, body.id, body.parameters, inputs, outputs)
+        outputs = requested(model, body.outputs or [], binary=bool(parameters.binary_data_output))
+        return cls(model, body.id, parameters, inputs, outputs)
 
-    def answer(self, version: ModelVersion, outputs: Mapping[str, Array], **parameters: Any) -> tuple[int, bytes]:
-        """Return the answer: the length of its JSON where bytes follow that, else 0; and the whole."""
-        head: dict[str, Any] = {"model_name": self.model.name, "model_version": version.version}
+    def predicted(self, operation: Operation) -> Response:
+        """Return the response to a prediction without a sequence."""
+        return self._response(operation, None)
+
+    def stepped(self, operation: Operation) -> Response:
+        """Return the response to a committed step."""
+        return self._response(operation, {"sequence_id": self.parameters.sequence_id, "step": operation.step})
+
+    def _response(self, operation: Operation, parameters: dict[str, Any] | None) -> Response:
+        version = operation.version or self.model.default
+        head = InferResponse(model_name=self.model.name, model_version=version.version)
         if self.id is not None:
             head["id"] = self.id
         if parameters:
             head["parameters"] = parameters
-        return encode_answer(head, self.model, self.outputs, version.outputs, outputs)
-
-    def answer_of(self, step: Step) -> tuple[int, bytes]:
-        """Return a committed step's answer."""
-        version = step.version or step.model.default
-        return self.answer(version, step.outputs, sequence_id=self.parameters.sequence_id, step=step.number)
-
-    def kept(self, step: Step) -> bytes:
-        """Return a committed step's answer as it is kept for repeats."""
-        length, body = self.answer_of(step)
-        return once.keep(200, step.number, _HEAD.pack(length) + body)
+        length, body = encode_response(head, self.model, self.outputs, version.outputs, operation.outputs)
+        return Response(
+            body,
+            step=operation.step if parameters else None,
+            media_type=OCTETS if length else JSON,
+            headers=((HEADER_LENGTH, str(length)),) if length else (),
+        )
 
 
-def _unpack(kept: bytes) -> tuple[int, bytes]:
-    return _HEAD.unpack_from(kept)[0], kept[_HEAD.size :]
-
-
-def _header_length(size: int) -> int | None:
+def _json_length(given: str | None, size: int) -> int | None:
     """How many bytes of a body of this size are JSON; None where its client does not say."""
-    given = request.headers.get(HEADER_LENGTH)
     if given is None:
         return None
     if not (given.isascii() and given.isdecimal() and len(given) <= _DIGITS):
@@ -108,10 +93,3 @@ def _header_length(size: int) -> int | None:
     if int(given) > size:
         raise InvalidInputError(f"inference header size should be in range (0, {size}), got: {given}")
     return int(given)
-
-
-def _answer(length: int, body: bytes) -> Response:
-    response = Response(body, mimetype="application/octet-stream" if length else "application/json")
-    if length:
-        response.headers[HEADER_LENGTH] = str(length)
-    return compress(response)

@@ -1,19 +1,19 @@
-"""Finding what an address of the protocol names."""
+"""Finding the model that a path of the protocol names."""
 
+from carryover.api.inbound import Inbound
 from carryover.engine import Engine
 from carryover.errors import NotFoundError
 from carryover.runtime.repository import Model
 
-ROOT = "/v2"
 
-
-def find(engine: Engine, name: str, version: str | None) -> Model:
+def find(engine: Engine, inbound: Inbound) -> Model:
     """Return a model, or one of its versions.
 
     Raises:
         NotFoundError: in Triton's words.
 
     """
+    name, version = inbound.parameters["model"], inbound.parameters.get("version")
     try:
         return engine.repository.model(name, version)
     except NotFoundError:

@@ -1,12 +1,11 @@
-"""The outputs of an answer: those that were asked for, as JSON or bytes after it, as tensors or classes."""
+"""The outputs of a response: those that were asked for, as JSON or bytes after it, as tensors or classes."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
 from carryover.api.json import encode
-from carryover.api.v2 import schemas
+from carryover.api.v2.schemas import InferResponse, Output, OutputParameters, OutputTensor
 from carryover.api.v2.tensors import BITS
 from carryover.errors import InvalidInputError, UnsupportedError
 from carryover.runtime.datatypes import Array, Datatype
@@ -14,7 +13,7 @@ from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.repository import Model
 
 
-def requested(model: Model, asked: Sequence[schemas.Output], *, binary: bool) -> list[schemas.Output]:
+def requested(model: Model, asked: Sequence[Output], *, binary: bool) -> list[Output]:
     """Return the outputs to give, each with `binary_data` set; `binary` is for those that do not say it themselves.
 
     Raises:
@@ -22,9 +21,9 @@ def requested(model: Model, asked: Sequence[schemas.Output], *, binary: bool) ->
 
     """
     specs = {spec.name: spec for spec in model.outputs}
-    given: dict[str, schemas.Output] = {}
-    for output in asked or [schemas.Output(name=name) for name in specs]:
-        name, parameters = output.name, output.parameters
+    given: dict[str, Output] = {}
+    for output in asked or [Output(name=name) for name in specs]:
+        name, parameters = output.name, output.parameters or OutputParameters()
         if name not in specs:
             raise InvalidInputError(
                 f"unexpected inference output {name!r:.80} for model '{model.name}'; the outputs are "
@@ -41,36 +40,37 @@ def requested(model: Model, asked: Sequence[schemas.Output], *, binary: bool) ->
     return list(given.values())
 
 
-def encode_answer(
-    head: dict[str, Any],
+def encode_response(
+    head: InferResponse,
     model: Model,
-    asked: Sequence[schemas.Output],
+    asked: Sequence[Output],
     specs: Sequence[TensorSpec],
     arrays: Mapping[str, Array],
 ) -> tuple[int, bytes]:
-    """Put an answer's outputs after its head.
+    """Put a response's outputs after its head; `asked` is what `requested` returned.
 
     Returns:
         The length of the JSON where bytes follow it, else 0; and all of it.
 
     """
     datatypes = {spec.name: spec.datatype for spec in specs}
-    described: list[dict[str, Any]] = []
+    described: list[OutputTensor] = []
     tail: list[memoryview] = []
     for output in asked:
-        found, datatype, classes = arrays[output.name], datatypes[output.name], output.parameters.classification
+        found, datatype, parameters = arrays[output.name], datatypes[output.name], output.parameters
         values: Array | list[str] = np.ascontiguousarray(found).reshape(-1)
-        one: dict[str, Any] = {"name": output.name, "datatype": datatype.name, "shape": found.shape}
-        if classes:
-            shape, values = _classified(found, classes, model.labels)
-            one |= {"datatype": "BYTES", "shape": shape}
-        if output.parameters.binary_data:
+        one = OutputTensor(name=output.name, datatype=datatype.name, shape=found.shape)
+        if parameters and parameters.classification:
+            one["shape"], values = _classified(found, parameters.classification, model.labels)
+            one["datatype"] = "BYTES"
+        if parameters and parameters.binary_data:
             tail.append(_raw(datatype, values))
             one["parameters"] = {"binary_data_size": tail[-1].nbytes}
         else:
             one["data"] = values
         described.append(one)
-    json = encode({**head, "outputs": described})
+    head["outputs"] = described
+    json = encode(head)
     return (len(json), b"".join([json, *tail])) if tail else (0, json)
 
 

@@ -1,13 +1,21 @@
-"""The bodies of the protocol. Fields that they do not name are left to other servers, and ignored."""
+"""The bodies of the protocol: requests as pydantic models, responses as typed dicts.
 
-from typing import Annotated, Any
+Fields of requests that they do not name are other servers', and ignored; null is the same as a field that is left out,
+as generated clients send it.
+"""
 
-from pydantic import BaseModel, BeforeValidator, Field, StrictBool, StrictInt, StrictStr
+from typing import Annotated, Any, NotRequired, TypedDict
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
 _LARGEST_ID = 2**64 - 1
+_LARGEST_SIZE = 2**63 - 1
+_MAX_DIMENSIONS = 32
 
 
 def _sequence(value: object) -> object:
+    if value is None:
+        return ""
     if isinstance(value, str) or (type(value) is int and 0 <= value <= _LARGEST_ID):
         return value
     raise ValueError(f"a sequence_id is a string, or a whole number from 0 to {_LARGEST_ID}")
@@ -17,13 +25,13 @@ class InferParameters(BaseModel):
     """What may be said of a whole request: the sequence that it belongs to, and how outputs are to come."""
 
     sequence_id: Annotated[Any, BeforeValidator(_sequence)] = ""
-    sequence_start: StrictBool = False
-    sequence_end: StrictBool = False
-    binary_data_output: StrictBool = False
+    sequence_start: StrictBool | None = False
+    sequence_end: StrictBool | None = False
+    binary_data_output: StrictBool | None = False
 
     @property
     def sequence(self) -> str:
-        """The session that the sequence is; empty where there is none."""
+        """The session that has the sequence's state; empty where there is none."""
         return "" if self.sequence_id == 0 else str(self.sequence_id)
 
 
@@ -38,9 +46,9 @@ class Input(BaseModel):
     """An input tensor."""
 
     name: StrictStr
-    shape: list[Annotated[StrictInt, Field(ge=0)]]
+    shape: Annotated[list[Annotated[StrictInt, Field(ge=0, le=_LARGEST_SIZE)]], Field(max_length=_MAX_DIMENSIONS)]
     datatype: StrictStr
-    parameters: InputParameters = InputParameters()
+    parameters: InputParameters | None = None
     data: list[Any] | None = None
 
 
@@ -48,7 +56,7 @@ class OutputParameters(BaseModel):
     """What may be said of an output: whether it is to come as bytes, and as so many of its best classes."""
 
     binary_data: StrictBool | None = None
-    classification: Annotated[StrictInt, Field(ge=0)] = 0
+    classification: Annotated[StrictInt, Field(ge=0)] | None = None
     shared_memory_region: Any = None
 
 
@@ -56,32 +64,205 @@ class Output(BaseModel):
     """An output that is asked for."""
 
     name: StrictStr
-    parameters: OutputParameters = OutputParameters()
+    parameters: OutputParameters | None = None
 
 
 class Infer(BaseModel):
     """An inference request."""
 
     id: StrictStr | None = None
-    parameters: InferParameters = InferParameters()
+    parameters: InferParameters | None = None
     inputs: list[Input]
-    outputs: list[Output] = []
+    outputs: list[Output] | None = None
 
 
 class Index(BaseModel):
     """What the index of the model repository is to hold."""
 
-    ready: StrictBool = False
+    ready: StrictBool | None = False
 
 
 class LoadParameters(BaseModel):
     """What may be said of a model to load; any other name is of a file that is to be put in its folder."""
 
+    model_config = ConfigDict(extra="allow")
+
     config: Any = None
-    model_config = {"extra": "allow"}
 
 
 class Load(BaseModel):
     """A model to load or unload."""
 
-    parameters: LoadParameters = LoadParameters()
+    parameters: LoadParameters | None = None
+
+
+class Alive(TypedDict):
+    """What KServe's first version asks of a server."""
+
+    status: str
+
+
+class Live(TypedDict):
+    """Whether the process is alive."""
+
+    live: bool
+
+
+class Ready(TypedDict):
+    """Whether the service can take steps; `not_loaded` says what is wrong with models that are not served."""
+
+    ready: bool
+    not_loaded: NotRequired[list[str]]
+
+
+class ServerMetadata(TypedDict):
+    """What the server is."""
+
+    name: str
+    version: str
+    extensions: tuple[str, ...]
+
+
+class TensorMetadata(TypedDict):
+    """An input or output; -1 stands for an axis that varies."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ModelMetadata(TypedDict):
+    """What a model is."""
+
+    name: str
+    versions: list[str]
+    platform: str
+    inputs: list[TensorMetadata]
+    outputs: list[TensorMetadata]
+    properties: dict[str, str]
+
+
+class ModelReady(TypedDict):
+    """Whether a model is served."""
+
+    name: str
+    ready: bool
+
+
+class OutputTensor(TypedDict):
+    """An output: its values in `data`, or after the JSON."""
+
+    name: str
+    datatype: str
+    shape: Any
+    parameters: NotRequired[dict[str, Any]]
+    data: NotRequired[Any]
+
+
+class InferResponse(TypedDict):
+    """The response to an inference request."""
+
+    model_name: str
+    model_version: str
+    id: NotRequired[str]
+    parameters: NotRequired[dict[str, Any]]
+    outputs: NotRequired[list[OutputTensor]]
+
+
+class IndexEntry(TypedDict):
+    """A model, or one version of it, in the repository."""
+
+    name: str
+    version: NotRequired[str]
+    state: str
+    reason: str
+
+
+class Duration(TypedDict):
+    """How often, and for how many nanoseconds in all."""
+
+    count: int
+    ns: int
+
+
+class InferStatistics(TypedDict):
+    """What the inference requests of a model have taken."""
+
+    success: Duration
+    fail: Duration
+    queue: Duration
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+    cache_hit: Duration
+    cache_miss: Duration
+
+
+class BatchStatistics(TypedDict):
+    """What the forwards with one number of requests have taken."""
+
+    batch_size: int
+    compute_input: Duration
+    compute_infer: Duration
+    compute_output: Duration
+
+
+class ModelStatistics(TypedDict):
+    """What a version of a model has done since the service started; `last_inference` in milliseconds since 1970."""
+
+    name: str
+    version: str
+    last_inference: int
+    inference_count: int
+    execution_count: int
+    inference_stats: InferStatistics
+    response_stats: dict[str, Any]
+    batch_stats: list[BatchStatistics]
+    memory_usage: list[Any]
+
+
+class Statistics(TypedDict):
+    """Statistics of all versions that were asked for."""
+
+    model_stats: list[ModelStatistics]
+
+
+class ConfigTensor(TypedDict):
+    """An input, or an output, which has the name of a label file as well."""
+
+    name: str
+    data_type: str
+    dims: tuple[int, ...]
+    label_filename: NotRequired[str]
+
+
+class SequenceState(TypedDict):
+    """A state buffer, as Triton's implicit state has it."""
+
+    input_name: str
+    output_name: str
+    data_type: str
+    dims: tuple[int, ...]
+
+
+class SequenceBatching(TypedDict):
+    """How sequences are kept."""
+
+    max_sequence_idle_microseconds: int
+    oldest: dict[str, Any]
+    state: list[SequenceState]
+
+
+class ModelConfig(TypedDict):
+    """A model's configuration, as Triton's message ModelConfig has it (protobuf/model_config.proto)."""
+
+    name: str
+    platform: str
+    backend: str
+    version_policy: dict[str, Any]
+    max_batch_size: int
+    input: list[ConfigTensor]
+    output: list[ConfigTensor]
+    default_model_filename: str
+    parameters: dict[str, Any]
+    sequence_batching: NotRequired[SequenceBatching]

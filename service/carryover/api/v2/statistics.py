@@ -4,31 +4,24 @@ Source: Triton's statistics extension. Of its durations, `queue` is waiting for 
 sessions' states, `compute_infer` the forward, and `compute_output` committing the states.
 """
 
-from typing import Any
-
-from flask import Blueprint, Response
-
+from carryover.api.inbound import Inbound
 from carryover.api.json import reply
-from carryover.api.routing import model_route
-from carryover.api.v2.models import ROOT
+from carryover.api.response import Response
+from carryover.api.v2.schemas import BatchStatistics, Duration, InferStatistics, ModelStatistics, Statistics
 from carryover.engine import Engine
 from carryover.errors import NotFoundError
 from carryover.runtime.repository import Model
 
 
-def routes(engine: Engine) -> Blueprint:
-    """Return the routes."""
-    blueprint = Blueprint("statistics", __name__)
+def of_all(engine: Engine, _: Inbound) -> Response:
+    """Return the statistics of all models."""
+    return reply(Statistics(model_stats=[entry for model in engine.repository for entry in _entries(engine, model)]))
 
-    @blueprint.get("/v2/models/stats")
-    def of_all() -> Response:
-        return reply({"model_stats": [entry for model in engine.repository for entry in _entries(engine, model)]})
 
-    @model_route(blueprint, "GET", "/stats", ROOT)
-    def of_one(model: str, version: str | None) -> Response:
-        return reply({"model_stats": _entries(engine, _find(engine, model, version))})
-
-    return blueprint
+def of_one(engine: Engine, inbound: Inbound) -> Response:
+    """Return the statistics of one model, or of one version."""
+    model = _find(engine, inbound.parameters["model"], inbound.parameters.get("version"))
+    return reply(Statistics(model_stats=_entries(engine, model)))
 
 
 def _find(engine: Engine, name: str, version: str | None) -> Model:
@@ -43,42 +36,38 @@ def _find(engine: Engine, name: str, version: str | None) -> Model:
         raise NotFoundError(f"requested model version is not available for model {name!r:.80}") from None
 
 
-def _entries(engine: Engine, model: Model) -> list[dict[str, Any]]:
+def _entries(engine: Engine, model: Model) -> list[ModelStatistics]:
     return [_entry(engine, model.name, version) for version in model.versions]
 
 
-def _entry(engine: Engine, model: str, version: str) -> dict[str, Any]:
+def _entry(engine: Engine, model: str, version: str) -> ModelStatistics:
     totals = engine.statistics.of(model, version).totals()
-    none = _duration(0, 0)
-    return {
-        "name": model,
-        "version": version,
-        "last_inference": totals.last,
-        "inference_count": totals.success,
-        "execution_count": sum(count for count, _ in totals.batches.values()),
-        "inference_stats": {
-            "success": _duration(totals.success, totals.success_ns),
-            "fail": _duration(totals.fail, totals.fail_ns),
-            "queue": _duration(totals.success, totals.queue_ns),
-            "compute_input": _duration(totals.success, totals.input_ns),
-            "compute_infer": _duration(totals.calls, totals.infer_ns),
-            "compute_output": _duration(totals.success, totals.output_ns),
-            "cache_hit": none,
-            "cache_miss": none,
-        },
-        "response_stats": {},
-        "batch_stats": [
-            {
-                "batch_size": size,
-                "compute_input": none,
-                "compute_infer": _duration(count, nanoseconds),
-                "compute_output": none,
-            }
+    none = Duration(count=0, ns=0)
+    return ModelStatistics(
+        name=model,
+        version=version,
+        last_inference=totals.last,
+        inference_count=totals.success,
+        execution_count=sum(count for count, _ in totals.batches.values()),
+        inference_stats=InferStatistics(
+            success=Duration(count=totals.success, ns=totals.success_ns),
+            fail=Duration(count=totals.fail, ns=totals.fail_ns),
+            queue=Duration(count=totals.success, ns=totals.queue_ns),
+            compute_input=Duration(count=totals.success, ns=totals.input_ns),
+            compute_infer=Duration(count=totals.calls, ns=totals.infer_ns),
+            compute_output=Duration(count=totals.success, ns=totals.output_ns),
+            cache_hit=none,
+            cache_miss=none,
+        ),
+        response_stats={},
+        batch_stats=[
+            BatchStatistics(
+                batch_size=size,
+                compute_input=none,
+                compute_infer=Duration(count=count, ns=nanoseconds),
+                compute_output=none,
+            )
             for size, (count, nanoseconds) in totals.batches.items()
         ],
-        "memory_usage": [],
-    }
-
-
-def _duration(count: int, nanoseconds: int) -> dict[str, int]:
-    return {"count": count, "ns": nanoseconds}
+        memory_usage=[],
+    )

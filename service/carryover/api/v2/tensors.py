@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from carryover.api.v2 import schemas
+from carryover.api.arrays import array
+from carryover.api.v2.schemas import Input
 from carryover.errors import InvalidInputError, UnsupportedError
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.repository import Model
-from carryover.runtime.tensors import array
 
 BITS = {Datatype.BF16: np.dtype("<u2")}
 """What a datatype is in binary, where that differs from its `.numpy`."""
@@ -25,7 +25,7 @@ def wire(datatype: Datatype) -> "np.dtype[np.generic]":
     return BITS.get(datatype, datatype.numpy)
 
 
-def inputs_of(model: Model, given: Sequence[schemas.Input], data: bytes, offset: int) -> dict[str, Array]:
+def inputs_of(model: Model, given: Sequence[Input], data: bytes, offset: int) -> dict[str, Array]:
     """Turn a request's inputs into arrays; those that are binary lie in `data` from `offset` on.
 
     Binary ones are read-only views of `data`.
@@ -39,7 +39,7 @@ def inputs_of(model: Model, given: Sequence[schemas.Input], data: bytes, offset:
     arrays: dict[str, Array] = {}
     for position, tensor in enumerate(given):
         spec = _spec(model, specs, tensor, arrays)
-        size = tensor.parameters.binary_data_size
+        size = None if tensor.parameters is None else tensor.parameters.binary_data_size
         if (size is None) == (tensor.data is None):
             raise InvalidInputError(
                 f"input '{tensor.name}' must have either 'data', or 'binary_data_size' in its 'parameters'"
@@ -77,9 +77,7 @@ def raw_input_of(model: Model, data: bytes) -> dict[str, Array]:
     return {spec.name: _Tail(model, data, 0).take(spec, shape, len(data))}
 
 
-def _spec(
-    model: Model, specs: Mapping[str, TensorSpec], tensor: schemas.Input, before: Mapping[str, Array]
-) -> TensorSpec:
+def _spec(model: Model, specs: Mapping[str, TensorSpec], tensor: Input, before: Mapping[str, Array]) -> TensorSpec:
     """What the model says of an input, if the input agrees with it."""
     name = f"{tensor.name!r:.80}"
     spec = specs.get(tensor.name)
@@ -89,7 +87,7 @@ def _spec(
         )
     if tensor.name in before:
         raise InvalidInputError(f"input {name} already exists in request")
-    if tensor.parameters.shared_memory_region is not None:
+    if tensor.parameters and tensor.parameters.shared_memory_region is not None:
         raise UnsupportedError(f"input {name}: this service does not support shared memory")
     if tensor.datatype != spec.datatype.name:
         raise InvalidInputError(
@@ -107,7 +105,7 @@ def _spec(
 
 
 def _complete(model: Model, arrays: Mapping[str, Array]) -> None:
-    """Raise unless every input is there, with as many requests side by side in each."""
+    """Raise unless every input is given, all of the same batch size."""
     missing = [spec.name for spec in model.inputs if spec.name not in arrays]
     if missing:
         raise InvalidInputError(
@@ -124,7 +122,7 @@ def _complete(model: Model, arrays: Mapping[str, Array]) -> None:
             )
 
 
-def _from_json(spec: TensorSpec, tensor: schemas.Input, where: str) -> Array:
+def _from_json(spec: TensorSpec, tensor: Input, where: str) -> Array:
     values = tensor.data or []
     if (depth := _depth(values)) not in (1, len(tensor.shape)):
         raise InvalidInputError(

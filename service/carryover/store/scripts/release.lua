@@ -1,12 +1,12 @@
--- Give up claims, of requests that failed; an answer that another worker has given meanwhile stays.
+-- Release the locks of requests that failed; a response that another worker has stored meanwhile stays.
 --
--- KEYS   what the answers of one session would be stored under
--- Returns how many claims there were.
+-- KEYS   where the responses would be stored, all of one session
+-- Returns how many locks there were.
 
-local given = 0
+local released = 0
 for _, key in ipairs(KEYS) do
   if redis.call('GETRANGE', key, 0, 0) == '\0' then
-    given = given + redis.call('DEL', key)
+    released = released + redis.call('DEL', key)
   end
 end
-return given
+return released

@@ -1,0 +1,108 @@
+"""JSON values to arrays, by a datatype."""
+
+import warnings
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from carryover.errors import InvalidInputError
+from carryover.runtime.datatypes import Array, Datatype
+
+# A number that is too large for its datatype becomes infinite, which is looked for: numpy need not warn of it.
+warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
+
+_MAX_DIMENSIONS = 32
+
+# What rounds to infinity in bfloat16: half a unit in the last place above its largest number.
+_BF16_LIMIT = np.float32(float.fromhex("0x1.ffp127"))
+
+_ALLOWED: dict[str, set[type]] = {"float": {float, int}, "int": {int, float}, "bool": {bool}}
+_EXPECTED = {"float": "a number", "int": "a whole number", "bool": "true or false"}
+_JSON_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+
+
+def array(datatype: Datatype, values: list[Any], where: str, suffix: str = "") -> Array:
+    """Turn a rectangular nest of lists into an array of its own shape.
+
+    `where` and `suffix` name the place in messages: `where[3].suffix[0]`.
+
+    Raises:
+        InvalidInputError: ragged, another type, out of the datatype's range, or not finite.
+
+    """
+    level, shape = values, [len(values)]
+    kinds = set(map(type, level))
+    while kinds == {list}:
+        lengths = set(map(len, level))
+        if len(lengths) != 1:
+            raise InvalidInputError(_ragged(level, shape, where, suffix))
+        shape.append(lengths.pop())
+        level = list(chain.from_iterable(level))
+        kinds = set(map(type, level))
+    if len(shape) > _MAX_DIMENSIONS:
+        raise InvalidInputError(f"{where} has a shape of {len(shape)} dimensions: {_MAX_DIMENSIONS} is the most")
+    allowed = _ALLOWED[datatype.kind]
+    if not kinds <= allowed:
+        index = next(i for i, leaf in enumerate(level) if type(leaf) not in allowed)
+        raise InvalidInputError(
+            f"{_place(index, shape, where, suffix)} must be {_EXPECTED[datatype.kind]}, not {called(level[index])}"
+        )
+    return flat(datatype, level, shape, where, suffix).reshape(shape)
+
+
+def flat(datatype: Datatype, leaves: list[Any], shape: Sequence[int], where: str, suffix: str = "") -> Array:
+    """Turn numbers whose types are already right into a flat array; `shape` only serves to name places."""
+    if datatype.kind == "int" and float in map(type, leaves):
+        index = next((i for i, leaf in enumerate(leaves) if leaf != leaf // 1), None)
+        if index is not None:
+            raise InvalidInputError(
+                f"{_place(index, shape, where, suffix)} must be a whole number, not {leaves[index]}"
+            )
+        leaves = list(map(int, leaves))
+    try:
+        result = np.array(leaves, datatype.numpy)
+        if datatype.kind != "float" or _finite(datatype, result):
+            return result
+    except OverflowError:
+        pass
+    index = next(i for i, leaf in enumerate(leaves) if not _fits(datatype, leaf))
+    shown = f"{leaves[index]!s:.40}"
+    raise InvalidInputError(
+        f"{_place(index, shape, where, suffix)} is {shown}, which is not a finite {datatype.name} number"
+        if datatype.kind == "float"
+        else f"{_place(index, shape, where, suffix)} is {shown}, which is out of the range of {datatype.name}"
+    )
+
+
+def _finite(datatype: Datatype, array: Array) -> bool:
+    if datatype is Datatype.BF16:
+        return bool((np.abs(array) < _BF16_LIMIT).all())
+    return bool(np.isfinite(array).all())
+
+
+def _fits(datatype: Datatype, leaf: float) -> bool:
+    try:
+        return _finite(datatype, np.array(leaf, datatype.numpy))
+    except OverflowError:
+        return False
+
+
+def _ragged(level: list[Any], shape: list[int], where: str, suffix: str) -> str:
+    first = len(level[0])
+    index = next(i for i, part in enumerate(level) if len(part) != first)
+    return (
+        f"{_place(index, shape, where, suffix)} has {len(level[index])} elements where its neighbours have {first}: "
+        "the lists must be of equal length"
+    )
+
+
+def _place(index: int, shape: Sequence[int], where: str, suffix: str) -> str:
+    first, *rest = (int(i) for i in np.unravel_index(index, shape))
+    return f"{where}[{first}]{suffix}" + "".join(f"[{i}]" for i in rest)
+
+
+def called(value: object) -> str:
+    """Return what a JSON value is called in a sentence."""
+    return _JSON_NAMES.get(type(value), f"{value!s:.40}")

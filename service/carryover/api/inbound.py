@@ -1,0 +1,34 @@
+"""A request as handlers see it: plain values, wherever they came from."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+HEADERS = (
+    "accept-encoding",
+    "content-encoding",
+    "content-type",
+    "idempotency-key",
+    "if-match",
+    "if-none-match",
+    "inference-header-content-length",
+)
+"""The headers that handlers may ask for."""
+
+
+@dataclass(slots=True)
+class Inbound:
+    """A request.
+
+    `path` and `query` are those of its URL, `parameters` what the route's path names, `headers` those of `HEADERS` that
+    it has, in lower case. `body` has been read, of a route that takes one; a stream's comes in `chunks`, each of which
+    waits for the client. `max_bytes` is what a body, decompressed, or a line of a stream may have.
+    """
+
+    method: str
+    path: str
+    query: str
+    parameters: Mapping[str, str]
+    headers: Mapping[str, str]
+    max_bytes: int
+    body: bytes = b""
+    chunks: Iterator[bytes] | None = None

@@ -1,0 +1,60 @@
+"""One row of the interface."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from carryover.api.inbound import Inbound
+from carryover.api.response import Response
+from carryover.engine import Engine
+from carryover.errors import CarryoverError
+
+Handler = Callable[[Engine, Inbound], Response]
+
+_OPTIONAL = re.compile(r"\[([^]]*)\]")
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+class Scope(StrEnum):
+    """The right that a caller needs."""
+
+    OPEN = "open"
+    PREDICT = "predict"
+    SESSIONS = "sessions"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """One row: a method and a path, and the handler that answers.
+
+    In `path`, `{name}` is a parameter, and what stands in brackets may be left out. `body` is what the request's body
+    is: a pydantic model, `bytes`, or None where it takes none. `responses` has the schema of each successful status, or
+    None where there is no body; `errors` are those that the handler raises beside the ones that any may raise. A route
+    that `changes` a session takes the preconditions; one that `streams` reads its body while it answers; one that is
+    `hot` is worth a short way.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    responses: Mapping[int, Any]
+    body: Any = None
+    errors: tuple[type[CarryoverError], ...] = ()
+    scope: Scope = Scope.PREDICT
+    changes: bool = False
+    streams: bool = False
+    hot: bool = False
+
+    @property
+    def name(self) -> str:
+        """What it is called: its handler's place in this package."""
+        return f"{self.handler.__module__.removeprefix('carryover.api.')}.{self.handler.__name__}"
+
+    def paths(self) -> list[str]:
+        """Return the paths, each with and without what may be left out, in Flask's form."""
+        with_all = _OPTIONAL.sub(r"\1", self.path)
+        without = _OPTIONAL.sub("", self.path)
+        return [_PARAMETER.sub(r"<name:\1>", path) for path in dict.fromkeys((without, with_all))]

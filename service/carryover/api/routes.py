@@ -1,0 +1,248 @@
+"""The interface: every route, in one table."""
+
+from carryover import errors
+from carryover.api.route import Route, Scope
+from carryover.api.v1 import accumulators, models, schemas, sessions, streams
+from carryover.api.v2 import health, infer, metadata, repository, statistics
+from carryover.api.v2 import schemas as v2
+
+_MODEL = "/v1/models/{model}[/versions/{version}]"
+_SESSION = f"{_MODEL}/sessions/{{session}}"
+_ACCUMULATOR = "/v1/accumulators/{name}"
+_V2_MODEL = "/v2/models/{model}[/versions/{version}]"
+
+_READ = (errors.InvalidInputError, errors.NotFoundError, errors.GoneError, errors.ForeignStateError)
+_CHANGE = (
+    *_READ,
+    errors.PreconditionFailedError,
+    errors.KeyInUseError,
+    errors.KeyReusedError,
+    errors.StateTooLargeError,
+    errors.UnavailableError,
+)
+_STEP = (*_CHANGE, errors.NonFiniteStateError, errors.ModelFailedError)
+
+V1 = (
+    Route(
+        method="GET",
+        path="/v1/models",
+        handler=models.index,
+        responses={200: schemas.ModelList},
+    ),
+    Route(
+        method="GET",
+        path=_MODEL,
+        handler=models.show,
+        responses={200: schemas.ModelResource},
+        errors=(errors.NotFoundError,),
+    ),
+    Route(
+        method="POST",
+        path=f"{_MODEL}:predict",
+        handler=models.predict,
+        body=schemas.Predict,
+        responses={200: schemas.Predictions},
+        errors=(errors.InvalidInputError, errors.NotFoundError, errors.OverloadedError, errors.ModelFailedError),
+        hot=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{_MODEL}/sessions",
+        handler=sessions.create,
+        body=schemas.CreateSession,
+        responses={201: schemas.SessionResource},
+        errors=(*_CHANGE, errors.NameTakenError),
+        scope=Scope.SESSIONS,
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path=_SESSION,
+        handler=sessions.show,
+        responses={200: schemas.SessionResource},
+        errors=_READ,
+        scope=Scope.SESSIONS,
+    ),
+    Route(
+        method="DELETE",
+        path=_SESSION,
+        handler=sessions.delete,
+        responses={204: None},
+        errors=_CHANGE,
+        scope=Scope.SESSIONS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{_SESSION}:predict",
+        handler=sessions.predict,
+        body=schemas.Predict,
+        responses={200: schemas.StepPredictions},
+        errors=_STEP,
+        scope=Scope.SESSIONS,
+        changes=True,
+        hot=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{_SESSION}:stream",
+        handler=streams.stream,
+        body=schemas.Line,
+        responses={200: schemas.StepPredictions},
+        errors=_STEP,
+        scope=Scope.SESSIONS,
+        changes=True,
+        streams=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{_MODEL}/sessions:predict",
+        handler=sessions.predict_many,
+        body=schemas.PredictMany,
+        responses={200: schemas.ManySteps},
+        errors=_STEP,
+        scope=Scope.SESSIONS,
+        changes=True,
+        hot=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{_SESSION}:fork",
+        handler=sessions.fork,
+        body=schemas.CreateSession,
+        responses={201: schemas.SessionResource},
+        errors=(*_CHANGE, errors.NameTakenError),
+        scope=Scope.SESSIONS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path=f"{_SESSION}:reset",
+        handler=sessions.reset,
+        body=schemas.Nothing,
+        responses={200: schemas.SessionResource},
+        errors=_CHANGE,
+        scope=Scope.SESSIONS,
+        changes=True,
+    ),
+    Route(
+        method="GET",
+        path=f"{_SESSION}/state",
+        handler=sessions.get_state,
+        responses={200: bytes},
+        errors=_READ,
+        scope=Scope.SESSIONS,
+    ),
+    Route(
+        method="PUT",
+        path=f"{_SESSION}/state",
+        handler=sessions.put_state,
+        body=bytes,
+        responses={200: schemas.SessionResource},
+        errors=(*_CHANGE, errors.NonFiniteStateError),
+        scope=Scope.SESSIONS,
+        changes=True,
+    ),
+    Route(
+        method="POST",
+        path=_ACCUMULATOR,
+        handler=accumulators.add,
+        body=schemas.Accumulate,
+        responses={200: schemas.Totals},
+        errors=_STEP,
+        scope=Scope.SESSIONS,
+        changes=True,
+        hot=True,
+    ),
+    Route(
+        method="GET",
+        path=_ACCUMULATOR,
+        handler=accumulators.show,
+        responses={200: schemas.Totals},
+        errors=_READ,
+        scope=Scope.SESSIONS,
+    ),
+    Route(
+        method="DELETE",
+        path=_ACCUMULATOR,
+        handler=accumulators.delete,
+        responses={204: None},
+        errors=_CHANGE,
+        scope=Scope.SESSIONS,
+        changes=True,
+    ),
+)
+
+V2 = (
+    Route(method="GET", path="/", handler=health.alive, responses={200: v2.Alive}, scope=Scope.OPEN),
+    Route(method="GET", path="/v2/health/live", handler=health.live, responses={200: v2.Live}, scope=Scope.OPEN),
+    Route(method="GET", path="/v2/health/ready", handler=health.ready, responses={200: v2.Ready}, scope=Scope.OPEN),
+    Route(method="GET", path="/v2[/]", handler=metadata.server, responses={200: v2.ServerMetadata}),
+    Route(
+        method="GET",
+        path=_V2_MODEL,
+        handler=metadata.model,
+        responses={200: v2.ModelMetadata},
+        errors=(errors.NotFoundError,),
+    ),
+    Route(
+        method="GET",
+        path=f"{_V2_MODEL}/ready",
+        handler=metadata.ready,
+        responses={200: v2.ModelReady},
+        errors=(errors.NotFoundError,),
+    ),
+    Route(
+        method="GET",
+        path=f"{_V2_MODEL}/config",
+        handler=metadata.config,
+        responses={200: v2.ModelConfig},
+        errors=(errors.NotFoundError,),
+    ),
+    Route(
+        method="POST",
+        path=f"{_V2_MODEL}/infer",
+        handler=infer.infer,
+        body=v2.Infer,
+        responses={200: v2.InferResponse},
+        errors=(*_STEP, errors.UnsupportedError),
+        changes=True,
+        hot=True,
+    ),
+    Route(method="GET", path="/v2/models/stats", handler=statistics.of_all, responses={200: v2.Statistics}),
+    Route(
+        method="GET",
+        path=f"{_V2_MODEL}/stats",
+        handler=statistics.of_one,
+        responses={200: v2.Statistics},
+        errors=(errors.NotFoundError,),
+    ),
+    Route(
+        method="POST",
+        path="/v2/repository/index",
+        handler=repository.index,
+        body=v2.Index,
+        responses={200: list[v2.IndexEntry]},
+        errors=(errors.InvalidInputError,),
+    ),
+    Route(
+        method="POST",
+        path="/v2/repository/models/{model}/load",
+        handler=repository.load,
+        body=v2.Load,
+        responses={200: None},
+        errors=(errors.InvalidInputError, errors.UnsupportedError, errors.UnavailableError),
+        scope=Scope.ADMIN,
+    ),
+    Route(
+        method="POST",
+        path="/v2/repository/models/{model}/unload",
+        handler=repository.unload,
+        body=v2.Load,
+        responses={200: None},
+        errors=(errors.InvalidInputError, errors.UnsupportedError, errors.UnavailableError),
+        scope=Scope.ADMIN,
+    ),
+)
+
+ROUTES = (*V1, *V2)

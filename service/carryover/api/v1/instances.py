@@ -1,0 +1,126 @@
+"""`instances` to arrays, and output arrays to `predictions`, by the shapes of a manifest."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from carryover.api.arrays import array, called
+from carryover.api.v1.schemas import Classified
+from carryover.errors import InvalidInputError
+from carryover.runtime.datatypes import Array
+from carryover.runtime.manifest import TensorSpec
+
+
+def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array]:
+    """Turn the `instances` of a request into one array an input, each of the manifest's shape.
+
+    Raises:
+        InvalidInputError: with the place and what would be right.
+
+    """
+    if not values:
+        raise InvalidInputError("instances is empty; expected at least one instance")
+    if len(specs) == 1 and not (type(values[0]) is dict and specs[0].name in values[0]):
+        return {specs[0].name: _stack(specs[0], values, "instances")}
+    columns: dict[str, list[Any]] = {spec.name: [] for spec in specs}
+    for index, value in enumerate(values):
+        if type(value) is not dict or value.keys() != columns.keys():
+            found = f"an object with {sorted(value)}" if type(value) is dict else called(value)
+            raise InvalidInputError(f"instances[{index}] must be an object with exactly {sorted(columns)}, not {found}")
+        for name, column in columns.items():
+            column.append(value[name])
+    return {spec.name: _stack(spec, columns[spec.name], "instances", f".{spec.name}") for spec in specs}
+
+
+def predictions(specs: Sequence[TensorSpec], outputs: Mapping[str, Array], labels: Sequence[str] | None) -> Any:
+    """Turn output arrays into the `predictions` of a response, one entry an instance.
+
+    A classifier gives labels and probabilities; a model with one output its values; one with several an object by
+    output name. An output without an instance axis is of the call as a whole: one entry, or the same in every entry.
+    """
+    columns = [_unstack(spec, outputs[spec.name]) for spec in specs]
+    if labels is not None:
+        # The manifest says that the last axis is that of the labels.
+        best = columns[0].argmax(-1).tolist()
+        return [
+            Classified(label=_label(labels, index), probabilities=row)
+            for index, row in zip(best, columns[0], strict=True)
+        ]
+    if len(specs) == 1:
+        return columns[0]
+    names = [spec.name for spec in specs]
+    count = max(len(column) for column in columns)
+    rows = [column if len(column) == count else np.repeat(column, count, 0) for column in columns]
+    return [dict(zip(names, row, strict=True)) for row in zip(*rows, strict=True)]
+
+
+def _stack(spec: TensorSpec, values: list[Any], where: str, suffix: str = "") -> Array:
+    """Instances, stacked along the instance axis into the shape of `spec`."""
+    stacked = array(spec.datatype, values, where, suffix)
+    wanted = spec.instance_shape
+    got = stacked.shape[1:]
+    full = _restore(got, wanted)
+    if full is None:
+        shown = [size for size in wanted if size != 1] or list(wanted)
+        given = f"has shape {list(got)}" if got else "is a single number"
+        names = f" (of the input {spec.name!r})" if suffix else ""
+        raise InvalidInputError(
+            f"{where}: each instance{names} must have shape {_sizes(wanted)}"
+            f"{'' if len(shown) == len(wanted) else f', or {_sizes(shown)}'}; the given one {given}"
+        )
+    axis = spec.instance_axis
+    if axis is None:
+        if len(values) != 1:
+            raise InvalidInputError(f"{where} must hold exactly one instance: the model's input has no axis for more")
+        return stacked.reshape(full)
+    if full is not got:
+        stacked = stacked.reshape(len(values), *full)
+    return stacked if axis == 0 else np.moveaxis(stacked, 0, axis)
+
+
+def _restore(got: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Put dropped dimensions of size 1 back; None where `got` is not `wanted` with some of them dropped.
+
+    A varying axis (-1) takes any size of at least 1.
+    """
+    if len(got) == len(wanted) and all(w in (-1, g) and g for g, w in zip(got, wanted, strict=True)):
+        return got
+    full: list[int] = []
+    rest = list(got)
+    for position, size in enumerate(wanted):
+        if rest and (size == -1 or rest[0] == size) and (size != 1 or len(rest) > _least(wanted[position + 1 :])):
+            full.append(rest.pop(0))
+        elif size == 1:
+            full.append(1)
+        else:
+            return None
+    return None if rest or 0 in full else tuple(full)
+
+
+def _least(wanted: Sequence[int]) -> int:
+    """The fewest dimensions that can stand for `wanted`."""
+    return sum(size != 1 for size in wanted)
+
+
+def _unstack(spec: TensorSpec, output: Array) -> Array:
+    """The instance axis first, contiguous, without the axis that only the batching needs."""
+    axis, batch = spec.instance_axis, spec.batch_dim
+    if axis is None:
+        output = output[np.newaxis]
+    elif axis:
+        output = np.moveaxis(output, axis, 0)
+    if batch is not None and batch != axis:
+        # The axes before the one that has gone to the front stand one further.
+        batch += axis is None or batch < axis
+        if output.shape[batch] == 1:
+            output = output.squeeze(batch)
+    return np.ascontiguousarray(output)
+
+
+def _label(labels: Sequence[str], index: Any) -> Any:
+    return [_label(labels, i) for i in index] if isinstance(index, list) else labels[index]
+
+
+def _sizes(shape: Sequence[int]) -> str:
+    return "[" + ", ".join("any" if size == -1 else str(size) for size in shape) + "]"

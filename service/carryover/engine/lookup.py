@@ -1,0 +1,72 @@
+"""Finding a session, and the version that it belongs to."""
+
+import time
+from dataclasses import dataclass
+
+from carryover.errors import CarryoverError, ForeignStateError, GoneError, NotFoundError
+from carryover.runtime.repository import Model
+from carryover.runtime.version import ModelVersion
+from carryover.store import Record
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as it is now; times in milliseconds since 1970, `ttl` in seconds."""
+
+    name: str
+    model: Model
+    version: ModelVersion
+    step: int
+    created: int
+    last_used: int
+    expires: int
+    ttl: int
+    state: bytes
+
+    @classmethod
+    def of(cls, model: Model, name: str, version: ModelVersion, record: Record, remaining: int) -> "Session":
+        """Return the session that a record holds, `remaining` milliseconds before it expires."""
+        expires = time.time_ns() // 1_000_000 + remaining
+        return cls(
+            name=name,
+            model=model,
+            version=version,
+            step=record.step,
+            created=record.created,
+            last_used=expires - record.ttl * 1000,
+            expires=expires,
+            ttl=record.ttl,
+            state=record.state,
+        )
+
+
+def served_version(model: Model, session: str, record: Record, *, migrate: bool = False) -> ModelVersion:
+    """Return the version that a session goes on with: its own or, to `migrate`, the default one.
+
+    Raises:
+        ForeignStateError: its own is not served, and it may not migrate or its state would not fit.
+
+    """
+    version = model.of_fingerprint(record.fingerprint)
+    if version is not None:
+        return version
+    default = model.default
+    fits = record.layout == default.layout_fingerprint
+    if migrate and fits:
+        return default
+    raise ForeignStateError(
+        f"session {session!r} of model {model.name!r} belongs to fingerprint {record.fingerprint.hex()}, which is not "
+        f"that of version {' or '.join(model.versions)}; its state "
+        + (
+            f"has the names, shapes and datatypes of version {default.version}: ?migrate=true moves it there"
+            if fits
+            else f"has other names, shapes or datatypes than version {default.version} and cannot migrate"
+        )
+    )
+
+
+def missing(model: Model, session: str, record: Record | None) -> CarryoverError:
+    """Return the error that there is no session, or none any more."""
+    if record is None:
+        return NotFoundError(f"model {model.name!r} has no session {session!r}")
+    return GoneError(f"session {session!r} of model {model.name!r} has expired or was deleted")

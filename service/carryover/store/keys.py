@@ -1,0 +1,27 @@
+"""The names of keys in Redis, all under one prefix, so that the server can be shared.
+
+The braces are Redis Cluster's hash tag: everything that belongs to one session lies in one slot.
+"""
+
+
+def session(prefix: str, key: str) -> str:
+    """Return where a session's record is stored; `key` is `<model>/<name>`."""
+    return f"{prefix}:{{{key}}}"
+
+
+def response(prefix: str, key: str, name: str) -> str:
+    """Return where the response to an idempotency key is stored, or the lock of the request that is in progress.
+
+    `key` is the session it belongs to, `name` the digest of the idempotency key.
+    """
+    return f"{session(prefix, key)}:{name}"
+
+
+def office(prefix: str, name: str) -> str:
+    """Return where it is stored that some process holds an office, such as the sweeper's."""
+    return f"{prefix}:{name}"
+
+
+def sessions_pattern(prefix: str) -> str:
+    """Return the pattern that matches the keys of all sessions and responses, and no others."""
+    return f"{prefix}:{{*"

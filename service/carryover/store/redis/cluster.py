@@ -1,0 +1,106 @@
+"""Redis Cluster: the keys of one command lie in one slot."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from functools import cached_property
+from typing import Any
+
+import redis
+from redis import exceptions
+from redis.cluster import ClusterNode, RedisCluster
+from redis.crc import key_slot
+
+from carryover.store.redis.server import ERRORS, Server
+
+_LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
+_REDIRECTIONS = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)
+
+_ClusterNode: Any = ClusterNode  # redis-py has no types for it
+
+
+def client(hosts: list[tuple[str, int]], options: dict[str, Any]) -> Any:
+    """Return a client of the cluster that any of these hosts belongs to; looks for its nodes now."""
+    return RedisCluster(startup_nodes=[_ClusterNode(*host) for host in hosts], **options)
+
+
+class Cluster:
+    """A Redis Cluster."""
+
+    def __init__(self, connect: Callable[[], Any]) -> None:
+        """`connect` discovers the nodes of the cluster: at the first use, and again until that succeeds."""
+        self._connect = connect
+        self._servers: dict[str, Server] = {}
+
+    @cached_property
+    def _client(self) -> Any:
+        return self._connect()
+
+    def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
+        """Group the keys by slot."""
+        groups: dict[int, list[int]] = {}
+        for position, key in enumerate(keys):
+            groups.setdefault(key_slot(key if isinstance(key, bytes) else key.encode()), []).append(position)
+        return list(groups.values())
+
+    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands, those for one node in one round trip; only redirected ones are sent again.
+
+        redis-py's own pipeline resends whatever broke or was late, one command at a time. But whether a commit may be
+        sent twice is for the store to decide, and a node that hangs must not be waited for more than once.
+        """
+        nodes: dict[str, list[int]] = {}
+        try:
+            for position, command in enumerate(commands):
+                nodes.setdefault(self._client.get_node_from_key(_key_of(command)).name, []).append(position)
+        except ERRORS as error:
+            return [error] * len(commands)
+        replies: list[Any] = [None] * len(commands)
+        lost = None
+        for name, positions in nodes.items():
+            found = self._server(name).run([commands[position] for position in positions])
+            for position, reply in zip(positions, found, strict=True):
+                replies[position] = reply
+            if isinstance(found[-1], _LOST):
+                lost = name
+        self._redirect(commands, replies)
+        if lost is not None:
+            with suppress(*ERRORS):
+                self._client.nodes_manager.initialize(last_failed_node_name=lost)
+        return replies
+
+    def _server(self, name: str) -> Server:
+        if name not in self._servers:
+            self._servers[name] = Server(self._client.get_redis_connection(self._client.get_node(node_name=name)))
+        return self._servers[name]
+
+    def _redirect(self, commands: Sequence[tuple[Any, ...]], replies: list[Any]) -> None:
+        """Follow the redirections among the replies; if the connection to one target is lost, give up on the rest."""
+        lost: Exception | None = None
+        for position, reply in enumerate(replies):
+            if not isinstance(reply, _REDIRECTIONS):
+                continue
+            command = commands[position]
+            try:
+                replies[position] = lost or self._client.execute_command(*command, **_options(command))
+            except ERRORS as error:
+                replies[position] = error
+                lost = error if isinstance(error, _LOST) else None
+
+    def scan(self, pattern: str, count: int) -> Iterator[bytes]:
+        """Yield the keys that match."""
+        keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
+        return keys
+
+    def check(self) -> None:
+        """Ping every master."""
+        self._client.ping(target_nodes=RedisCluster.PRIMARIES)
+
+
+def _options(command: tuple[Any, ...]) -> dict[str, Any]:
+    # SET … GET returns a value, where redis-py expects OK.
+    return {"get": True} if "GET" in command[1:] else {}
+
+
+def _key_of(command: tuple[Any, ...]) -> str | bytes:
+    key: str | bytes = command[3] if command[0] in ("EVALSHA", "EVAL") else command[1]
+    return key

@@ -1,0 +1,137 @@
+"""A single Redis server, and the interface that every topology implements."""
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import redis
+from redis import exceptions
+
+ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
+"""Every way in which a server can fail."""
+LONG_IDLE = 1.0
+"""Seconds after which an unused connection is probed before it carries a command."""
+
+
+class Topology(Protocol):
+    """What the store needs from the servers it talks to."""
+
+    def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
+        """Partition keys, by index, into groups that one command may name together."""
+
+    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands in one round trip to each server; the reply to a command that fails is the error."""
+
+    def scan(self, pattern: str, count: int) -> Iterator[bytes]:
+        """Yield the keys that match, asking for about `count` at a time."""
+
+    def check(self) -> None:
+        """Raise unless the servers respond and accept writes."""
+
+
+class Server:
+    """A single server, or the master that Sentinel names."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        # Idle connections, the last used on top; broken ones reconnect when they are next used. The client's own path
+        # to a command (the checks, retries and metrics of its pool) takes twice the CPU of the command itself.
+        self._idle: list[_Link] = []
+
+    def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
+        """Put all keys in one group."""
+        return [list(range(len(keys)))] if keys else []
+
+    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+        """Run commands over one connection."""
+        link = self._idle.pop() if self._idle else _Link(self._connection())
+        connection = link.connection
+        replies: list[Any] = []
+        try:
+            if time.monotonic() - link.used > LONG_IDLE:
+                self._probe(link)
+            connection.connect()  # does nothing if it is connected; with Sentinel, this asks for the master
+            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            for _ in commands:
+                replies.append(_reply(connection))  # noqa: PERF401 - those that came before an error are kept
+        except BaseException as error:
+            # If one connection broke, the others are probably broken too, or lead to a former master.
+            self._disconnect(link)
+            if not isinstance(error, ERRORS):
+                raise
+            replies += [error] * (len(commands) - len(replies))
+        else:
+            link.used = time.monotonic()
+        finally:
+            self._idle.append(link)
+        return replies
+
+    def _probe(self, link: "_Link") -> None:
+        """Disconnect if the other end does not respond to a PING.
+
+        A server that disappeared together with its machine or its IP address has closed no connection. Waiting for its
+        reply would use up the time in which another connection could be tried.
+        """
+        connection = link.connection
+        try:
+            connection.send_command("PING", check_health=False)
+            responds = connection.can_read(connection.socket_timeout / 2)
+        except ERRORS:
+            responds = False
+        if responds:
+            _reply(connection)
+        else:
+            self._disconnect(link)
+
+    def _disconnect(self, link: "_Link") -> None:
+        for each in (link, *self._idle):
+            each.connection.disconnect()
+            each.used = math.inf
+
+    def _connection(self) -> Any:
+        # Not taken from the pool, which counts every connection ever made and stops at a hundred.
+        pool = self._client.connection_pool
+        return pool.connection_class(**pool.connection_kwargs)
+
+    def scan(self, pattern: str, count: int) -> Iterator[bytes]:
+        """Yield the keys that match."""
+        keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
+        return keys
+
+    def check(self) -> None:
+        """Ask the server for its role: a replica does not accept writes."""
+        if self._client.info("replication").get("role") != "master":
+            raise redis.ReadOnlyError
+
+
+@dataclass(slots=True)
+class _Link:
+    """A connection and when it was last `used`, in seconds of `time.monotonic`; infinity while it is not connected."""
+
+    connection: Any
+    used: float = math.inf
+
+
+def connect_one(client: Any) -> Server:
+    """Return the server behind a redis-py client.
+
+    Raises:
+        ValueError: redis-py has no such option. It accepts any option, and fails when it connects.
+
+    """
+    pool = client.connection_pool
+    try:
+        pool.connection_class(**pool.connection_kwargs)
+    except TypeError as error:
+        raise ValueError(f"there is no option {str(error).rpartition(' ')[2]}") from None
+    return Server(client)
+
+
+def _reply(connection: Any) -> Any:
+    """Read the next reply. An error that the server sends is a reply too, and others may follow it."""
+    try:
+        return connection.read_response()
+    except redis.ResponseError as error:
+        return error

@@ -1,0 +1,175 @@
+"""A session stays with the version it was created with, and passes to another only where it is asked to and can."""
+
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.support.calls import fresh, held, post, put_state, state
+from tests.support.client import Client, problem
+from tests.support.repository import spec, write_model, write_recurrent
+from tests.support.service import Service
+from tests.support.sources import plain
+from tests.support.waiting import eventually
+
+ROW = [0.5, -1.0, 2.0]
+
+
+class Versions:
+    """A service whose repository changes while it runs."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repository = write_recurrent(folder / "models")
+        (self.repository / "accumulator").unlink()
+        inputs = [spec((-1,), name="values")]
+        write_model(self.repository, "accumulator", plain.PlainAccumulator(), inputs, [spec((), name="sum")])
+        self.service = Service(folder / "service", MODEL_REPOSITORY=self.repository, WORKERS=1)
+
+    def add(self, model: str, version: str) -> None:
+        """Add a version with other weights and the same state."""
+        weights = load_file(self.repository / model / "1" / "weights.safetensors")
+        other = {name: tensor + 0.25 if name.startswith("rnn") else tensor for name, tensor in weights.items()}
+        folder = self.repository / model / version
+        folder.mkdir()
+        save_file(other, folder / "weights.safetensors")
+
+    def remove(self, model: str, version: str) -> None:
+        shutil.rmtree(self.repository / model / version)
+
+    def reload(self) -> None:
+        """Have the repository read again, and wait for the workers that serve what is there."""
+        before = {worker.pid for worker in self.service.workers()}
+        self.service.process.send_signal(signal.SIGHUP)
+        eventually("other workers", lambda: (now := self.service.workers()) and before.isdisjoint(w.pid for w in now))
+        eventually("readiness", self.service.ready)
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Versions]:
+    made = Versions(tmp_path_factory.mktemp("versions"))
+    try:
+        made.service.start()
+        yield made
+    finally:
+        made.service.end()
+
+
+def test_a_session_stays_and_goes_on_only_where_it_is_asked_to(versions: Versions) -> None:
+    with versions.service.client() as client:
+        stays, passes, streamed = addresses = [client.create("rnn", fresh()) for _ in range(3)]
+        for address in addresses:
+            client.step(address, [ROW])
+        saved = state(client, stays)
+    versions.add("rnn", "2")
+    versions.reload()
+    with versions.service.client() as client:
+        _both_are_served(client, stays)
+    versions.remove("rnn", "1")
+    versions.reload()
+    with versions.service.client() as client:
+        _refused_everywhere(client, stays)
+        _taken_over(client, passes)
+        _taken_over_in_a_stream(versions.service, client, streamed)
+        _taken_over_as_a_file(client, saved)
+
+
+def _both_are_served(client: Client, session: str) -> None:
+    """Version 1 for the session that was created with it, version 2 for a new one."""
+    assert client.get(session).expect()["version"] == "1"
+    ours = client.step(session, [ROW])["predictions"]
+    new = client.create("rnn", fresh())
+    assert client.get(new).expect()["version"] == "2"
+    client.step(new, [ROW])
+    assert client.step(new, [ROW])["predictions"] != ours
+    old = client.post("/v1/models/rnn/versions/1/sessions", {}).expect(201)["session"]
+    client.step(f"/v1/models/rnn/sessions/{old}", [ROW])
+    assert client.step(f"/v1/models/rnn/sessions/{old}", [ROW])["predictions"] == ours
+    # To pass while the version is there is for those who ask for the other one.
+    post(client, f"{session}:predict?migrate=true", {"instances": [ROW]}).expect()
+    assert client.get(session).expect()["version"] == "1"
+    problem(client.get(session.replace("/rnn/", "/rnn/versions/2/")), 409)
+
+
+def _refused_everywhere(client: Client, session: str) -> None:
+    asked = [
+        client.get(session),
+        client.get(f"{session}/state"),
+        client.post(f"{session}:predict", {"instances": [ROW]}),
+        client.post(f"{session}:reset", {}),
+        client.post(f"{session}:fork", {}),
+        post(client, f"{session}:predict?migrate=false", {"instances": [ROW]}),
+    ]
+    for answer in asked:
+        text = problem(answer, 409)
+        assert "fingerprint" in text
+        assert "?migrate=true moves it there" in text
+    problem(post(client, f"{session}:predict?migrate=perhaps", {"instances": [ROW]}), 400)
+
+
+def _taken_over(client: Client, session: str) -> None:
+    assert post(client, f"{session}:predict?migrate=true", {"instances": [ROW]}).expect()["step"] == 2
+    assert client.get(session).expect()["version"] == "2"
+    assert client.step(session, [ROW])["step"] == 3
+
+
+def _taken_over_in_a_stream(service: Service, client: Client, session: str) -> None:
+    name = session.rpartition("/")[2]
+    bulk = post(client, "/v1/models/rnn/sessions:predict?migrate=true", {"sessions": {name: [ROW]}}).expect()
+    assert bulk["sessions"][name]["step"] == 2
+    stream = service.stream(session)
+    assert stream.step([ROW])["step"] == 3
+    stream.close()
+
+
+def _taken_over_as_a_file(client: Client, saved: bytes) -> None:
+    there = f"/v1/models/rnn/sessions/{fresh()}"
+    problem(put_state(client, there, saved), 409)
+    problem(client.get(there), 404)
+    put_state(client, there, saved, "?migrate=true").expect()
+    assert client.get(there).expect()["version"] == "2"
+    assert held(client, there)["step"] == 1
+
+
+def test_a_state_of_another_layout_is_not_migrated(versions: Versions) -> None:
+    with versions.service.client() as client:
+        session = client.create("lstm", fresh())
+        client.step(session, [ROW])
+    shutil.rmtree(versions.repository / "lstm")
+    torch.manual_seed(9)
+    inputs, outputs = [spec((-1, 1, 3), batch_dim=1)], [spec((-1, 1, 5), name="y", batch_dim=1)]
+    write_model(versions.repository, "lstm", plain.PlainRNN(), inputs, outputs, state={"hidden": 1})
+    versions.reload()
+    with versions.service.client() as client:
+        for query in ("", "?migrate=true"):
+            text = problem(post(client, f"{session}:predict{query}", {"instances": [ROW]}), 409)
+            assert "cannot migrate" in text
+        assert client.delete(session).status == 204
+        client.create("lstm", session.rpartition("/")[2])
+        assert client.step(session, [ROW])["step"] == 1
+
+
+def test_an_accumulator_is_migrated(versions: Versions) -> None:
+    address = f"/v1/accumulators/{fresh()}"
+    with versions.service.client() as client:
+        client.post(address, {"values": [1]}).expect()
+    manifest = versions.repository / "accumulator" / "model.toml"
+    shutil.rmtree(versions.repository / "accumulator")
+    write_model(
+        versions.repository,
+        "accumulator",
+        plain.PlainAccumulator(),
+        [spec((-1,), name="values")],
+        [spec((), name="sum")],
+    )
+    # Another class name is another fingerprint, of the same state.
+    source = manifest.parent / "plain.py"
+    source.write_text(source.read_text() + "\n\nclass Renamed(PlainAccumulator):\n    pass\n")
+    manifest.write_text(manifest.read_text().replace(":PlainAccumulator", ":Renamed"))
+    versions.reload()
+    with versions.service.client() as client:
+        assert "?migrate=true" in problem(client.post(address, {"values": [2]}), 409)
+        assert post(client, f"{address}?migrate=true", {"values": [2]}).expect()["sum"] == 3
