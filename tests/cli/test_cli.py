@@ -143,12 +143,12 @@ class TestInspect:
         fingerprint = load(CHECKPOINTS / "digits-rnn").fingerprint.hex()
         assert f"fingerprint {fingerprint}" in lines
         assert "input rows FP32 [-1, 1, 8] batch_dim 1" in lines
-        assert "batching proved: sessions side by side get what each gets alone" in lines
+        assert "batching proved: sessions in one batch get what each gets alone" in lines
         assert "hidden state FP32 [1, 1, 64] 256 0 0 … 0 rebound by forward, listed in the manifest" in lines
         weights = load_file(CHECKPOINTS / "digits-rnn/1/weights.safetensors")["rnn.weight_hh_l0"].double()
         figures = f"{weights.mean():.4g} {weights.min():.4g} … {weights.max():.4g}"
         assert f"rnn.weight_hh_l0 parameter FP32 [64, 64] 16,384 {figures}" in lines
-        assert lines[-1] == "Nothing would go wrong."
+        assert lines[-1] == "No problems were found."
         table = [line for line in done.stdout.splitlines() if " FP32 " in line and " parameter " in line]
         assert len({line.index("FP32") for line in table}) == 1
 
@@ -167,7 +167,7 @@ class TestInspect:
         assert not tensors["minimum"]["figures"]["finite"]
         sentences = [problem["sentence"] for problem in found["problems"]]
         assert any(s.startswith("no batch_dim is given for state buffer 'sum'") for s in sentences)
-        assert any("'minimum' begins at infinity" in s for s in sentences)
+        assert any("'minimum' starts at infinity" in s for s in sentences)
         assert not any(problem["refused"] for problem in found["problems"])
 
     def test_frozen_buffers_are_distinguished_from_state(self, run: Run) -> None:
@@ -195,20 +195,20 @@ class TestInspect:
         )
         done = flask("inspect", folder)
         assert (done.returncode, done.stderr) == (1, "")
-        refused = [line for line in done.stdout.splitlines() if line.startswith("  refused")]
-        beware = [line for line in done.stdout.splitlines() if line.startswith("  beware")]
+        refused = [line for line in done.stdout.splitlines() if line.startswith("  error")]
+        beware = [line for line in done.stdout.splitlines() if line.startswith("  warning")]
         for sentence in (
             "does not fit Streams: missing h",
             "does not fit Streams: unexpected extra",
             "head.bias has shape [9] where the class has [3]",
             "state.h: batch_dim = 5 is not an axis of shape [1, 1, 7]",
-            "state: the module has no buffer 'nothing'; its buffers are h, c, norm.running_mean",
-            "outputs: 'y' is torch.float32 where the manifest says FP64",
+            "state: the module has no buffer 'nothing'; its buffers are 'h', 'c', 'norm.running_mean'",
+            "outputs: the output 'y' has another datatype; expected FP64, got FP32",
         ):
             assert sum(sentence in line for line in refused) == 1, sentence
         for sentence in (
-            "the state buffer 'c' begins as NaN",
-            "the state buffer 'c' of the checkpoint is not what the class begins with",
+            "the state buffer 'c' starts as NaN",
+            "the state buffer 'c' of the checkpoint is not what the class starts with",
             "the frozen buffer 'norm.running_mean' holds NaN or infinity",
             "the checkpoint holds 'head.weight' as FP16, the class as FP32",
         ):
@@ -231,7 +231,7 @@ class TestInspect:
         (folder / "model.toml").write_text(manifest)
         done = run("inspect", folder)
         assert done.exit_code == 1
-        assert all(f"refused  {folder}/model.toml: {sentence}" in done.stdout for sentence in sentences)
+        assert all(f"error    {folder}/model.toml: {sentence}" in done.stdout for sentence in sentences)
         assert "rnn.weight_ih_l0  tensor" in done.stdout
 
     @pytest.mark.parametrize(
@@ -263,12 +263,12 @@ class TestInspect:
         (folder / "model.toml").write_text(before.replace(old, new, 1))
         done = run("inspect", folder)
         assert sentence in done.stdout
-        assert done.exit_code == (0 if "beware" in done.stdout and "refused" not in done.stdout else 1)
+        assert done.exit_code == (0 if "  warning  " in done.stdout and "  error  " not in done.stdout else 1)
 
     @pytest.mark.parametrize(
         ("name", "sentence"),
         [
-            ("Nudged", "forward changes 'weight', which is no buffer"),
+            ("Nudged", "fails on random numbers: forward changed the parameter 'weight'"),
             ("Growing", "the state grows by 16 bytes a step"),
         ],
     )
@@ -293,9 +293,35 @@ class TestInspect:
         text = (folder / "model.toml").read_text()
         (folder / "model.toml").write_text(text[: text.index("[state.hits]")])
         assert (
-            "forward leaves the buffer 'hits' as it is on zeros, but changes it on other"
+            "fails on random numbers: forward changed the buffer 'hits', which the dry run found to be frozen"
             in run("inspect", folder).stdout
         )
+
+    @pytest.mark.parametrize(("name", "stateful"), [("digits-rnn", True), ("digits-batchnorm", False)])
+    def test_json_says_whether_a_model_is_stateful(self, run: Run, name: str, *, stateful: bool) -> None:
+        assert json.loads(run("inspect", f"checkpoints/{name}", "--json").stdout)["stateful"] is stateful
+
+    def test_after_an_error_there_is_no_second_false_one(self, tmp_path: Path, run: Run) -> None:
+        folder = tmp_path / "models/model"
+        shutil.copytree(CHECKPOINTS / "digits-rnn", folder)
+        text = (folder / "model.toml").read_text()
+        for edit, sentences in (
+            (text.replace("FP32", "FP31"), ["inputs.0.datatype: ", "outputs.0.datatype: "]),
+            (f'version = "1"\n{text}', ["holds no weights: "]),
+        ):
+            (folder / "model.toml").write_text(edit)
+            problems = json.loads(run("inspect", folder, "--json").stdout)["problems"]
+            assert [problem["severity"] for problem in problems] == ["error"] * len(sentences)
+            for problem, sentence in zip(problems, sentences, strict=True):
+                assert sentence in problem["sentence"]
+            (folder / "1/weights.safetensors").unlink(missing_ok=True)
+
+    def test_inputs_that_forward_takes_are_told(self, tmp_path: Path, run: Run) -> None:
+        folder = tmp_path / "model"
+        shutil.copytree(CHECKPOINTS / "digits-rnn", folder)
+        text = (folder / "model.toml").read_text()
+        (folder / "model.toml").write_text(text.replace("[-1, 1, 8]", "[-1, 1, 9]"))
+        assert "warning  forward works on zeros of rows FP32 [1, 1, 8]; " in run("inspect", folder).stdout
 
     def test_a_bare_checkpoint_is_shown_however_it_is_nested(self, tmp_path: Path, run: Run) -> None:
         module = Streams(5, 7)

@@ -29,6 +29,13 @@ def test_an_output_outlives_the_tensor_it_was_written_to(tmp_path: Path) -> None
     assert (one.outputs["y"].tolist(), other.outputs["y"].tolist()) == ([2.0] * 3, [10.0] * 3)
 
 
+def test_a_module_may_resize_what_it_returned(tmp_path: Path) -> None:
+    version = load_model(Case(own_models.Resized, same_axes("[-1]")).write(tmp_path, "resized")).default
+    for length in (3, 1000, 2, 5000):
+        x = torch.ones(length).numpy()
+        assert version.run([Call({"x": x}, b"")])[0].outputs["y"].tolist() == [2.0] * length
+
+
 def test_bfloat16_reaches_forward_in_order(tmp_path: Path) -> None:
     manifest = same_axes("[1, 2, -1]", 0).replace("FP32", "BF16")
     version = load_model(Case(own_models.Views, manifest).write(tmp_path, "views")).default

@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -169,6 +170,17 @@ def test_one_bad_version_among_good_ones_is_rejected(models: Path) -> None:
     (models / "m/2").mkdir()
     with pytest.raises(ConfigurationError, match=r"m/2: holds no weights"):
         Repository.load([models])
+
+
+def test_a_model_of_which_no_version_loads_has_one_reason(models: Path) -> None:
+    before = Repository.load([models])
+    shutil.copytree(models / "m", models / "n")
+    (models / "n/1/weights.safetensors").unlink()
+    after = before.reloaded()
+    sentence = "n/1: holds no weights: expected weights.safetensors or weights.pt"
+    assert after.reasons() == {"n": sentence}
+    assert after.failures == (f"{models}/{sentence}",)
+    assert [model.name for model in after] == ["m"]
 
 
 def test_what_is_no_model_is_left_alone(models: Path) -> None:

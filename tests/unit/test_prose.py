@@ -55,11 +55,6 @@ BANNED_FILES = frozenset({
 })  # fmt: skip
 """Names of modules that say less than the term: idempotency, selfcheck, deep_stack, transport, warnings, report …"""
 
-NOT_YET_CLEAN = (
-    "service/carryover/cli",
-    "service/carryover/runtime",
-)
-
 PATTERNS = ("README.md", "docs/**/*.md", "service/**/*.py", "service/**/*.lua", "models/**/*.py", "examples/**/*.py",
             "examples/**/*.toml", "checkpoints/**/*.toml", "deploy/**/*", "docker-compose.yml", "Dockerfile",
             ".env.example", "Makefile")  # fmt: skip
@@ -73,8 +68,7 @@ _BANNED = re.compile(
 
 def checked_files() -> list[Path]:
     found = {path for pattern in PATTERNS for path in ROOT.glob(pattern) if path.is_file()}
-    unclean = tuple(ROOT / name for name in NOT_YET_CLEAN)
-    return sorted(path for path in found if not any(path.is_relative_to(folder) for folder in unclean))
+    return sorted(found)
 
 
 def banned_in(text: str) -> Iterator[tuple[int, str, str]]:

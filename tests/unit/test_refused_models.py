@@ -149,12 +149,12 @@ REFUSED: dict[str, Refused] = {
     "other arguments": Refused(
         gru,
         added("arguments = { size = 3 }"),
-        "arguments: Gru refused them: Gru.__init__() got an unexpected keyword argument 'size'",
+        "arguments: Gru rejected them: Gru.__init__() got an unexpected keyword argument 'size'",
     ),
     "no version": Refused(
         gru,
         lambda folder: shutil.rmtree(folder / "1"),
-        "no version to serve: expected a numbered folder, such as …/1",
+        "there is no version; expected a numbered folder, such as …/1",
     ),
     "no such version": Refused(gru, added('version = "7"'), "version: there is no version 7; there are 1"),
     "no weights": Refused(
@@ -202,12 +202,12 @@ REFUSED: dict[str, Refused] = {
     "an output of another shape": Refused(
         gru,
         edited("[-1, 1, 5]", "[-1, 1, 4]"),
-        "outputs: 'y' has shape [1, 1, 5]; the manifest says [-1, 1, 4]",
+        "outputs: the output 'y' has another shape; expected [-1, 1, 4], got [1, 1, 5]",
     ),
     "an output of another datatype": Refused(
         gru,
         edited('"y", datatype = "FP32"', '"y", datatype = "FP64"'),
-        "outputs: the output 'y' is torch.float32 where the manifest says FP64",
+        "outputs: the output 'y' has another datatype; expected FP64, got FP32",
     ),
     "an output too many": Refused(
         gru,
@@ -222,7 +222,7 @@ REFUSED: dict[str, Refused] = {
     "no such buffer": Refused(
         gru,
         edited("state.hidden", "state.cell"),
-        "state: the module has no buffer 'cell'; it has ['hidden']",
+        "state: the module has no buffer 'cell'; its buffers are 'hidden'",
     ),
     "a buffer's name without quotes": Refused(
         CASES["nested-lstm"],
@@ -237,7 +237,7 @@ REFUSED: dict[str, Refused] = {
     "another axis of a buffer": Refused(
         gru,
         edited("state.hidden.batch_dim = 1", "state.hidden.batch_dim = 0"),
-        "batch_dim: a forward of one session works, one of 3 side by side does not: "
+        "batch_dim: a forward of one session works, a batch of 3 does not: "
         "the forward of model 'gru' raised RuntimeError: Expected hidden size (1, 3, 5), got [3, 1, 5]",
     ),
     "a parameter that changes": Refused(
@@ -285,7 +285,7 @@ REFUSED: dict[str, Refused] = {
     "sessions that see each other": Refused(
         Case(own_models.AcrossSessions, same_axes("[-1, 1, 2]", 1) + "state.sum.batch_dim = 0"),
         lambda _: None,
-        "batch_dim: sessions side by side give another 'y' than each alone; "
+        "batch_dim: sessions in one batch give another 'y' than each alone; "
         "leave batch_dim out, and they run one at a time",
     ),
 }

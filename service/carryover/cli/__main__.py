@@ -20,10 +20,10 @@ class _Group(click.Group):
         return sorted({*super().list_commands(ctx), *_LAZY})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name in _LAZY:
-            command: click.Command = getattr(import_module(f"carryover.cli.{cmd_name}"), cmd_name)
-            return command
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in _LAZY:
+            return super().get_command(ctx, cmd_name)
+        command: click.Command = getattr(import_module(f"carryover.cli.{cmd_name}"), cmd_name)
+        return command
 
 
 @click.group(cls=_Group)
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 @main.command()
-@click.argument("repositories", nargs=-1, type=click.Path(path_type=Path, exists=True, file_okay=False))
+@click.argument("repositories", nargs=-1, type=click.Path(path_type=Path))
 def serve(repositories: tuple[Path, ...]) -> None:
     """Serve the models in REPOSITORIES, or those in MODEL_REPOSITORY.
 

@@ -2,36 +2,29 @@
 
 import inspect
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from carryover.errors import ConfigurationError
+from carryover.runtime.weights import StateDict
 
 _LAYERS = {1, 2, 3, 4}
 """Tried beside the sizes that occur in the checkpoint: numbers of layers, heads or kernels."""
 _MOST = 20_000
 """Modules that may be constructed to find the arguments; without memory, on torch's meta device."""
 
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """Arguments of a constructor: those to pass, the names of those found out, and the defaults of all others."""
-
-    arguments: dict[str, Any]
-    found: tuple[str, ...]
-    defaults: dict[str, Any]
+Shapes = dict[str, torch.Size]
 
 
 def parse(text: str) -> tuple[str, Any]:
     """Read `name=value`, where the value is TOML (`64`, `true`, `[1, 2]`) or else a string.
 
     Raises:
-        ConfigurationError: there is no name, or the value is None, which TOML cannot say.
+        ConfigurationError: there is no name, or the value is None, which TOML cannot express.
 
     """
     name, equals, value = text.partition("=")
@@ -39,17 +32,15 @@ def parse(text: str) -> tuple[str, Any]:
         raise ConfigurationError(f"--arguments {text}: expected name=value, such as hidden_size=64")
     if value == "None":
         raise ConfigurationError(f"--arguments {text}: a manifest cannot say None; leave the argument out")
-    if value in ("True", "False"):
-        return name, value == "True"
     try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
+        parsed = tomllib.loads(f"value = {value.lower() if value in ('True', 'False') else value}")["value"]
     except tomllib.TOMLDecodeError:
         return name, value
     return name, parsed if isinstance(parsed, (bool, int, float, str, list, dict)) else value
 
 
-def fit(cls: type[nn.Module], given: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Tensor]]) -> Fitted:
-    """Return the arguments with which `cls` takes one of the state dicts; without any, those it can do with.
+def fit(cls: type[nn.Module], given: Mapping[str, Any], held: Iterable[StateDict]) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments with which `cls` takes one of the state dicts, or those it can do with, and where from.
 
     What is not given keeps its default. Only where the constructor cannot do without an argument, or the state dicts do
     not fit with the defaults, are sizes tried; they count where exactly one choice of them fits.
@@ -61,89 +52,76 @@ def fit(cls: type[nn.Module], given: Mapping[str, Any], checkpoints: Sequence[Ma
     parameters = [p for p in _parameters(cls, given) if p.name not in given]
     required = [p.name for p in parameters if p.default is p.empty]
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
-    if not checkpoints and required:
+    wanted = [{name: tensor.shape for name, tensor in one.tensors.items()} for one in held]
+    if not wanted and required:
         raise _needs(cls, required)
-    search = _Search(cls, given, checkpoints)
     found: dict[str, int] = {}
-    if checkpoints and (required or not search.fits(found)):
-        found = search.run(required, [name for name, value in defaults.items() if type(value) is int])
-    others = {name: value for name, value in defaults.items() if name not in found}
-    return Fitted({**given, **found}, tuple(found), others)
+    if wanted and (required or _shapes(cls, given) not in wanted):
+        found = _search(cls, given, wanted, required, [name for name, value in defaults.items() if type(value) is int])
+    others = [f"{name} = {value!r:.40}" for name, value in defaults.items() if name not in found]
+    notes = []
+    if found:
+        shown = ", ".join(f"{name} = {value}" for name, value in found.items())
+        notes.append(f"arguments: {shown}: the only sizes that make the class fit the checkpoint")
+    if others:
+        which = "all others" if given or found else "all"
+        notes.append(f"arguments: {which} as the class has them: {', '.join(others)}")
+    return {**given, **found}, notes
 
 
-class _Search:
-    """Tries sizes that occur in the state dicts for arguments, until the class's shapes are those of one of them."""
+def _search(
+    cls: type[nn.Module],
+    given: Mapping[str, Any],
+    wanted: Sequence[Shapes],
+    required: Sequence[str],
+    optional: Sequence[str],
+) -> dict[str, int]:
+    """The only choice of sizes that fits and changes as few defaults as can be; nothing where no choice does."""
+    sizes = sorted({size for shapes in wanted for shape in shapes.values() for size in shape} | _LAYERS)
+    left = _MOST
+    for count in range(len(optional) + 1):
+        ways = [(*required, *names) for names in combinations(optional, count)]
+        left -= sum(len(sizes) ** len(names) for names in ways)
+        if left < 0:
+            break
+        choices = [dict(zip(names, way, strict=True)) for names in ways for way in product(sizes, repeat=len(names))]
+        fitting = [choice for choice in choices if _shapes(cls, {**given, **choice}) in wanted]
+        for choice in fitting[:1]:
+            # 1 may be the only size that fits since all others are rejected, whatever the shapes.
+            others = {
+                name: [_shapes(cls, {**given, **choice, name: size}) for size in sizes if size != choice[name]]
+                for name in choice
+            }
+            names = dict.fromkeys(name for one in fitting for name in one)
+            determined = [n for n in names if all(one.get(n) == choice.get(n) for one in fitting) and any(others[n])]
+            if undetermined := [name for name in names if name not in determined]:
+                raise _needs(cls, undetermined, ", as the checkpoint leaves more than one choice")
+            return choice
+    if required:
+        raise _needs(cls, required, ", as no sizes from the checkpoint make it fit")
+    return {}  # what does not fit is said where the weights are loaded
 
-    def __init__(
-        self, cls: type[nn.Module], given: Mapping[str, Any], checkpoints: Sequence[Mapping[str, Tensor]]
-    ) -> None:
-        self._cls = cls
-        self._given = given
-        self._wanted = [{name: tensor.shape for name, tensor in checkpoint.items()} for checkpoint in checkpoints]
-        self._sizes = sorted({size for shapes in self._wanted for shape in shapes.values() for size in shape} | _LAYERS)
 
-    def run(self, required: Sequence[str], optional: Sequence[str]) -> dict[str, int]:
-        """Return the only choice that fits and changes as few defaults as can be; nothing where no choice does.
-
-        Raises:
-            ConfigurationError: several fit, or none although the constructor needs some arguments.
-
-        """
-        left = _MOST
-        for count in range(len(optional) + 1):
-            ways = [(*required, *names) for names in combinations(optional, count)]
-            left -= sum(len(self._sizes) ** len(names) for names in ways)
-            if left < 0:
-                break
-            fitting = [choice for names in ways for choice in self._choices(names) if self.fits(choice)]
-            if fitting:
-                names = dict.fromkeys(name for choice in fitting for name in choice)
-                first = fitting[0]
-                if open_ := [
-                    name
-                    for name in names
-                    if any(choice.get(name) != first.get(name) for choice in fitting) or not self._matters(first, name)
-                ]:
-                    raise _needs(self._cls, open_, ", as the checkpoint leaves more than one choice")
-                return first
-        if required:
-            raise _needs(self._cls, required, ", as no sizes from the checkpoint make it fit")
-        return {}  # what does not fit is said where the weights are loaded
-
-    def fits(self, choice: Mapping[str, int]) -> bool:
-        """Whether the class has the shapes of one of the state dicts."""
-        return self._shapes(choice) in self._wanted
-
-    def _choices(self, names: Sequence[str]) -> Iterator[dict[str, int]]:
-        return (dict(zip(names, values, strict=True)) for values in product(self._sizes, repeat=len(names)))
-
-    def _matters(self, choice: Mapping[str, int], name: str) -> bool:
-        """Whether shapes depend on an argument: 1 may be the only size that fits since all others are refused."""
-        others = (self._shapes({**choice, name: size}) for size in self._sizes if size != choice[name])
-        return any(shapes is not None for shapes in others)
-
-    def _shapes(self, choice: Mapping[str, int]) -> dict[str, torch.Size] | None:
-        try:
-            with torch.device("meta"):
-                module = self._cls(**{**self._given, **choice})
-            return {name: tensor.shape for name, tensor in module.state_dict().items()}
-        except Exception:  # noqa: BLE001 - a constructor may refuse a size in any way it likes
-            return None
+def _shapes(cls: type[nn.Module], arguments: Mapping[str, Any]) -> Shapes | None:
+    try:
+        with torch.device("meta"):
+            return {name: tensor.shape for name, tensor in cls(**arguments).state_dict().items()}
+    except Exception:  # noqa: BLE001 - a constructor may reject a size in any way it likes
+        return None
 
 
 def _parameters(cls: type[nn.Module], given: Mapping[str, Any]) -> list[inspect.Parameter]:
     try:
-        parameters = list(inspect.signature(cls).parameters.values())
+        parameters = inspect.signature(cls).parameters
     except (TypeError, ValueError):
         return []
-    if not any(p.kind is p.VAR_KEYWORD for p in parameters):
-        unknown = [name for name in given if name not in {p.name for p in parameters}]
-        if unknown:
-            names = ", ".join(p.name for p in parameters) or "none"
-            raise ConfigurationError(
-                f"--arguments: {cls.__name__} has no argument {unknown[0]!r}; its arguments are {names}"
-            )
-    return [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    unknown = [name for name in given if name not in parameters]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        names = ", ".join(parameters) or "none"
+        raise ConfigurationError(
+            f"--arguments: {cls.__name__} has no argument {unknown[0]!r}; its arguments are {names}"
+        )
+    return [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
 def _needs(cls: type[nn.Module], names: Sequence[str], why: str = "") -> ConfigurationError:

@@ -8,8 +8,8 @@ import click
 from pydantic import ValidationError
 
 from carryover.cli import arguments
+from carryover.cli.scaffold import scaffold
 from carryover.cli.terminal import json_option, show_json, working
-from carryover.cli.writing import write
 from carryover.errors import ConfigurationError
 from carryover.runtime.manifest import TensorSpec
 
@@ -21,14 +21,12 @@ class _Several(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         option, several = "", list[str]()
-        for position, given in enumerate(args):
+        for given in args:
             if given.startswith("-"):
                 option = given
-            elif option in _TAKES_SEVERAL and args[position - 1] != option:
-                if re.match(r"\w+[=:]", given):
-                    several.append(option)
-                else:
-                    option = ""
+            elif option in _TAKES_SEVERAL and several[-1] != option:
+                option = option if re.match(r"\w+[=:]", given) else ""
+                several += [option] if option else []
             several.append(given)
         return super().parse_args(ctx, several)
 
@@ -53,24 +51,13 @@ def new(  # noqa: PLR0913 - one for each option
         path = path.resolve()
     with working():
         specs = {spec.name: spec for spec in map(_spec, inputs)}
-        written = write(path, target, checkpoint, dict(map(arguments.parse, given)), specs)
+        done = scaffold(path, target, checkpoint, dict(map(arguments.parse, given)), specs)
     if as_json:
-        show_json(
-            {
-                "model": written.model.name,
-                "version": written.model.default.version,
-                "fingerprint": written.model.default.fingerprint.hex(),
-                "written": [str(file) for file in written.files],
-                "manifest": written.manifest,
-                "inferred": written.notes,
-                "problems": written.problems,
-            }
-        )
+        show_json(done)
         return
-    click.echo("\n".join(f"wrote {file}" for file in written.files))
-    click.echo("\n".join(f"  {note}" for note in written.notes))
-    click.echo("It loads and runs." if not written.problems else "It loads and runs, but beware:")
-    click.echo("".join(f"  {sentence}\n" for sentence in written.problems), nl=False)
+    end = "It loads and runs, with warnings:" if done["problems"] else "It loads and runs."
+    lines = [f"wrote {file}" for file in done["written"]] + [f"  {note}" for note in done["inferred"]]
+    click.echo("\n".join([*lines, end, *(f"  {sentence}" for sentence in done["problems"])]))
 
 
 def _spec(text: str) -> TensorSpec:

@@ -9,8 +9,8 @@ import click
 import orjson
 from flask.helpers import get_debug_flag
 
-from carryover.cli.trial import first_line
 from carryover.errors import CarryoverError
+from carryover.runtime.report import first_line
 
 json_option: Callable[[Any], Any] = click.option(
     "--json", "as_json", is_flag=True, help="Print JSON instead; what is not a finite number is null there."

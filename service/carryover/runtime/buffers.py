@@ -1,9 +1,10 @@
 """Reaching a module's parameters and buffers by name, and finding out which of them `forward` changes."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import Enum
 from zlib import crc32
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -150,11 +151,11 @@ class Change(Enum):
     WRITTEN = "written in place by forward"
 
 
-def discover(module: nn.Module, forward: Callable[[], object]) -> dict[str, Change]:
+def discover(module: nn.Module, forward: Callable[[Sequence[Slot]], object]) -> dict[str, Change]:
     """Run `forward` once on clones of all buffers and return those it changed, by name; the module stays as it was.
 
-    But one tensor in several places, of which forward rebinds some, becomes one in each: an LSTM's two states may begin
-    as the same zeros.
+    But one tensor in several places, of which forward rebinds some, becomes one in each: an LSTM's two states may start
+    as the same zeros. `forward` is given the slots of the clones.
 
     "Changed" is rebound or written to, whatever the value: adding zeros leaves a sum as it was. What has another value
     was written to as well: batch_norm moves its statistics without a trace.
@@ -165,7 +166,7 @@ def discover(module: nn.Module, forward: Callable[[], object]) -> dict[str, Chan
     try:
         for place, clone in zip(places, clones, strict=True):
             place.put(clone)
-        forward()
+        forward(places)
         changes = {
             place.name: Change.WRITTEN if place.get() is clone else Change.REBOUND
             for place, clone, version in zip(places, clones, versions, strict=True)
@@ -212,9 +213,9 @@ def raw(tensor: Tensor | None) -> bytes:
     if tensor is None:
         return b""
     dense = tensor if tensor.layout is torch.strided else tensor.to_dense()
-    return (
-        dense.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    )
+    flat = dense.detach().cpu().resolve_conj().resolve_neg().contiguous().reshape(-1).view(torch.uint8)
+    # Not through Tensor.numpy(), after which forward could no longer resize the tensor, and would corrupt memory.
+    return np.from_dlpack(flat).tobytes() if flat.numel() else b""
 
 
 def _clone(tensor: Tensor | None) -> Tensor | None:

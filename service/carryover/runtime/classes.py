@@ -12,20 +12,21 @@ from typing import Any
 from torch import nn
 
 from carryover.errors import ConfigurationError
+from carryover.runtime.report import first_line
 
 
 def build(target: str, arguments: Mapping[str, Any], manifest: Path) -> nn.Module:
     """Construct the module that `target` names: `package.module:Class`, or `file.py:Class` beside the manifest.
 
     Raises:
-        ConfigurationError: the class cannot be found, is no `nn.Module`, or its constructor refuses the arguments.
+        ConfigurationError: the class cannot be found, is no `nn.Module`, or its constructor rejects the arguments.
 
     """
     cls = find(target, manifest)
     try:
         return cls(**arguments)
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"{manifest}: arguments: {cls.__name__} refused them: {_first_line(error)}") from error
+        raise ConfigurationError(f"{manifest}: arguments: {cls.__name__} rejected them: {first_line(error)}") from error
 
 
 def find(target: str, manifest: Path) -> type[nn.Module]:
@@ -39,7 +40,7 @@ def find(target: str, manifest: Path) -> type[nn.Module]:
     try:
         container = _beside(manifest, source) if source.endswith(".py") else importlib.import_module(source)
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"{manifest}: class: {source} cannot be imported: {_first_line(error)}") from error
+        raise ConfigurationError(f"{manifest}: class: {source} cannot be imported: {first_line(error)}") from error
     cls = getattr(container, name, None)
     if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
         raise ConfigurationError(f"{manifest}: class: {source} has no nn.Module named {name}")
@@ -49,7 +50,7 @@ def find(target: str, manifest: Path) -> type[nn.Module]:
 def _beside(manifest: Path, file: str) -> ModuleType:
     """Import a file as part of a package that is its folder: files there can import each other as `.name`.
 
-    It is imported anew each time, as the file may have changed.
+    It is imported again each time, as the file may have changed.
     """
     folder = manifest.resolve().parent
     if not (folder / file).is_file():
@@ -63,7 +64,3 @@ def _beside(manifest: Path, file: str) -> ModuleType:
     sys.modules[package] = parent
     importlib.invalidate_caches()
     return importlib.import_module(f"{package}.{file.removesuffix('.py')}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""What a module holds beside its parameters and the buffers it was built with: there, sessions are not kept apart."""
+"""What a module holds beside its parameters and the buffers it was built with: there, sessions are not isolated."""
 
 from collections import deque
 from collections.abc import Collection

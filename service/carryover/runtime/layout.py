@@ -1,9 +1,9 @@
 """A session's state as bytes: the raw little-endian contents of its state buffers, one after the other.
 
 As long as every buffer has the shape it was registered with, there is nothing else: the state takes exactly
-`Layout.nbytes`. A state in which a buffer has grown, or is None, or was, begins with a table: for each buffer its
+`Layout.nbytes`. A state in which a buffer has grown, or is None, or was, starts with a table: for each buffer its
 datatype and number of dimensions (one byte each; 255 and 0 for None), and its dimensions (four bytes each). Should such
-a state happen to take exactly `Layout.nbytes`, one byte more is put behind it: its length always tells the two apart.
+a state happen to take exactly `Layout.nbytes`, one byte more is put behind it: its length always distinguishes the two.
 """
 
 import math
@@ -42,7 +42,7 @@ class StateBuffer:
     """One state buffer of a model.
 
     `registered` is what it holds at step 0. `batch_dim`, where the manifest names it, is the axis along which sessions
-    are laid side by side.
+    are batched.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Layout:
         return self._table(state)[0]
 
     def signature(self, state: bytes) -> bytes:
-        """Return what must be equal for sessions to be laid side by side."""
+        """Return what must be equal for sessions to be batched."""
         return state[: self._table(state)[1]]
 
     def join(self, states: Sequence[bytes]) -> list[Tensor | None]:
-        """Lay sessions of one `signature` side by side: a fresh tensor for each buffer, along its `batch_dim`."""
+        """Batch sessions of one `signature`: a fresh tensor for each buffer, along its `batch_dim`."""
         count = len(states)
         contents, start = self._table(states[0])
         width = sum(held.nbytes for held in contents if held)
@@ -80,8 +80,8 @@ class Layout:
             if held is None:
                 tensors.append(None)
                 continue
-            begin, end = end, end + held.nbytes
-            rows = torch.from_numpy(matrix[:, begin:end].copy().view(_CARRIER[held.datatype]))
+            start, end = end, end + held.nbytes
+            rows = torch.from_numpy(matrix[:, start:end].copy().view(_CARRIER[held.datatype]))
             if held.datatype is Datatype.BF16:
                 rows = rows.view(torch.bfloat16)
             if buffer.batch_dim is None or count == 1:
@@ -94,7 +94,7 @@ class Layout:
         return tensors
 
     def split(self, tensors: Sequence[Tensor | None], count: int) -> tuple[list[bytes], bool]:
-        """Take sessions apart again: the reverse of `join`.
+        """Split a batch into sessions: the reverse of `join`.
 
         Returns:
             Each session's bytes, and whether every float in them is finite.
@@ -147,7 +147,7 @@ class Layout:
         return None
 
     def _table(self, state: bytes) -> tuple[tuple[Contents | None, ...], int]:
-        """What each buffer holds, and where the values begin."""
+        """What each buffer holds, and where the values start."""
         if len(state) == self.nbytes:
             return self._registered, 0
         contents: list[Contents | None] = []

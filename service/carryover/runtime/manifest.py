@@ -6,7 +6,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from carryover.errors import ConfigurationError
@@ -29,7 +38,7 @@ class TensorSpec(_Strict):
     """One input or output.
 
     `shape` holds sizes, or -1 for an axis that varies; the first of those is the axis that instances lie along.
-    `batch_dim` is the axis along which requests are laid side by side in one forward.
+    `batch_dim` is the axis along which requests are batched.
     """
 
     name: str = Field(min_length=1)
@@ -46,6 +55,10 @@ class TensorSpec(_Strict):
                 return Datatype[value]
             raise ValueError(f"{value!r} is not one of {', '.join(Datatype.__members__)}")
         return value
+
+    @field_serializer("datatype")
+    def _name(self, datatype: Datatype) -> str:
+        return datatype.name
 
     @model_validator(mode="after")
     def _axes(self) -> "TensorSpec":
@@ -153,21 +166,8 @@ class Manifest(_Strict):
         return self
 
 
-def read(path: Path) -> Manifest:
-    """Read and check a manifest.
-
-    Raises:
-        ConfigurationError: with the file, the key and what was expected.
-
-    """
-    described, faults = check(path)
-    if described is None:
-        raise ConfigurationError(faults[0])
-    return described
-
-
-def check(path: Path) -> tuple[Manifest | None, list[str]]:
-    """Return a manifest, or None and every fault there is in it.
+def read(path: Path) -> tuple[Manifest | None, list[str]]:
+    """Return a manifest, or None and every fault there is in it: the file, the key and what was expected.
 
     Raises:
         ConfigurationError: the file cannot be read as TOML.
@@ -184,7 +184,9 @@ def check(path: Path) -> tuple[Manifest | None, list[str]]:
     try:
         return Manifest.model_validate(document), []
     except ValidationError as error:
-        return None, [f"{path}: {_sentence(fault)}" for fault in error.errors()]
+        # A list of which no item is valid counts as empty, too; that says nothing new.
+        faults = [fault for fault in error.errors() if fault["type"] != "too_short" or not fault["input"]]
+        return None, [f"{path}: {_sentence(fault)}" for fault in faults]
 
 
 def _sentence(fault: ErrorDetails) -> str:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.export import ExportedProgram
 
 from carryover.errors import ConfigurationError
+from carryover.runtime.report import first_line
 
 FILE = "model.pt2"
 
@@ -55,8 +56,7 @@ def load(path: Path, *, trusted: bool) -> Program:
                 digest = file_digest(file, "sha256").digest()
             return Program(_module(exported), _mutated(exported), digest)
     except (Exception, SystemExit) as error:
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigurationError(f"{path}: is not a readable program: {first}") from error
+        raise ConfigurationError(f"{path}: is not a readable program: {first_line(error)}") from error
 
 
 def _module(exported: ExportedProgram) -> nn.Module:

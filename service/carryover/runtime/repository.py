@@ -1,14 +1,12 @@
 """The model repository: folders of models, each a folder of versions."""
 
 import logging
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from carryover.errors import ConfigurationError, NotFoundError
-from carryover.runtime import manifest
-from carryover.runtime.manifest import Manifest
-from carryover.runtime.selfcheck import prove, prove_batching
+from carryover.runtime.loading import ModelFolder, subfolders
+from carryover.runtime.report import Report
 from carryover.runtime.version import ModelVersion
 
 log = logging.getLogger(__name__)
@@ -58,10 +56,26 @@ def load_model(folder: Path, *, trust_pt2: bool = False) -> Model:
         ConfigurationError: with the file and what is wrong in it.
 
     """
-    model = _Loader({}, strict=True, trust_pt2=trust_pt2).model(folder)
+    model, report = _load_model(folder, None, trust_pt2=trust_pt2)
+    report.raise_first()
     if model is None:
         raise ConfigurationError(f"{folder}: holds no model")
     return model
+
+
+def _load_model(folder: Path, before: Model | None, *, trust_pt2: bool) -> tuple[Model | None, Report]:
+    """Load a model; what does not load is taken from before, where it was there, and is in the report."""
+    found = ModelFolder(folder)
+    versions: dict[str, ModelVersion] = {}
+    for number in found.numbers if found.manifest else ():
+        loading = found.load(number, trust_pt2=trust_pt2)
+        version = (loading and loading.version) or (before and before.versions.get(number))
+        if version:
+            versions[number] = version
+    default = (found.manifest and found.manifest.version) or max(versions, key=int, default="")
+    if default not in versions:
+        return before, found.report
+    return Model(folder.name, versions, default, folder.parent), found.report
 
 
 class Repository:
@@ -71,43 +85,69 @@ class Repository:
     `trust_pt2`: programs may be loaded, which can run any code.
     """
 
-    def __init__(
-        self, folders: Sequence[Path], models: Mapping[str, Model], failures: Sequence[str] = (), *, trust_pt2: bool
-    ) -> None:
-        self.failures = tuple(failures)
+    def __init__(self, folders: Sequence[Path], before: Mapping[str, Model], *, trust_pt2: bool, strict: bool) -> None:
         self._trust_pt2 = trust_pt2
         self._folders = tuple(folders)
-        self._models = dict(models)
+        self._models: dict[str, Model] = {}
+        self._report = Report()
+        self._reports: dict[str, Report] = {}
+        for folder in folders:
+            self._read(folder, before, strict=strict)
+            if strict:
+                self._report.raise_first()
 
     @classmethod
     def load(cls, folders: Sequence[Path], *, trust_pt2: bool = False) -> "Repository":
         """Load every version of every model.
 
         Raises:
-            ConfigurationError: with the file and what is wrong in it.
+            ConfigurationError: the first error, with the file and what is wrong in it.
 
         """
-        loader = _Loader({}, strict=True, trust_pt2=trust_pt2)
-        models = loader.load(folders)
-        if not models:
+        loaded = cls(folders, {}, trust_pt2=trust_pt2, strict=True)
+        if not list(loaded):
             names = ", ".join(map(str, folders))
             raise ConfigurationError(
                 f"{names}: no model there: expected <model>/model.toml and <model>/<version>/weights.*"
             )
-        return cls(folders, models, trust_pt2=trust_pt2)
+        return loaded
 
     def reloaded(self) -> "Repository":
         """Return the repository as the folders are now; what does not load stays as it was, and is in `failures`."""
-        loader = _Loader(self._models, strict=False, trust_pt2=self._trust_pt2)
-        models = loader.load(self._folders)
-        return Repository(self._folders, models, loader.failures, trust_pt2=self._trust_pt2)
+        loaded = Repository(self._folders, self._models, trust_pt2=self._trust_pt2, strict=False)
+        for failure in loaded.failures:
+            log.error("not loaded: %s", failure)
+        return loaded
+
+    def _read(self, folder: Path, before: Mapping[str, Model], *, strict: bool) -> None:
+        """Load the models in a folder; `strict`: no further than to the first error."""
+        if not folder.is_dir():
+            self._report.error(f"{folder}: there is no such folder; MODEL_REPOSITORY names where models are")
+            self._models |= {name: model for name, model in before.items() if model.folder == folder}
+            return
+        for path in subfolders(folder):
+            if path.name in self._models:
+                self._report.error(f"{path}: another folder has a model of this name already")
+                continue
+            model, report = _load_model(path, before.get(path.name), trust_pt2=self._trust_pt2)
+            self._reports[path.name] = report
+            if strict:
+                report.raise_first()
+            if model is not None:
+                self._models[path.name] = model
+
+    @property
+    def failures(self) -> tuple[str, ...]:
+        """What could not be loaded when the folders were last read again."""
+        reports = (self._report, *self._reports.values())
+        return tuple(dict.fromkeys(error for report in reports for error in report.errors))
 
     def folders(self) -> list[str]:
         """Return the names of the folders that are there now, of models that are served or not."""
         return [path.name for path in self._paths()]
 
     def probe(self, name: str) -> None:
-        """Load a model from its folder as it is now, and let go of it again.
+        """Load a model from its folder as it is now, and discard it.
 
         Raises:
             NotFoundError: there is no such folder.
@@ -124,16 +164,13 @@ class Repository:
 
     def reasons(self) -> dict[str, str]:
         """Return `failures` by model; their paths are within the folders."""
-        reasons: dict[str, str] = {}
-        for failure in self.failures:
-            for folder in self._folders:
-                inside = failure.removeprefix(f"{folder}/")
-                if inside != failure:
-                    reasons.setdefault(inside.partition("/")[0].partition(":")[0], inside)
+        reasons = {name: "; ".join(report.errors) for name, report in self._reports.items() if report.errors}
+        for folder in filter(lambda folder: folder.parts, self._folders):
+            reasons = {name: reason.replace(f"{folder}/", "") for name, reason in reasons.items()}
         return reasons
 
     def _paths(self) -> Iterator[Path]:
-        return (path for folder in self._folders if folder.is_dir() for path in _folders(folder))
+        return (path for folder in self._folders if folder.is_dir() for path in subfolders(folder))
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())
@@ -151,91 +188,3 @@ class Repository:
             served = ", ".join(repr(known) for known in self._models)
             raise NotFoundError(f"there is no model {name!r:.80}; the models are {served}") from None
         return model if version is None else model.at(version)
-
-
-class _Loader:
-    """Loads folders; where not `strict`, what fails is taken from `before` and told in `failures`."""
-
-    def __init__(self, before: Mapping[str, Model], *, strict: bool, trust_pt2: bool) -> None:
-        self._before = before
-        self._strict = strict
-        self._trust_pt2 = trust_pt2
-        self.failures: list[str] = []
-
-    def load(self, folders: Sequence[Path]) -> dict[str, Model]:
-        models: dict[str, Model] = {}
-        for folder in folders:
-            try:
-                if not folder.is_dir():
-                    models |= {name: model for name, model in self._before.items() if model.folder == folder}
-                    raise ConfigurationError(
-                        f"{folder}: there is no such folder; MODEL_REPOSITORY names where models are"
-                    )
-                for path in _folders(folder):
-                    if path.name in models:
-                        raise ConfigurationError(f"{path}: another folder has a model of this name already")
-                    if (model := self.model(path)) is not None:
-                        models[path.name] = model
-            except ConfigurationError as error:
-                self._failed(error)
-        return models
-
-    def model(self, folder: Path) -> Model | None:
-        """Load one model's folder; None where that failed and there was none before."""
-        before = self._before.get(folder.name)
-        try:
-            path = folder / "model.toml"
-            if not re.fullmatch(manifest.MODEL_NAME, folder.name):
-                raise ConfigurationError(f"{folder}: a model's name must match {manifest.MODEL_NAME}")
-            described = manifest.read(path)
-            versions = {
-                version.name: loaded
-                for version in _folders(folder)
-                if version.name.isdecimal() and (loaded := self._version(described, path, version, before)) is not None
-            }
-            if not versions:
-                raise ConfigurationError(
-                    f"{folder}: no version to serve: expected a numbered folder, such as {folder}/1"
-                )
-            default = described.version or max(versions, key=int)
-            if default not in versions:
-                raise ConfigurationError(
-                    f"{path}: version: there is no version {default}; there are {', '.join(versions)}"
-                )
-            return Model(folder.name, versions, default, folder.parent)
-        except ConfigurationError as error:
-            self._failed(error)
-            return before
-
-    def _version(self, described: Manifest, path: Path, folder: Path, before: Model | None) -> ModelVersion | None:
-        try:
-            return _load_version(described, path, folder, trust_pt2=self._trust_pt2)
-        except ConfigurationError as error:
-            self._failed(error)
-            return before.versions.get(folder.name) if before else None
-
-    def _failed(self, error: ConfigurationError) -> None:
-        if self._strict:
-            raise error
-        if str(error) not in self.failures:
-            log.error("not loaded: %s", error)
-            self.failures.append(str(error))
-
-
-def _load_version(described: Manifest, path: Path, folder: Path, *, trust_pt2: bool) -> ModelVersion:
-    where = f"{path} (version {folder.name})"
-    try:
-        version = ModelVersion(path.parent.name, folder.name, described, path, folder, trust_pt2=trust_pt2)
-        prove(version, where)
-        prove_batching(version, where)
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        # The model's own code, or torch on what is unusual in it: one model must not keep the others from being served.
-        first = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ConfigurationError(f"{where}: cannot be loaded: {first}") from error
-    return version
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))

@@ -1,12 +1,11 @@
-"""Proving at load that a model can be served: that it takes its own state back, keeps callers apart, and batches."""
+"""Checks at load that a model can be served: that it takes its own state back, isolates callers, and batches."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from carryover.errors import ConfigurationError, ModelFailedError
+from carryover.errors import ModelFailedError
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.version import Call, ModelVersion, Result
@@ -20,46 +19,42 @@ _TOLERANCE = {Datatype.FP16: 3e-2, Datatype.BF16: 1e-1}
 
 Numbers = Callable[[np.random.Generator, str, tuple[int, ...]], Array]
 # What a model may take: any numbers; none that are negative; zeros, as in the dry run. Integers may be indices.
-_NUMBERS: tuple[Numbers, ...] = (
+NUMBERS: tuple[Numbers, ...] = (
     lambda random, kind, shape: random.standard_normal(shape) if kind == "float" else random.integers(0, 2, shape),
     lambda random, kind, shape: random.random(shape) if kind == "float" else random.integers(0, 2, shape),
     lambda _, __, shape: np.zeros(shape),
 )
 
 
-def prove(version: ModelVersion, where: str) -> None:
+def prove(version: ModelVersion) -> None:
     """Prove that the version can be served, but for what its manifest claims with `batch_dim`.
 
     Raises:
-        ConfigurationError: with what the forward did.
+        ModelFailedError: with what the forward did.
 
     """
-    _prove_steps(version, where)
-    _prove_isolation(version, where)
-    try:
-        version.check()
-    except ModelFailedError as error:
-        raise ConfigurationError(f"{where}: {error}") from error
+    _prove_steps(version)
+    _prove_isolation(version)
+    version.check()
 
 
-def _prove_steps(version: ModelVersion, where: str) -> None:
+def _prove_steps(version: ModelVersion) -> None:
     """Run two steps on the dry run's input, each from the state that the one before left."""
     state = version.initial_state
     for _ in range(2):
-        inputs = {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in version.inputs}
         try:
-            state = version.run([Call(inputs, state)])[0].state
+            state = version.run([Call(version.zeros(), state)])[0].state
         except ModelFailedError as error:
-            raise ConfigurationError(f"{where}: a step on zeros fails: {_reason(error)}") from error
+            raise ModelFailedError(f"a step on zeros fails: {reason(error)}") from error
 
 
-def _prove_isolation(version: ModelVersion, where: str) -> None:
+def _prove_isolation(version: ModelVersion) -> None:
     """Run a call again after others: what a caller gets must not depend on what others sent.
 
     A difference counts only where an attribute of the module has changed with it: a forward may draw random numbers.
     What it keeps and does not use, or fills once, makes no difference.
     """
-    for numbers in _NUMBERS:
+    for numbers in NUMBERS:
         try:
             call, *others = _sessions(version, (0,) * _SESSIONS, 1, numbers)
             _seeded(version, call)
@@ -68,12 +63,12 @@ def _prove_isolation(version: ModelVersion, where: str) -> None:
                 version.run([other])
             again, after = _seeded(version, call), version.attributes()
         except ModelFailedError:
-            continue  # a forward need not take every number; one that always fails is refused elsewhere
+            continue  # a forward need not take every number; one that always fails is rejected elsewhere
         changed = [name for name in after if before.get(name) != after[name]]
-        if changed and (name := _difference(version, one, again)) is not None:
+        if changed and (name := difference(version, one, again)) is not None:
             kept = ", ".join(map(repr, changed))
-            raise ConfigurationError(
-                f"{where}: forward keeps {kept} where all sessions share it: the same call gave another {name!r} after "
+            raise ModelFailedError(
+                f"forward keeps {kept} where all sessions share it: the same call gave another {name!r} after "
                 "others; what is to be remembered belongs in a buffer, registered in __init__"
             )
         return
@@ -85,32 +80,31 @@ def _seeded(version: ModelVersion, call: Call) -> Result:
         return version.run([call])[0]
 
 
-def prove_batching(version: ModelVersion, where: str) -> None:
-    """Run a few sessions alone and side by side, and compare outputs and states.
+def prove_batching(version: ModelVersion) -> None:
+    """Run a few sessions alone and as one batch, and compare outputs and states.
 
     Raises:
-        ConfigurationError: they differ, or only one of the two ways works.
+        ModelFailedError: they differ, or only one of the two ways works.
 
     """
     if not version.batched:
         return
-    calls, alone = _calls(version, where)
+    calls, alone = _calls(version)
     try:
         together = version.run(calls)
     except ModelFailedError as error:
-        raise ConfigurationError(
-            f"{where}: batch_dim: a forward of one session works, one of {_SESSIONS} side by side does not: "
-            f"{_reason(error)}"
+        raise ModelFailedError(
+            f"batch_dim: a forward of one session works, a batch of {_SESSIONS} does not: {reason(error)}"
         ) from error
     for one, other in zip(alone, together, strict=True):
-        if (name := _difference(version, one, other)) is not None:
-            raise ConfigurationError(
-                f"{where}: batch_dim: sessions side by side give another {name!r} than each alone; "
+        if (name := difference(version, one, other)) is not None:
+            raise ModelFailedError(
+                f"batch_dim: sessions in one batch give another {name!r} than each alone; "
                 "leave batch_dim out, and they run one at a time"
             )
 
 
-def _calls(version: ModelVersion, where: str) -> tuple[list[Call], list[Result]]:
+def _calls(version: ModelVersion) -> tuple[list[Call], list[Result]]:
     """Calls of sessions that have come different ways, and what each gives alone.
 
     At best the sessions have taken different numbers of steps, and the calls hold several instances; a model whose
@@ -118,7 +112,7 @@ def _calls(version: ModelVersion, where: str) -> tuple[list[Call], list[Result]]
     """
     failure: ModelFailedError | None = None
     for length in (_LENGTH, 1):
-        for numbers in _NUMBERS:
+        for numbers in NUMBERS:
             try:
                 for steps in (_STEPS, _STEPS[:1] * _SESSIONS):
                     calls = _sessions(version, steps, length, numbers)
@@ -126,18 +120,16 @@ def _calls(version: ModelVersion, where: str) -> tuple[list[Call], list[Result]]
                         return calls, [version.run([call])[0] for call in calls]
             except ModelFailedError as error:
                 failure = error
-    reason = _reason(failure) if failure else "their states have different shapes after equal steps"
-    raise ConfigurationError(f"{where}: batch_dim: cannot be tried on examples: {reason}")
+    why = reason(failure) if failure else "their states have different shapes after equal steps"
+    raise ModelFailedError(f"batch_dim: cannot be tried on examples: {why}")
 
 
 def _sessions(version: ModelVersion, steps: Sequence[int], length: int, numbers: Numbers) -> list[Call]:
     random = np.random.default_rng(0)
 
     def inputs(length: int) -> dict[str, Array]:
-        return {
-            spec.name: numbers(random, spec.datatype.kind, _shape(spec, length)).astype(spec.datatype.numpy)
-            for spec in version.inputs
-        }
+        shapes = [spec.sized(length, spec.example_length + length - 1) for spec in version.inputs]
+        return example_inputs(version.inputs, shapes, random, numbers)
 
     calls = []
     for count in steps:
@@ -148,37 +140,51 @@ def _sessions(version: ModelVersion, steps: Sequence[int], length: int, numbers:
     return calls
 
 
-def _shape(spec: TensorSpec, length: int) -> tuple[int, ...]:
-    return spec.sized(length, spec.example_length + length - 1)
+def example_inputs(
+    specs: Sequence[TensorSpec],
+    shapes: Iterable[Sequence[int]],
+    random: np.random.Generator,
+    numbers: Numbers = NUMBERS[0],
+) -> dict[str, Array]:
+    """Return inputs of the given shapes: random numbers, integers from 0 and 1."""
+    return {
+        spec.name: numbers(random, spec.datatype.kind, tuple(shape)).astype(spec.datatype.numpy)
+        for spec, shape in zip(specs, shapes, strict=True)
+    }
 
 
-def _reason(error: ModelFailedError) -> str:
+def reason(error: ModelFailedError) -> str:
+    """Return an error and its cause, which clients do not see."""
     return f"{error}: {error.__cause__}" if error.__cause__ else str(error)
 
 
-def _difference(version: ModelVersion, one: Result, other: Result) -> str | None:
-    """The name of the first output or state buffer in which two results differ."""
+def difference(version: ModelVersion, one: Result, other: Result) -> str | None:
+    """Return the name of the first output or state buffer in which two results differ by more than rounding."""
     for spec in version.outputs:
-        if not _close(one.outputs[spec.name], other.outputs[spec.name], spec.datatype):
+        if not close(one.outputs[spec.name], other.outputs[spec.name], spec.datatype):
             return spec.name
-    contents = version.layout.contents(one.state)
-    if contents != version.layout.contents(other.state):
+    return state_difference(version, one.state, other.state)
+
+
+def state_difference(version: ModelVersion, one: bytes, other: bytes) -> str | None:
+    """Return the name of the first buffer in which two states differ; "state" where their shapes do."""
+    contents = version.layout.contents(one)
+    if contents != version.layout.contents(other):
         return "state"
-    tensors: Sequence[tuple[Tensor | None, Tensor | None]] = list(
-        zip(version.layout.join([one.state]), version.layout.join([other.state]), strict=True)
-    )
-    for buffer, held, (a, b) in zip(version.layout.buffers, contents, tensors, strict=True):
+    pairs = zip(version.layout.join([one]), version.layout.join([other]), strict=True)
+    for buffer, held, (a, b) in zip(version.layout.buffers, contents, pairs, strict=True):
         if (
             held
             and a is not None
             and b is not None
-            and not _close(a.double().numpy(), b.double().numpy(), held.datatype)
+            and not close(a.double().numpy(), b.double().numpy(), held.datatype)
         ):
             return buffer.name
     return None
 
 
-def _close(a: Array, b: Array, datatype: Datatype) -> bool:
+def close(a: Array, b: Array, datatype: Datatype) -> bool:
+    """Return whether two arrays of a datatype are equal but for rounding."""
     if a.shape != b.shape:
         return False
     tolerance = _TOLERANCE.get(datatype, 1e-4) if datatype.kind == "float" else 0.0

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from carryover.errors import CarryoverError, ForeignStateError, InvalidInputError, NonFiniteStateError
 from carryover.runtime.deep_stack import deep
 from carryover.runtime.layout import Contents, describe
+from carryover.runtime.report import first_line
 from carryover.runtime.version import Call, ModelVersion
 
 _LENGTH_BYTES = 8
@@ -45,8 +45,7 @@ class Snapshot:
         try:
             tensors = safetensors.torch.load(data)
         except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-            first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise InvalidInputError(f"the body is not a safetensors file: {first:.200}") from None
+            raise InvalidInputError(f"the body is not a safetensors file: {first_line(error):.200}") from None
         said = header.get("__metadata__") or {}
         step, fingerprint = said.get("step", "0"), said.get("fingerprint")
         if not (step.isascii() and step.isdecimal() and len(step) <= _STEP_DIGITS):
@@ -58,7 +57,7 @@ class Snapshot:
 
 
 def _header(data: bytes) -> dict[str, Any]:
-    """The file's header; its shapes are looked at before torch sees them, which not every number does good."""
+    """The file's header; its shapes are checked before torch sees them, which some numbers crash."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     try:
         header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
@@ -94,7 +93,7 @@ def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) ->
     A buffer that differs from its registered shape may be one that grows: then the model itself must take the state.
 
     Raises:
-        ForeignStateError: it belongs to another fingerprint, and is not to be taken over.
+        ForeignStateError: it belongs to another fingerprint, and `migrate` is not asked for.
         InvalidInputError: names, shapes or datatypes are not those of the model's state.
         NonFiniteStateError: it holds NaN or infinities that the initial state does not.
 
@@ -103,7 +102,7 @@ def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) ->
         raise ForeignStateError(
             f"the state belongs to the fingerprint {snapshot.fingerprint.hex() if snapshot.fingerprint else ''}, and "
             f"version {version.version} of model {version.name!r} has {version.fingerprint.hex()}; "
-            "?migrate=true takes it over where names, shapes and datatypes agree"
+            "?migrate=true migrates it where names, shapes and datatypes agree"
         )
     buffers = version.layout.buffers
     required = {buffer.name for buffer in buffers if buffer.registered is not None}
@@ -130,9 +129,8 @@ def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) ->
 
 
 def _try(version: ModelVersion, state: bytes) -> None:
-    inputs = {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in version.inputs}
     try:
-        version.run([Call(inputs, state)])
+        version.run([Call(version.zeros(), state)])
     except CarryoverError:
         raise InvalidInputError(
             "the model cannot go on from this state: the shapes of its buffers do not fit it"

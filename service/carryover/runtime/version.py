@@ -1,26 +1,24 @@
-"""One version of a model, ready to run: the module, its buffers told apart, and its forward pass on named arrays."""
+"""One version of a model, ready to run: a batch of callers in, each caller's outputs and new state out."""
 
 import hashlib
-import inspect
 import json
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property
 from itertools import accumulate
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from carryover.errors import ConfigurationError, ModelFailedError
-from carryover.runtime import buffers, classes, guard, programs, weights
+from carryover.runtime import buffers, guard
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.deep_stack import deep
+from carryover.runtime.forward import Forward, match_outputs, output_faults
 from carryover.runtime.layout import Contents, Layout, StateBuffer, describe
-from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec, by_example_length
+from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 
 log = logging.getLogger(__name__)
 
@@ -55,65 +53,77 @@ class TensorInfo:
 
 
 class ModelVersion:
-    """A loaded checkpoint.
+    """A loaded checkpoint; `state` names its state buffers, `device`, None for the CPU, is where `move` takes it.
 
     Not re-entrant: a forward puts the callers' state into the module, so one runs at a time.
 
     Raises:
-        ConfigurationError: on construction, where class, weights, manifest and dry run do not agree.
+        ModelFailedError: on construction, where a state buffer is of a datatype that cannot be stored.
 
     """
 
-    def __init__(  # noqa: PLR0913 - what it is, where it lies, and what it may do
-        self, name: str, version: str, manifest: Manifest, manifest_path: Path, folder: Path, *, trust_pt2: bool = False
+    def __init__(  # noqa: PLR0913 - what it is called, what it says, what it does, and where
+        self,
+        name: str,
+        version: str,
+        manifest: Manifest,
+        forward: Forward,
+        state: Collection[str],
+        *,
+        device: torch.device | None = None,
     ) -> None:
         self.name = name
         self.version = version
         self.manifest = manifest
         self.labels = manifest.labels
-        self._where = f"{manifest_path} (version {version})"
-        self._device = _device(manifest.device if manifest.target else "cpu", self._where)
-        self._program = (
-            None if manifest.target else programs.load(programs.find(folder, manifest_path), trusted=trust_pt2)
-        )
-        if self._program is not None:
-            self._module = self._program.module
-            self._saved: Callable[[], Mapping[str, Tensor]] = self._module.state_dict
-        else:
-            self._module = classes.build(str(manifest.target), manifest.arguments, manifest_path)
-            weights.load(self._module, file := weights.find(folder), manifest.weights)
-            self._saved = partial(weights.read, file, manifest.weights)
-        self._module.eval().requires_grad_(False)
-        self._keywords = keywords(self._module.forward, [spec.name for spec in manifest.inputs])
-        self._parameters = buffers.Parameters(self._module)
-        registered = {name for name, *_ in buffers.named(self._module)}
-        state = self._find_state()
-        places = [place for place in buffers.slots(self._module) if place.name in registered]
-        self._buffers = frozenset(place.name for place in places)
-        if unknown := self.manifest.state.keys() - self._buffers:
-            raise ConfigurationError(
-                f"{self._where}: state: the module has no buffer {min(unknown)!r}; it has {sorted(self._buffers)}"
-            )
-        given = self.manifest.inputs
-        self.inputs = given if not state else tuple(spec.of_one_session() for spec in given)
+        self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
         self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
-        self._slots = [place for place in places if place.name in state]
-        self.layout = Layout([self._describe(slot) for slot in self._slots])
+        self.forward = forward
+        self._destination = device
+        self._device: torch.device | None = None
+        slots = forward.slots()
+        self._slots = [slot for slot in slots if slot.name in state]
+        self._frozen = [buffers.FrozenBuffer(slot) for slot in slots if slot.name not in state]
+        self.layout = Layout([self._state_buffer(slot) for slot in self._slots])
         self.initial_state = self.layout.split([slot.registered for slot in self._slots], 1)[0][0] if state else b""
-        self._frozen = [buffers.FrozenBuffer(place) for place in places if place.name not in state]
         self.batched = self.inputs[0].batch_dim is not None and (self.layout.batched or not self.stateful)
         self.layout_fingerprint = self._layout_digest()
-        self.fingerprint = self._digest()
+
+    def refined(
+        self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], state: Mapping[str, StateSpec]
+    ) -> "ModelVersion":
+        """Return the same version with another manifest."""
+        said = {"inputs": tuple(inputs), "outputs": tuple(outputs), "state": dict(state)}
+        names = [slot.name for slot in self._slots]
+        return ModelVersion(self.name, self.version, self.manifest.model_copy(update=said), self.forward, names)
+
+    def zeros(self) -> dict[str, Array]:
+        """Return zeros as inputs, which the dry run has shown forward to take."""
+        return {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in self.inputs}
 
     @property
     def stateful(self) -> bool:
         """Whether any buffer is state."""
         return bool(self._slots)
 
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """8 bytes of SHA-256 over class, or program, weights and state layout."""
+        program = self.forward.program
+        head = [self.name, self.manifest.target, self.manifest.arguments]
+        digest = hashlib.sha256(self.layout_fingerprint + json.dumps(head, sort_keys=True, default=str).encode())
+        digest.update(program.digest if program else b"")
+        frozen = ((watched.slot.name, watched.tensor) for watched in self._frozen)
+        for name, tensor in (*self.forward.module.named_parameters(), *frozen):
+            digest.update(name.encode())
+            digest.update(b"None" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}".encode())
+            digest.update(buffers.raw(tensor))
+        return digest.digest()[:8]
+
     @property
     def on_cpu(self) -> bool:
         """Whether it runs on the CPU."""
-        return self._device is None
+        return self._destination is None
 
     def group(self, call: Call) -> Hashable:
         """Calls of the same group may share a forward; None shares with none."""
@@ -124,7 +134,7 @@ class ModelVersion:
 
     @deep
     def run(self, calls: Sequence[Call]) -> list[Result]:
-        """Run one forward for all the calls, side by side along `batch_dim`.
+        """Run one forward for all the calls, batched along `batch_dim`.
 
         The calls are of one `group`; a call of group None is alone.
 
@@ -140,7 +150,9 @@ class ModelVersion:
                 if self._slots:
                     for slot, tensor in zip(self._slots, self.layout.join([call.state for call in calls]), strict=True):
                         slot.put(tensor if tensor is None or self._device is None else tensor.to(self._device))
-                outputs = self._named_outputs(self._call(arguments))
+                outputs = match_outputs(self.outputs, self.forward(arguments))
+                if faults := output_faults(self.outputs, outputs):
+                    raise ModelFailedError(faults[0])
                 states, finite = [b""] * len(calls), True
                 if self._slots:
                     after = [slot.get() for slot in self._slots]
@@ -150,8 +162,8 @@ class ModelVersion:
                 columns = [self._split(spec, outputs[spec.name], counts) for spec in self.outputs]
             except ModelFailedError:
                 raise
-            except BaseException as error:  # a forward that calls sys.exit ends no worker, and no neighbour's call
-                # The text may tell a client about paths and weights: it goes to the log, by way of the cause.
+            except BaseException as error:  # a forward that calls sys.exit ends no worker, and no other caller's call
+                # The text may tell a client about paths and weights: it goes to the log, through the cause.
                 raise ModelFailedError(f"the forward of model {self.name!r} raised {type(error).__name__}") from error
             finally:
                 for slot in self._slots:
@@ -168,12 +180,15 @@ class ModelVersion:
         ]
 
     def move(self) -> None:
-        """Bring the module to its device. A worker does this for itself: CUDA does not survive a fork."""
-        if self._device is not None:
-            self._module.to(self._device)
-            self._parameters.accept()
+        """Move the module to its device. A worker does this for itself: CUDA does not survive a fork."""
+        if self._destination is not None:
+            self._device = self._destination
+            self.forward.module.to(self._device)
+            self.forward.parameters.accept()
             frozen = {watched.slot.name for watched in self._frozen}
-            self._frozen = [buffers.FrozenBuffer(slot) for slot in buffers.slots(self._module) if slot.name in frozen]
+            self._frozen = [
+                buffers.FrozenBuffer(slot) for slot in buffers.slots(self.forward.module) if slot.name in frozen
+            ]
 
     def check(self) -> None:
         """Compare parameters and frozen buffers with what they were at first, value by value.
@@ -187,16 +202,16 @@ class ModelVersion:
                 f"forward changed the buffer {names[0]!r} without a trace, as .data and batch_norm do; "
                 "list it under [state] in the manifest if it is meant to change"
             )
-        if (name := self._parameters.value_changed()) is not None:
+        if (name := self.forward.parameters.value_changed()) is not None:
             raise ModelFailedError(f"forward changed the parameter {name!r} without a trace, as .data does")
 
     def attributes(self) -> dict[str, object]:
         """What tells, for everything that the module holds beside parameters and buffers, whether it has changed."""
-        return {} if self._program else guard.marks(self._module, self._buffers)
+        return {} if self.forward.program else guard.marks(self.forward.module, self.forward.buffers)
 
     def parameters(self) -> list[TensorInfo]:
         """Every parameter."""
-        return [_info(name, tensor) for name, tensor in self._module.named_parameters()]
+        return [_info(name, tensor) for name, tensor in self.forward.module.named_parameters()]
 
     def frozen_buffers(self) -> list[TensorInfo]:
         """Every buffer that inference only reads."""
@@ -211,61 +226,12 @@ class ModelVersion:
         """SHA-256 of each frozen buffer's bytes: the same after any number of predictions."""
         return {watched.slot.name: hashlib.sha256(buffers.raw(watched.tensor)).hexdigest() for watched in self._frozen}
 
-    def _find_state(self) -> frozenset[str]:
-        """The names of the state buffers: those that a dry run changes, a program's own, and those that are listed."""
-        failure: BaseException | None = None
-        for specs in by_example_length(self.manifest.inputs):
-            try:
-                found = self._dry_run(specs)
-            except ConfigurationError:
-                raise
-            except ModelFailedError as error:
-                raise ConfigurationError(f"{self._where}: outputs: {error}") from error
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - it may be that this is too short
-                failure = failure or error
-            else:
-                self.manifest = self.manifest.model_copy(update={"inputs": specs})
-                return found | (self._program.mutated if self._program else frozenset()) | self.manifest.state.keys()
-        first = (str(failure).strip() or type(failure).__name__).splitlines()[0]
-        shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in self.manifest.inputs)
-        raise ConfigurationError(f"{self._where}: forward failed on zeros of {shapes}: {first}") from failure
-
-    def _dry_run(self, specs: Sequence[TensorSpec]) -> frozenset[str]:
-        """The names of the buffers that a forward on zeros changes."""
-        arguments = [torch.zeros(spec.example_shape, dtype=spec.datatype.torch) for spec in specs]
-
-        def forward() -> None:
-            for spec, output in zip(
-                self.manifest.outputs, self._named_outputs(self._call(arguments)).values(), strict=True
-            ):
-                shape = tuple(output.shape)
-                if any(size not in (-1, found) for size, found in zip(spec.shape, shape, strict=True)):
-                    raise ModelFailedError(
-                        f"{spec.name!r} has shape {list(shape)}; the manifest says {list(spec.shape)}"
-                    )
-
-        self.outputs = self.manifest.outputs
-        with torch.no_grad():
-            changes = buffers.discover(self._module, forward)
-        # A program writes to all that share memory by itself.
-        if self._program is None and (pair := buffers.overlap(self._module, changes)) is not None:
-            raise ConfigurationError(
-                f"{self._where}: forward writes to the buffer {pair[0]!r}, and the buffer {pair[1]!r} is a view of the "
-                "same memory; register one of them, and take the other from it in forward"
-            )
-        return frozenset(changes)
-
-    def _describe(self, slot: buffers.Slot) -> StateBuffer:
-        dim = self.manifest.state.get(slot.name, StateSpec()).batch_dim
+    def _state_buffer(self, slot: buffers.Slot) -> StateBuffer:
         try:
             registered = describe(slot.registered)
         except KeyError:
-            raise ConfigurationError(f"{self._where}: state.{slot.name}: its dtype cannot be stored") from None
-        if dim is not None and registered is not None and dim >= len(registered.shape):
-            raise ConfigurationError(
-                f"{self._where}: state.{slot.name}: batch_dim = {dim} is not an axis of shape {list(registered.shape)}"
-            )
-        return StateBuffer(slot.name, registered, dim)
+            raise ModelFailedError(f"state.{slot.name}: its dtype cannot be stored") from None
+        return StateBuffer(slot.name, registered, self.manifest.state.get(slot.name, StateSpec()).batch_dim)
 
     def _layout_digest(self) -> bytes:
         """8 bytes of SHA-256 over the names, datatypes and shapes of the state buffers."""
@@ -274,30 +240,11 @@ class ModelVersion:
         ]
         return hashlib.sha256(json.dumps(layout).encode()).digest()[:8]
 
-    def _digest(self) -> bytes:
-        """8 bytes of SHA-256 over class, or program, weights and state layout."""
-        head = [self.name, self.manifest.target, self.manifest.arguments]
-        digest = hashlib.sha256(self.layout_fingerprint + json.dumps(head, sort_keys=True, default=str).encode())
-        digest.update(self._program.digest if self._program else b"")
-        frozen = ((watched.slot.name, watched.tensor) for watched in self._frozen)
-        for name, tensor in (*self._module.named_parameters(), *frozen):
-            digest.update(name.encode())
-            digest.update(b"None" if tensor is None else f"{tensor.dtype} {list(tensor.shape)}".encode())
-            digest.update(buffers.raw(tensor))
-        return digest.digest()[:8]
-
     def _rows(self, call: Call) -> int:
         """How much of the output's batch axis belongs to the call."""
         spec = self.inputs[0]
         rows: int = call.inputs[spec.name].shape[spec.batch_dim or 0]
         return rows
-
-    def _call(self, arguments: Sequence[Tensor]) -> Any:
-        if not self._keywords:
-            return self._module(*arguments)
-        given = {spec.name: argument for spec, argument in zip(self.manifest.inputs, arguments, strict=True)}
-        in_order = [argument for name, argument in given.items() if name not in self._keywords]
-        return self._module(*in_order, **{name: given[name] for name in self._keywords})
 
     def _join(self, spec: TensorSpec, calls: Sequence[Call]) -> Tensor:
         arrays = [call.inputs[spec.name] for call in calls]
@@ -313,8 +260,8 @@ class ModelVersion:
 
     def _split(self, spec: TensorSpec, output: Tensor, counts: Sequence[int]) -> list[Array]:
         output = output.cpu().float() if output.dtype is torch.bfloat16 else output
-        # Always a copy: forward may write to its output again, in the next call.
-        array = output.numpy(force=True).copy()
+        # Always a copy: forward may write to its output again, or resize it, in the next call.
+        array = output.detach().clone(memory_format=torch.contiguous_format).numpy(force=True)
         if len(counts) == 1:
             return [array]
         dim = spec.batch_dim or 0
@@ -327,47 +274,17 @@ class ModelVersion:
             array[(*before, slice(end - count, end))] for end, count in zip(accumulate(counts), counts, strict=True)
         ]
 
-    def _named_outputs(self, returned: Any) -> dict[str, Tensor]:
-        """What `forward` returned, by the manifest's names: by key or field where they have them, else in order."""
-        specs = self.outputs
-        if isinstance(returned, Tensor):
-            returned = (returned,)
-        elif isinstance(returned, tuple) and {spec.name for spec in specs} <= set(getattr(returned, "_fields", ())):
-            returned = dict(zip(returned._fields, returned, strict=True))  # type: ignore[attr-defined]
-        if isinstance(returned, Mapping):
-            values: dict[str, Any] = {spec.name: returned.get(spec.name) for spec in specs}
-        elif isinstance(returned, (tuple, list)) and len(returned) >= len(specs):
-            values = {spec.name: value for spec, value in zip(specs, returned, strict=False)}
-        else:
-            count = len(returned) if isinstance(returned, (tuple, list)) else 0
-            raise ModelFailedError(
-                f"forward returned {type(returned).__name__} with {count} tensors where the manifest names {len(specs)}"
-            )
-        for spec in specs:
-            value = values[spec.name]
-            if not isinstance(value, Tensor):
-                raise ModelFailedError(f"forward returned no tensor for the output {spec.name!r}")
-            if value.dtype is not spec.datatype.torch:
-                raise ModelFailedError(
-                    f"the output {spec.name!r} is {value.dtype} where the manifest says {spec.datatype.name}"
-                )
-            if value.ndim != len(spec.shape):
-                raise ModelFailedError(
-                    f"the output {spec.name!r} has shape {list(value.shape)} where the manifest says {list(spec.shape)}"
-                )
-        return values
-
     def _check_frozen(self) -> None:
         """Put back what inference only reads, where forward has changed it: all of it, or the next call would fail."""
         written = [watched for watched in self._frozen if watched.changed()]
-        parameter = self._parameters.changed()
+        parameter = self.forward.parameters.changed()
         for watched in written:
             watched.restore()
         if parameter is not None:
             try:
-                self._parameters.restore(self._saved())
+                self.forward.parameters.restore(self.forward.saved())
             except (ConfigurationError, RuntimeError) as error:
-                log.error("%s: its parameters cannot be put back: %s", self._where, error)  # noqa: TRY400
+                log.error("model %s version %s: its parameters cannot be restored: %s", self.name, self.version, error)  # noqa: TRY400
         if written:
             raise ModelFailedError(
                 f"forward changed the buffer {written[0].slot.name!r}, which the dry run found to be frozen; "
@@ -379,37 +296,11 @@ class ModelVersion:
             )
 
 
-def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
-    """Return which inputs go to `forward` by name: all, where it takes each by its name; else those that must."""
-    try:
-        parameters = inspect.signature(forward).parameters
-    except (TypeError, ValueError):
-        return frozenset()
-    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    kinds = {parameter.kind for parameter in parameters.values()}
-    any_name = inspect.Parameter.VAR_KEYWORD in kinds and kinds <= {*by_name, inspect.Parameter.VAR_KEYWORD}
-    if any_name or all(name in parameters and parameters[name].kind in by_name for name in names):
-        return frozenset(names)
-    return frozenset(
-        name for name in names if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
-    )
-
-
 def _bfloat16(array: Array) -> Tensor:
     """A tensor of values in float32, or of bit patterns in uint16."""
     if array.dtype == np.uint16:
         return torch.from_numpy(array.view(np.int16).copy()).view(torch.bfloat16)
     return torch.from_numpy(array).to(torch.bfloat16)
-
-
-def _device(wanted: str, where: str) -> torch.device | None:
-    """The device to run on; None for the CPU."""
-    if wanted == "cpu" or (wanted == "auto" and not torch.cuda.is_available()):
-        return None
-    device = torch.device("cuda:0" if wanted == "auto" else wanted)
-    if not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(f'{where}: device = "{wanted}": this machine has no such GPU, or torch cannot use it')
-    return device
 
 
 def _info(name: str, tensor: Tensor | None) -> TensorInfo:

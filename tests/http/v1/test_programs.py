@@ -371,7 +371,7 @@ def elsewhere(folder: Path) -> None:
         (elsewhere, "1/model.pt2: is not a readable program: it was exported for meta; export it for the CPU"),
         (lambda folder: (folder / "model.toml").write_text(
              GRU.replace("] }", "], batch_dim = 1 }") + "state.hidden.batch_dim = 1"),
-         "model.toml (version 1): batch_dim: a forward of one session works, one of 3 side by side does not: the "),
+         "model.toml (version 1): batch_dim: a forward of one session works, a batch of 3 does not: the "),
         (in_manifest("state.cell = {}"), "model.toml (version 1): state: the module has no buffer 'cell'"),
         (lambda folder: (folder / "model.toml").write_text(GRU.replace("[1, 1, 3]", "[-1, 3, 3]")),
          "model.toml (version 1): forward failed on zeros of x [1, 3, 3]: Guard failed: x.size()[1] == 1"),

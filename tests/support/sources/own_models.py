@@ -857,6 +857,18 @@ class Scratch(nn.Module):
         return self.scratch
 
 
+class Resized(nn.Module):
+    """(T,) to (T,): doubles, into a tensor of its own that it makes as long as its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scratch = torch.zeros(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        torch.mul(x, 2, out=self.scratch.resize_(x.shape))
+        return self.scratch
+
+
 class Matched(nn.Module):
     """(4,) to (4,): the imaginary part of a spectrum through a matched filter, all of which torch conjugates lazily."""
 

@@ -1,0 +1,178 @@
+"""A first manifest, inferred from a module by running it: its inputs, outputs, state and how to batch it."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from carryover.errors import ConfigurationError, ModelFailedError
+from carryover.runtime.axes import Experiment
+from carryover.runtime.discovery import dry_run
+from carryover.runtime.forward import Forward, required_inputs, zeros
+from carryover.runtime.input_guesses import Guess, choices, floating, likely
+from carryover.runtime.manifest import TensorSpec
+
+_SECONDS = 30.0
+"""How long inputs are looked for."""
+_ENOUGH = 12
+"""Inputs that forward takes and that are compared before the best of them is chosen."""
+
+Given = Mapping[str, TensorSpec]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a manifest says of a module's tensors: `inputs`, `outputs` and `state`.
+
+    `why` are sentences on each input by name, `notes` on state and batching. `labels` is how many of them a classifier
+    would have; None where the output is not probabilities.
+    """
+
+    document: dict[str, Any]
+    why: dict[str, str]
+    notes: list[str]
+    labels: int | None
+
+
+def infer(module: nn.Module, given: Given) -> Draft:
+    """Infer inputs, outputs and state of a module; `given` are the inputs that need no guessing, by name.
+
+    Raises:
+        ConfigurationError: no inputs were found that forward takes; the sentence says what to pass.
+
+    """
+    names = _names(module, given)
+    held = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    forward = Forward(module, names, lambda: held)
+    best: _Attempt | None = None
+    seen, failure, tried, end = set[object](), "", 0, time.monotonic() + _SECONDS
+    for choice in choices(module, names, given):
+        if time.monotonic() > end or len(seen) >= _ENOUGH or (best and best.perfect):
+            break
+        family = tuple(one.family for one in choice.values())
+        if family in seen:
+            continue
+        tried += 1
+        try:
+            attempt = _Attempt(forward, choice, given)
+        except ModelFailedError as error:
+            failure = failure or str(error)
+            continue
+        seen.add(family)
+        best = attempt if best is None else max(best, attempt, key=lambda one: one.score)
+    if best is None:
+        open_ = " ".join(f"--input {name}:FP32:-1,8" for name in names if name not in given)
+        raise ConfigurationError(
+            f"no input was found for {', '.join(names)} that forward takes, in {tried} tries; the first failed "
+            f"with: {failure}; say what it takes, as in {open_}"
+            if open_
+            else f"forward does not take zeros of the shapes given with --input: {failure}"
+        )
+    best = best.in_floats()
+    best.check_sizes()
+    return best.draft()
+
+
+class _Attempt:
+    """Inputs that forward takes, and what it makes of them.
+
+    Raises:
+        ModelFailedError: it does not take them.
+
+    """
+
+    def __init__(self, forward: Forward, choice: Mapping[str, Guess], given: Given) -> None:
+        self._choice, self._given = choice, given
+        inputs = [given.get(name) or guess.spec(name) for name, guess in choice.items()]
+        self._found = Experiment(forward, inputs, given)
+
+    @property
+    def score(self) -> tuple[int, ...]:
+        """What speaks for these inputs, the weightiest first: the more, the better."""
+        found, axes = self._found, set(self._found.batch.values())
+        fitting = [guess.datatype.kind == "float" or likely(name) for name, guess in self._choice.items()]
+        steps = bool(found.time) or not found.state
+        return found.keeps_shape(), sum(map(bool, fitting)), steps, bool(axes), len(axes) == 1
+
+    @property
+    def perfect(self) -> bool:
+        """Whether nothing could score higher."""
+        return self.score == (True, len(self._choice), True, True, True)
+
+    def in_floats(self) -> "_Attempt":
+        """Return the same, with floating inputs where whole numbers are not called for."""
+        best, forward = self, self._found.forward
+        for name, guess in self._choice.items():
+            if name not in self._given and guess.datatype.kind != "float" and likely(name) is None:
+                other = {**best._choice, name: replace(guess, datatype=floating(forward.module))}
+                with suppress(ModelFailedError):
+                    best = max(_Attempt(forward, other, self._given), best, key=lambda attempt: attempt.score)
+        return best
+
+    def check_sizes(self) -> None:
+        """Do not choose a size where forward takes several, but not 1.
+
+        Raises:
+            ConfigurationError: with the axis.
+
+        """
+        for name, guess in self._choice.items():
+            for axis, larger in guess.larger():
+                other = {**self._choice, name: larger}
+                try:
+                    dry_run(self._found.forward, zeros([one.spec(key) for key, one in other.items()]))
+                except ModelFailedError:
+                    continue
+                batch = -1 if self._found.state else self._found.batch.get(name, -1)
+                sizes = ["-1" if at == batch else str(size) for at, size in enumerate(guess.shape)]
+                shape = ",".join("SIZE" if at in guess.sizes else size for at, size in enumerate(sizes))
+                raise ConfigurationError(
+                    f"forward takes more than one size along axis {axis} of {name!r} ({guess.shape[axis]} and "
+                    f"{larger.shape[axis]}), but not 1: say which, as in --input {name}:{guess.datatype.name}:{shape}"
+                )
+
+    def draft(self) -> Draft:
+        """Return what was found, as a manifest says it."""
+        found, manifest = self._found, self._found.manifest()
+        document = manifest.model_dump(include={"inputs", "outputs"}, exclude_none=True)
+        # What zeros do not reveal must be named.
+        named = [name for name in found.state if found.batch or name not in found.zeros]
+        if named:
+            state = manifest.state
+            document["state"] = {name: state[name].model_dump() if name in state else {} for name in named}
+        why = {spec.name: self._why(spec) for spec in manifest.inputs}
+        return Draft(document, why, list(self._notes()), found.probabilities())
+
+    def _why(self, spec: TensorSpec) -> str:
+        if spec.name in self._given:
+            return "as given with --input"
+        if (axis := self._found.time.get(spec.name)) is not None:
+            return f"found by trying; axis {axis} holds steps: several in one call gave what they gave one by one"
+        if self._found.state:
+            return "found by trying; one call is one step: no axis was found along which several steps can lie"
+        return "found by trying" + ("; -1 where forward takes any size" if -1 in spec.shape else "")
+
+    def _notes(self) -> Iterator[str]:
+        """Why there is state, and why there is batching."""
+        found, who = self._found, "sessions" if self._found.state else "requests"
+        for name in found.state:
+            unseen = "" if name in found.zeros else ", though not on zeros, so that it must be named here"
+            yield f"state {name}: {found.changes[name].value}{unseen}"
+        if frozen := [slot.name for slot in found.forward.slots() if slot.name not in found.state]:
+            yield f"frozen: {', '.join(frozen)}"
+        if found.batch:
+            yield f"batch_dim: {who} in one batch gave what each gave alone"
+        else:
+            yield f"no batch_dim: no axis was found along which {who} in one batch give what each gives alone"
+
+
+def _names(module: nn.Module, given: Given) -> list[str]:
+    names = required_inputs(module.forward)
+    if names is None and not given:
+        raise ConfigurationError("forward's signature does not name its inputs: pass each, as in --input x:FP32:-1,8")
+    if not names and not given:
+        raise ConfigurationError("forward takes no input; a model takes at least one tensor")
+    return list(dict.fromkeys((*(names or ()), *given)))

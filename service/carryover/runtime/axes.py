@@ -1,0 +1,276 @@
+"""What the axes of a version mean, found by running it: which hold steps, which hold requests, and which just vary."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from itertools import islice, product
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from carryover.errors import ModelFailedError
+from carryover.runtime.datatypes import Array, Datatype, of_tensor
+from carryover.runtime.discovery import Outcome, dry_run
+from carryover.runtime.forward import Forward, match_outputs, name_outputs
+from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
+from carryover.runtime.selfcheck import close, example_inputs, prove_batching, state_difference
+from carryover.runtime.version import Call, ModelVersion, Result
+
+Axes = Mapping[str, int]
+"""An axis of some inputs, outputs or buffers, by name."""
+_ROWS = 3
+"""Steps, or sessions, that are compared with as many forwards of one."""
+_MOST = 1000
+"""The most ways to choose axes that are tried."""
+
+
+class Experiment:
+    """A module on example inputs: which buffers it changes, and what the axes of its inputs mean.
+
+    `given` names the inputs whose shapes are final, with -1 for the axes that vary. `zeros` are the changes on zeros,
+    `changes` those on any numbers, `state` the names of the state buffers, `time` the axes that hold steps.
+
+    Raises:
+        ModelFailedError: forward does not take the inputs.
+
+    """
+
+    def __init__(self, forward: Forward, inputs: Sequence[TensorSpec], given: Collection[str]) -> None:
+        self.forward = forward
+        self.zeros = self._changes_on(inputs, torch.zeros).changes
+        self.outcome = self._changes_on(inputs, _random)
+        self.changes = self.outcome.changes | self.zeros
+        with suppress(ModelFailedError):  # forward need not take ones, as indices of a short table
+            self.changes = self._changes_on(inputs, torch.ones).changes | self.changes
+        self.state = [slot.name for slot in forward.slots() if slot.name in self.changes]
+        named = name_outputs(self.outcome.returned)
+        if not named:
+            raise ModelFailedError(f"forward returned {type(self.outcome.returned).__name__}, which names no tensors")
+        outputs = [TensorSpec(name=n, datatype=of_tensor(x), shape=tuple(x.shape)) for n, x in named.items()]
+        manifest = Manifest(inputs=tuple(inputs), outputs=tuple(outputs))
+        self.version = ModelVersion("new", "1", manifest, forward, self.state)
+        self.time: Axes = {}
+        self._given = {spec.name: spec for spec in inputs if spec.name in given}
+        self._varied = set[tuple[str, int]]()
+        if self.state:
+            ways = assignments(self.version, {}, every=False)
+            self.time = next((axes for axes in ways if rows_are_steps(self.version, axes)), {})
+            self._vary(self.time)
+        self.version = batched(self.version, self.time) or self.version
+
+    @property
+    def batch(self) -> Axes:
+        """The batch axis of each input; nothing where there is none."""
+        return {s.name: s.batch_dim for s in self.version.manifest.inputs if s.batch_dim is not None}
+
+    def keeps_shape(self) -> bool:
+        """Return whether every state buffer has the shape that it is registered with after a step."""
+        after = self.outcome.state
+        return all(
+            slot.registered is None or getattr(after[slot.name], "shape", None) == slot.registered.shape
+            for slot in self.forward.slots()
+            if slot.name in self.state
+        )
+
+    def probabilities(self) -> int | None:
+        """Return how many probabilities the only output gives; None where it gives something else."""
+        output, *others = name_outputs(self.outcome.returned).values()
+        if others or not output.is_floating_point() or not output.ndim or bool((output < 0).any()):
+            return None
+        sums = output.float().sum(-1)
+        return output.shape[-1] if torch.allclose(sums, torch.ones_like(sums), atol=1e-2) else None
+
+    def manifest(self) -> Manifest:
+        """Return the manifest, with -1 for every axis that can vary."""
+        if not self.state:
+            for axes in (self.batch, *assignments(self.version, self.batch, every=False)):
+                self._vary(axes)
+        for name, spec in self._given.items():
+            for axis in (axis for axis, size in enumerate(spec.shape) if size == -1):
+                self._vary({name: axis})
+        found = self.version.manifest
+        first = all(s.instance_axis is None or (s.batch_dim or 0) <= s.instance_axis for s in found.inputs)
+        if self.state or not self.batch or self._given or first:
+            return found
+        # Instances lie along the first axis that varies; where that is not the batch axis, this one stays 1.
+        inputs, outputs = (
+            tuple(with_sizes(spec, {spec.batch_dim or 0}, 1) for spec in specs)
+            for specs in (found.inputs, found.outputs)
+        )
+        return found.model_copy(update={"inputs": inputs, "outputs": outputs})
+
+    def _changes_on(self, inputs: Sequence[TensorSpec], fill: Callable[..., Tensor]) -> Outcome:
+        return dry_run(self.forward, {s.name: fill(s.example_shape, dtype=s.datatype.torch) for s in inputs})
+
+    def _vary(self, axes: Axes) -> None:
+        """Give -1 to axes of the inputs, and those of the outputs that follow, if forward and batching allow it."""
+        for name, axis in axes.items():
+            if (name, axis) in self._varied or (name in self._given and self._given[name].shape[axis] != -1):
+                return
+        if axes and (found := varying(self.version, axes)) is not None:
+            self.version = found
+            self._varied |= axes.items()
+
+
+def assignments(version: ModelVersion, taken: Axes, *, every: bool) -> Iterator[Axes]:
+    """Yield ways to choose an axis of size 1 of each input, or of some unless `every`; equal axes come first."""
+    choices: list[list[int | None]] = []
+    for spec in version.inputs:
+        axes = [axis for axis, size in enumerate(spec.example_shape) if size == 1 and axis != taken.get(spec.name)]
+        choices.append([*axes] if every else [*axes, None])
+    for way in _ways(choices):
+        axes_of = {spec.name: axis for spec, axis in zip(version.inputs, way, strict=True) if axis is not None}
+        if axes_of:
+            yield axes_of
+
+
+def rows_are_steps(version: ModelVersion, axes: Axes) -> bool:
+    """Whether one call of several rows gives what as many calls of one row give."""
+    inputs, state, steps = _inputs(version, axes, _ROWS), version.initial_state, list[Result]()
+    try:
+        whole = version.run([Call(inputs, state)])[0]
+        for row in range(_ROWS):
+            one = {name: x.take([row], axes[name]) if name in axes else x for name, x in inputs.items()}
+            steps += version.run([Call(one, state)])
+            state = steps[-1].state
+    except ModelFailedError:
+        return False
+    return state_difference(version, whole.state, state) is None and all(
+        _in_order(whole.outputs[spec.name], [step.outputs[spec.name] for step in steps], spec.datatype)
+        for spec in version.outputs
+    )
+
+
+def varying(version: ModelVersion, axes: Axes) -> ModelVersion | None:
+    """Return the version with -1 for axes of its inputs, and those of its outputs that follow.
+
+    None where forward does not take several sizes, or requests can no longer be batched.
+    """
+    try:
+        results = [
+            version.run([Call(_inputs(version, axes, size), version.initial_state)])[0].outputs
+            for size in range(1, _ROWS + 1)
+        ]
+    except ModelFailedError:
+        return None
+    follow = {
+        name: {i for i, sizes in enumerate(zip(*(r[name].shape for r in results), strict=True)) if len(set(sizes)) > 1}
+        for name in results[0]
+    }
+    found = version.refined(
+        [with_sizes(spec, {axes[spec.name]} if spec.name in axes else (), -1) for spec in version.manifest.inputs],
+        [with_sizes(spec, follow[spec.name], -1) for spec in version.manifest.outputs],
+        version.manifest.state,
+    )
+    return found if _holds(found) else None
+
+
+def batched(version: ModelVersion, taken: Axes) -> ModelVersion | None:
+    """Return the version with a `batch_dim` for everything, along which each request gets what it gets alone."""
+    try:
+        one = version.run([Call(_inputs(version, {}, 1), version.initial_state)])[0]
+    except ModelFailedError:
+        return None
+    for axes in assignments(version, taken, every=True):
+        for dims in _state_dims(version, one.state):
+            outputs = _batch_axes(version, axes, dims, one)
+            if outputs is None:
+                continue
+            found = version.refined(
+                [_with_batch_dim(spec, axes[spec.name]) for spec in version.manifest.inputs],
+                [_with_batch_dim(spec, outputs[spec.name]) for spec in version.manifest.outputs],
+                {name: StateSpec(batch_dim=dim) for name, dim in dims.items()},
+            )
+            if _holds(found):
+                return found
+    return None
+
+
+def with_sizes(spec: TensorSpec, axes: Iterable[int], size: int) -> TensorSpec:
+    """Return a spec with another size of some axes."""
+    shape = tuple(size if axis in axes else given for axis, given in enumerate(spec.shape))
+    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=shape, batch_dim=spec.batch_dim)
+
+
+def _random(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """Random numbers; whole ones from 0 and 1."""
+    random = torch.Generator().manual_seed(0)
+    if dtype.is_floating_point:
+        return torch.randn(shape, generator=random).to(dtype)
+    return torch.randint(0, 2, shape, generator=random).to(dtype)
+
+
+def _with_batch_dim(spec: TensorSpec, dim: int) -> TensorSpec:
+    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape, batch_dim=dim)
+
+
+def _holds(version: ModelVersion) -> bool:
+    try:
+        prove_batching(version)
+    except ModelFailedError:
+        return False
+    return True
+
+
+def _state_dims(version: ModelVersion, state: bytes) -> Iterator[Axes]:
+    """Ways to choose an axis of size 1 of each state buffer."""
+    contents = zip(version.layout.buffers, version.layout.contents(state), strict=True)
+    shapes = {buffer.name: held.shape if held else () for buffer, held in contents}
+    # Buffers of one shape, such as the caches of many layers, have the same axis.
+    axes = {shape: [axis for axis, size in enumerate(shape) if size == 1] for shape in shapes.values()}
+    for way in _ways(axes.values()):
+        chosen = dict(zip(axes, way, strict=True))
+        yield {name: axis for name, shape in shapes.items() if (axis := chosen[shape]) is not None}
+
+
+def _batch_axes(version: ModelVersion, axes: Axes, dims: Axes, one: Result) -> Axes | None:
+    """The axis of each output along which a batch lies; None where forward takes no batch, or gives none."""
+    held = zip(version.layout.buffers, version.layout.join([one.state]), strict=True)
+    state = {b.name: None if x is None else torch.cat([x] * _ROWS, dims[b.name]) for b, x in held}
+    inputs = {
+        spec.name: torch.zeros(_resized(spec.example_shape, axes[spec.name], _ROWS), dtype=spec.datatype.torch)
+        for spec in version.inputs
+    }
+    found: dict[str, int] = {}
+    try:
+        batch = match_outputs(version.outputs, dry_run(version.forward, inputs, state).returned)
+    except ModelFailedError:
+        return None
+    for name, output in one.outputs.items():
+        shape = tuple(getattr(batch[name], "shape", ()))
+        fitting = [
+            axis for axis, n in enumerate(output.shape) if n == 1 and shape == _resized(output.shape, axis, _ROWS)
+        ]
+        if not fitting:
+            return None
+        found[name] = fitting[0]
+    return found
+
+
+def _inputs(version: ModelVersion, axes: Axes, size: int) -> dict[str, Array]:
+    """Random inputs with another size of some axes."""
+    shapes = [_resized(spec.example_shape, axes.get(spec.name), size) for spec in version.inputs]
+    return example_inputs(version.inputs, shapes, np.random.default_rng(0))
+
+
+def _ways(choices: Iterable[Sequence[int | None]]) -> list[tuple[int | None, ...]]:
+    """The ways to choose an axis of each, the more and the more equal the sooner."""
+
+    def inequality(way: tuple[int | None, ...]) -> tuple[int, int, tuple[int, ...]]:
+        chosen = tuple(axis for axis in way if axis is not None)
+        return -len(chosen), len(set(chosen)), chosen
+
+    return sorted(islice(product(*choices), _MOST), key=inequality)
+
+
+def _resized(shape: Sequence[int], axis: int | None, size: int) -> tuple[int, ...]:
+    return tuple(size if number == axis else given for number, given in enumerate(shape))
+
+
+def _in_order(whole: Array, parts: Sequence[Array], datatype: Datatype) -> bool:
+    """Whether an output is its steps' outputs one after the other, or the last of them."""
+    return close(whole, parts[-1], datatype) or any(
+        whole.shape == _resized(parts[0].shape, axis, _ROWS) and close(whole, np.concatenate(parts, axis), datatype)
+        for axis, size in enumerate(parts[0].shape)
+        if size == 1
+    )

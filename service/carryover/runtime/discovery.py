@@ -1,0 +1,82 @@
+"""Finding out which buffers are state: a dry run of the forward, which leaves the module as it was."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from carryover.errors import ModelFailedError
+from carryover.runtime import buffers
+from carryover.runtime.buffers import Change, Slot
+from carryover.runtime.forward import Forward, zeros
+from carryover.runtime.manifest import TensorSpec, by_example_length
+from carryover.runtime.report import first_line
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one forward did.
+
+    `returned` is what it returned, `state` every buffer as it left it, `changes` the buffers that it changed; where the
+    forward started from a given state, `changes` says nothing.
+    """
+
+    returned: Any
+    state: dict[str, Tensor | None]
+    changes: dict[str, Change]
+
+
+def dry_run(
+    forward: Forward, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor | None] | None = None
+) -> Outcome:
+    """Run a forward from the registered buffers, or from a state, on copies of everything.
+
+    Raises:
+        ModelFailedError: it raised; the message is the first line of what it said.
+
+    """
+    returned: Any = None
+    after: dict[str, Tensor | None] = {}
+
+    def run(slots: Sequence[Slot]) -> None:
+        nonlocal returned
+        for slot in slots:
+            if state is not None and slot.name in state:
+                held = state[slot.name]
+                slot.put(None if held is None else held.clone())
+        returned = forward([given.clone() for given in inputs.values()])  # forward may write to its inputs
+        after.update({slot.name: slot.get() for slot in slots})
+
+    with torch.no_grad():
+        try:
+            changes = buffers.discover(forward.module, run)
+        except (Exception, SystemExit) as error:
+            raise ModelFailedError(first_line(error)) from error
+    return Outcome(returned, after, changes)
+
+
+def discover(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], Outcome]:
+    """Run a forward on zeros, and return what it did, and the inputs with the example length that it takes.
+
+    Raises:
+        ModelFailedError: it takes zeros of no length, or writes to memory that two buffers share.
+
+    """
+    failure: ModelFailedError | None = None
+    for sized in by_example_length(specs):
+        try:
+            outcome = dry_run(forward, zeros(sized))
+        except ModelFailedError as error:  # it may be that this is too short
+            failure = failure or error
+            continue
+        # A program writes to all that share memory by itself.
+        if forward.program is None and (pair := buffers.overlap(forward.module, outcome.changes)) is not None:
+            raise ModelFailedError(
+                f"forward writes to the buffer {pair[0]!r}, and the buffer {pair[1]!r} is a view of the same memory; "
+                "register one of them, and take the other from it in forward"
+            )
+        return sized, outcome
+    shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in specs)
+    raise ModelFailedError(f"forward failed on zeros of {shapes}: {failure}")

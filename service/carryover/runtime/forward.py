@@ -1,0 +1,146 @@
+"""A module's forward on named tensors: how it takes its inputs, and which outputs it returned."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from carryover.errors import ModelFailedError
+from carryover.runtime import buffers
+from carryover.runtime.datatypes import Datatype, of_tensor
+from carryover.runtime.manifest import TensorSpec
+from carryover.runtime.programs import Program
+
+Saved = Callable[[], Mapping[str, Tensor]]
+
+
+class Forward:
+    """A module in eval mode, with its weights loaded.
+
+    `buffers` are the names that are registered before anything runs. `saved` reads the weights again.
+    """
+
+    def __init__(self, module: nn.Module, inputs: Sequence[str], saved: Saved, program: Program | None = None) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.saved = saved
+        self.program = program
+        self.buffers = frozenset(name for name, *_ in buffers.named(module))
+        self.parameters = buffers.Parameters(module)
+        self._inputs = tuple(inputs)
+        self._keywords = keywords(module.forward, self._inputs)
+
+    def slots(self) -> list[buffers.Slot]:
+        """Return the registered buffers; two names of one tensor may become two buffers in a dry run."""
+        return [slot for slot in buffers.slots(self.module) if slot.name in self.buffers]
+
+    def __call__(self, arguments: Sequence[Tensor]) -> Any:
+        """Run on tensors in the order of the inputs."""
+        if not self._keywords:
+            return self.module(*arguments)
+        given = dict(zip(self._inputs, arguments, strict=True))
+        in_order = [argument for name, argument in given.items() if name not in self._keywords]
+        return self.module(*in_order, **{name: given[name] for name in self._keywords})
+
+
+def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
+    """Return which inputs go to `forward` by name: all, where it takes each by its name; else those that must."""
+    try:
+        parameters = inspect.signature(forward).parameters
+    except (TypeError, ValueError):
+        return frozenset()
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    kinds = {parameter.kind for parameter in parameters.values()}
+    any_name = inspect.Parameter.VAR_KEYWORD in kinds and kinds <= {*by_name, inspect.Parameter.VAR_KEYWORD}
+    if any_name or all(name in parameters and parameters[name].kind in by_name for name in names):
+        return frozenset(names)
+    return frozenset(
+        name for name in names if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
+    )
+
+
+def required_inputs(forward: Any) -> list[str] | None:
+    """Return the names of the parameters that `forward` cannot do without; None where its signature does not say."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return None
+    return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+
+
+def name_outputs(returned: Any) -> dict[str, Tensor]:
+    """Return the tensors that a forward returned and a manifest can name, by the names they have or get."""
+    named: Mapping[Any, Any] = {}
+    if isinstance(returned, Tensor):
+        named = {"output": returned}
+    elif isinstance(returned, Mapping):
+        named = returned
+    elif isinstance(returned, tuple) and hasattr(returned, "_fields"):
+        named = dict(zip(returned._fields, returned, strict=True))
+    elif isinstance(returned, (tuple, list)):
+        # A manifest names what a tuple starts with: (output, (h, c)) has one output.
+        leading = list(takewhile(_is_output, returned))
+        named = {"output" if len(leading) == 1 else f"output_{i}": value for i, value in enumerate(leading)}
+    return {key: value for key, value in named.items() if isinstance(key, str) and _is_output(value)}
+
+
+def _is_output(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dtype in {datatype.torch for datatype in Datatype}
+
+
+def match_outputs(specs: Sequence[TensorSpec], returned: Any) -> dict[str, Any]:
+    """Return what `forward` returned, by the manifest's names: by key or field where it has them, else in order.
+
+    Raises:
+        ModelFailedError: it returned fewer values than the manifest names.
+
+    """
+    if isinstance(returned, Tensor):
+        returned = (returned,)
+    elif isinstance(returned, tuple) and {spec.name for spec in specs} <= set(getattr(returned, "_fields", ())):
+        returned = dict(zip(returned._fields, returned, strict=True))  # type: ignore[attr-defined]
+    if isinstance(returned, Mapping):
+        return {spec.name: returned.get(spec.name) for spec in specs}
+    if isinstance(returned, (tuple, list)) and len(returned) >= len(specs):
+        return {spec.name: value for spec, value in zip(specs, returned, strict=False)}
+    count = len(returned) if isinstance(returned, (tuple, list)) else 0
+    raise ModelFailedError(
+        f"forward returned {type(returned).__name__} with {count} tensors where the manifest names {len(specs)}"
+    )
+
+
+def output_faults(specs: Sequence[TensorSpec], values: Mapping[str, Any], *, sizes: bool = False) -> list[str]:
+    """Say which outputs are not what the manifest says; `sizes`: also where the sizes of their axes differ."""
+    faults = []
+    for spec in specs:
+        value = values[spec.name]
+        if not isinstance(value, Tensor):
+            faults.append(f"forward returned no tensor for the output {spec.name!r}")
+        elif value.dtype is not spec.datatype.torch:
+            faults.append(
+                f"the output {spec.name!r} has another datatype; expected {spec.datatype.name}, got {called(value)}"
+            )
+        elif value.ndim != len(spec.shape) or (
+            sizes and any(size not in (-1, found) for size, found in zip(spec.shape, value.shape, strict=True))
+        ):
+            faults.append(
+                f"the output {spec.name!r} has another shape; expected {list(spec.shape)}, got {list(value.shape)}"
+            )
+    return faults
+
+
+def called(tensor: Tensor) -> str:
+    """Return the Open Inference Protocol's name of a tensor's datatype, or torch's where that has none."""
+    try:
+        return of_tensor(tensor).name
+    except KeyError:
+        return str(tensor.dtype).removeprefix("torch.")
+
+
+def zeros(specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
+    """Return the dry run's inputs."""
+    return {spec.name: torch.zeros(spec.example_shape, dtype=spec.datatype.torch) for spec in specs}

@@ -1,0 +1,191 @@
+"""What a model does that does not keep it from being served, and that its users will notice."""
+
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+import numpy as np
+from torch import Tensor
+
+from carryover.errors import ModelFailedError
+from carryover.runtime import buffers
+from carryover.runtime.discovery import dry_run
+from carryover.runtime.forward import Forward, called, zeros
+from carryover.runtime.input_guesses import choices
+from carryover.runtime.loading import Loading
+from carryover.runtime.report import Report
+from carryover.runtime.selfcheck import difference, example_inputs, reason
+from carryover.runtime.version import Call, ModelVersion, Result
+
+_INSTANCES = 3
+_STEPS = 4
+_SECONDS = 5.0
+"""How long inputs are looked for that forward takes."""
+
+
+def add_warnings(report: Report, loading: Loading, max_state_bytes: int) -> None:
+    """Add warnings about a version to a report; `max_state_bytes` is the largest state that a session may have."""
+    if loading.forward is None:
+        return
+    for sentence in (*_of_inputs(loading, loading.forward), *_of_values(loading, loading.forward)):
+        report.warn(sentence)
+    if (version := loading.version) is not None:
+        for sentence in (*_of_batching(version), *_of_behaviour(version, max_state_bytes)):
+            report.warn(sentence)
+
+
+def _of_inputs(loading: Loading, forward: Forward) -> Iterator[str]:
+    """What forward takes, where it does not take what the manifest says."""
+    if loading.outcome is not None:
+        return
+    with suppress(ModelFailedError):
+        dry_run(forward, zeros(loading.manifest.inputs))
+        return  # something else is wrong
+    end, names = time.monotonic() + _SECONDS, [spec.name for spec in loading.manifest.inputs]
+    for choice in choices(forward.module, names, {}):
+        inputs = [guess.spec(name) for name, guess in choice.items()]
+        with suppress(ModelFailedError):
+            dry_run(forward, zeros(inputs))
+            shown = ", ".join(f"{spec.name} {spec.datatype.name} {list(spec.shape)}" for spec in inputs)
+            yield f"forward works on zeros of {shown}; is that what the manifest is to say?"
+            return
+        if time.monotonic() > end:
+            return
+
+
+def _of_values(loading: Loading, forward: Forward) -> Iterator[str]:
+    """What is odd about parameters and buffers before anything runs."""
+    given = forward.saved()
+    for name, parameter in forward.module.named_parameters():
+        if not _finite(parameter):
+            yield f"the parameter {name!r} holds NaN or infinity, and so will what is computed with it"
+    for slot in forward.slots():
+        if (held := slot.registered) is None or slot.name in loading.state:
+            continue
+        if not _finite(held):
+            yield f"the frozen buffer {slot.name!r} holds NaN or infinity"
+    yield from _of_initial_state(loading, forward)
+    for name, tensor in forward.module.state_dict().items():
+        if name in given and given[name].dtype is not tensor.dtype:
+            saved, made = called(given[name]), called(tensor)
+            yield f"the checkpoint holds {name!r} as {saved}, the class as {made}: it is converted"
+
+
+def _of_initial_state(loading: Loading, forward: Forward) -> Iterator[str]:
+    fresh = loading.fresh() or forward.module
+    made = {name: tensor for name, _, _, tensor in buffers.named(fresh)}
+    for slot in forward.slots():
+        name, held = slot.name, slot.registered
+        if held is None or name not in loading.state:
+            continue
+        if bool(held.isnan().any()):
+            yield f"the state buffer {name!r} starts as NaN"
+        elif bool(held.isinf().any()):
+            yield f"the state buffer {name!r} starts at infinity: as an output it is null, as JSON has no infinity"
+        if buffers.raw(held) != buffers.raw(made.get(name)):
+            yield (
+                f"the state buffer {name!r} of the checkpoint is not what the class starts with: every session "
+                "starts from it; is it left over from training?"
+            )
+
+
+def _of_batching(version: ModelVersion) -> Iterator[str]:
+    if version.batched:
+        return
+    missing = [f"state buffer {buffer.name!r}" for buffer in version.layout.buffers if buffer.batch_dim is None]
+    missing += ["inputs", "outputs"] if version.inputs[0].batch_dim is None else []
+    who = "sessions" if version.stateful else "requests"
+    yield f"no batch_dim is given for {', '.join(missing)}: {who} run one at a time"
+
+
+def _of_behaviour(version: ModelVersion, max_state_bytes: int) -> Iterator[str]:
+    """What is odd about the forwards of a version, which works on zeros."""
+    try:
+        yield from _of_zeros(version)
+        yield from _of_memory(version)
+        yield from _of_instances(version)
+        yield from _of_size(version, max_state_bytes)
+    except ModelFailedError as error:
+        yield f"forward works on zeros, but fails on random numbers: {reason(error)}"
+
+
+def _run(version: ModelVersion, seed: int, state: bytes | None = None, instances: int = 1) -> Result:
+    """Run on random numbers; instances lie along each input's first -1."""
+    shapes = [
+        [
+            size if axis != spec.instance_axis else spec.example_length + instances - 1
+            for axis, size in enumerate(spec.example_shape)
+        ]
+        for spec in version.inputs
+    ]
+    inputs = example_inputs(version.inputs, shapes, np.random.default_rng(seed))
+    return version.run([Call(inputs, version.initial_state if state is None else state)])[0]
+
+
+def _of_zeros(version: ModelVersion) -> Iterator[str]:
+    """What JSON cannot express."""
+    result = version.run([Call(version.zeros(), version.initial_state)])[0]
+    for name, output in result.outputs.items():
+        if not np.isfinite(output).all():
+            yield f"on zeros the output {name!r} holds NaN or infinity, which are null in JSON"
+    if result.non_finite:
+        yield f"on zeros forward makes the state buffer {result.non_finite!r} NaN or infinite: such a step is rejected"
+
+
+def _of_memory(version: ModelVersion) -> Iterator[str]:
+    """What forward remembers outside its buffers."""
+    before = version.attributes()
+    first = _run(version, 0)
+    after = version.attributes()
+    changed = [name for name in after if before.get(name) != after[name]]
+    for name in changed:
+        yield (
+            f"forward changes {name!r}, which is no buffer: all sessions share it, and it is lost with the process; "
+            "register_buffer makes it state"
+        )
+    if not changed and difference(version, first, _run(version, 0)) is not None:
+        yield (
+            "two forwards on the same input from the same state differ: forward is random, or remembers something "
+            "outside its buffers"
+        )
+
+
+def _of_instances(version: ModelVersion) -> Iterator[str]:
+    """Whether several instances work as one does."""
+    axes = {spec.name: spec.instance_axis for spec in version.inputs if spec.instance_axis is not None}
+    _run(version, 1)
+    if not axes:
+        return
+    try:
+        result = _run(version, 2, instances=_INSTANCES)
+    except ModelFailedError as error:
+        where = " and ".join(f"axis {axis} of {name!r}" for name, axis in axes.items())
+        yield f"the manifest says -1 for {where}, but forward fails on {_INSTANCES} instances: {reason(error)}"
+        return
+    for spec in version.outputs:
+        shape = result.outputs[spec.name].shape
+        if any(size not in (-1, found) for size, found in zip(spec.shape, shape, strict=True)):
+            yield (
+                f"on {_INSTANCES} instances the output {spec.name!r} has another shape; expected {list(spec.shape)}, "
+                f"where -1 is for an axis that varies, got {list(shape)}"
+            )
+
+
+def _of_size(version: ModelVersion, limit: int) -> Iterator[str]:
+    """State that is too large, or becomes too large."""
+    state, sizes = version.initial_state, list[int]()
+    for step in range(_STEPS):
+        state = _run(version, step, state).state
+        sizes.append(len(state))
+    growth = sizes[-1] - sizes[-2]
+    if sizes[-1] > limit:
+        yield f"a session's state takes {sizes[-1]:,} bytes, over MAX_STATE_BYTES = {limit:,}: every step is rejected"
+    elif growth > 0:
+        yield (
+            f"the state grows by {growth:,} bytes a step, and every step writes all of it: a session ends at "
+            f"MAX_STATE_BYTES = {limit:,}, after about {limit // growth:,} steps"
+        )
+
+
+def _finite(tensor: Tensor) -> bool:
+    return not tensor.is_floating_point() or bool(tensor.isfinite().all())
