@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from gevent.lock import Semaphore
 
 from carryover.errors import CarryoverError, ModelFailedError
-from carryover.runtime.version import Call, ModelVersion, Result
+from carryover.runtime.version import Invocation, ModelVersion, Result
 from carryover.telemetry.counters import Counters, Statistics
 from carryover.threads import run_in_thread
 
@@ -25,7 +25,7 @@ class Executor:
         self._statistics = statistics
         self._lanes: WeakKeyDictionary[ModelVersion, _Lane] = WeakKeyDictionary()
 
-    def run(self, version: ModelVersion, calls: Sequence[Call]) -> list[Result | CarryoverError]:
+    def run(self, version: ModelVersion, calls: Sequence[Invocation]) -> list[Result | CarryoverError]:
         """Run calls of one group together; where that fails, each alone, so that only the guilty one gets the error."""
         lane = self._lanes.get(version)
         if lane is None:
@@ -52,7 +52,7 @@ class _Lane:
         # Seconds by the magnitude of the input: the bit length of its number of elements.
         self._seconds: dict[int, float] = {}
 
-    def run(self, calls: Sequence[Call]) -> list[Result]:
+    def run(self, calls: Sequence[Invocation]) -> list[Result]:
         size = sum(array.size for call in calls for array in call.inputs.values()).bit_length()
         with self._turn:
             if self._expected(size) < LONG:
@@ -60,7 +60,7 @@ class _Lane:
             # torch releases the GIL in its kernels: the worker goes on accepting meanwhile.
             return run_in_thread(lambda: self._timed(size, calls))
 
-    def _timed(self, size: int, calls: Sequence[Call]) -> list[Result]:
+    def _timed(self, size: int, calls: Sequence[Invocation]) -> list[Result]:
         start, busy = time.perf_counter_ns(), self._clock()
         try:
             results = self._version.run(calls)

@@ -74,8 +74,9 @@ UNCONDITIONAL = Preconditions()
 class Operation:
     """One request for one session, and its outcome.
 
-    With `inputs`, named arrays, a forward runs from where the operation starts, and advances the session by one step.
-    With `end` the session is deleted afterwards. `respond` makes the response that is stored under `preconditions.key`.
+    Where it `runs`, a forward on `inputs`, named arrays, starts from where the operation does, and advances the session
+    by one step. With `end` the session is deleted afterwards. `respond` makes the response that is stored under the key
+    in `preconditions`.
 
     Once `finished`, one of these holds: `error` is set; or `replay` is, the response stored for an earlier request with
     the same key; or the operation has been committed, and `version`, `step` (the session's, after it) and `outputs` are
@@ -84,7 +85,7 @@ class Operation:
 
     model: Model
     session: str
-    inputs: Mapping[str, Array] | None = None
+    inputs: Mapping[str, Array] = field(default_factory=dict)
     preconditions: Preconditions = UNCONDITIONAL
     respond: Callable[[Any], Storable] | None = None
     end: bool = False
@@ -102,6 +103,8 @@ class Operation:
     outputs: Mapping[str, Array] = field(init=False)
     session_after: Session | None = None
 
+    runs: ClassVar[bool] = False
+    """Whether a forward runs."""
     commits: ClassVar[bool] = True
     """Whether it changes the session."""
     asks_expiry: ClassVar[bool] = False
@@ -130,6 +133,7 @@ class Operation:
 class Prediction(Operation):
     """A forward from the initial state, without a session."""
 
+    runs: ClassVar[bool] = True
     commits: ClassVar[bool] = False
 
     def require(self, record: Record | None) -> None:
@@ -150,6 +154,8 @@ class Step(Operation):
 
     create: int | None = None
 
+    runs: ClassVar[bool] = True
+
     def require(self, record: Record | None) -> None:
         """Need a session, unless it may be created. One that has expired must not silently start from zero."""
         if self.create is None or (record is not None and record.kind != TOMBSTONE):
@@ -169,6 +175,8 @@ class FirstStep(Operation):
 
     ttl: int = 0
 
+    runs: ClassVar[bool] = True
+
     def require(self, record: Record | None) -> None:
         """Need no session."""
 
@@ -181,6 +189,7 @@ class FirstStep(Operation):
 class Peek(Operation):
     """A step that is not committed."""
 
+    runs: ClassVar[bool] = True
     commits: ClassVar[bool] = False
     asks_expiry: ClassVar[bool] = True
 

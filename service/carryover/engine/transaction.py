@@ -115,13 +115,13 @@ class Transaction:
                 start = batch.next()
                 if start is not None:
                     version = start[0]
-                    group = version.group(batch.running)  # type: ignore[arg-type]
+                    group = version.group(batch.running)
                     lane = (id(version), id(batch) if group is None else group)
                     groups.setdefault(lane, (version, []))[1].append(batch)
             if not groups:
                 return
             for version, members in groups.values():
-                results = self._executor.run(version, [batch.running for batch in members])  # type: ignore[misc]
+                results = self._executor.run(version, [batch.running for batch in members])
                 for batch, result in zip(members, results, strict=True):
                     batch.accept(result)
 
@@ -149,7 +149,7 @@ class Transaction:
         now = time.perf_counter_ns()
         groups: dict[ModelVersion, list[Operation]] = {}
         for operation in operations:
-            if operation.inputs is not None and operation.finished and operation.replay is None:
+            if operation.runs and operation.finished and operation.replay is None:
                 groups.setdefault(operation.version or operation.model.default, []).append(operation)
         for version, members in groups.items():
             success = success_ns = fail = fail_ns = 0
@@ -225,7 +225,7 @@ class SessionBatch:
                 except CarryoverError as error:
                     operation.error = error
                 else:
-                    if operation.inputs is not None and start is not None:
+                    if operation.runs and start is not None:
                         operation.version, operation.state = start[0], start[3]
                         self.running, self._start = operation, start
                         return start
@@ -295,15 +295,15 @@ class SessionBatch:
             if len(state) > self._max_state_bytes:
                 limit = f"over the limit of {self._max_state_bytes} (MAX_STATE_BYTES)"
                 operation.error = StateTooLargeError(
-                    f"the state is {len(state)} bytes large, {limit}"
-                    if operation.inputs is None
-                    else f"this step would make the session's state {len(state)} bytes large, {limit}; "
+                    f"this step would make the session's state {len(state)} bytes large, {limit}; "
                     f"the session stays at step {record.step}"
+                    if operation.runs
+                    else f"the state is {len(state)} bytes large, {limit}"
                 )
                 return
             record.fingerprint, record.step, record.state = version.fingerprint, step, state
             operation.version, operation.step = version, step
-            if operation.inputs is None:
+            if not operation.runs:
                 model, remaining = operation.model, record.ttl * 1000
                 operation.session_after = Session.of(model, operation.session, version, record, remaining)
             self.after, self._record = (None, DELETED) if operation.end else (record, record)

@@ -182,21 +182,20 @@ def _part(buffer: StateBuffer, tensor: Tensor | None, count: int) -> tuple[Conte
         found = "None" if tensor is None else str(tensor.dtype)
         wanted = buffer.registered and buffer.registered.datatype.torch
         raise ModelFailedError(f"forward left the state buffer {buffer.name!r} as {found} where it was {wanted}")
+    rows, dim = tensor[None], buffer.batch_dim
+    if dim is not None:
+        if tensor.ndim <= dim or tensor.shape[dim] % count:
+            raise ModelFailedError(
+                f"forward left the state buffer {buffer.name!r} with shape {list(tensor.shape)}, which cannot be split "
+                f"between {count} sessions along batch_dim {dim}"
+            )
+        if count > 1:
+            # (…, sessions·n, …) → (sessions, …, n, …)
+            shape = tensor.shape
+            rows = tensor.reshape(*shape[:dim], count, shape[dim] // count, *shape[dim + 1 :]).movedim(dim, 0)
+    if buffer.registered and buffer.registered.shape == rows.shape[1:]:
+        return buffer.registered, rows
     try:
-        datatype = of_tensor(tensor)
+        return Contents(of_tensor(tensor), tuple(rows.shape[1:])), rows
     except KeyError:
         raise ModelFailedError(f"the state buffer {buffer.name!r} is {tensor.dtype}, which cannot be stored") from None
-    if buffer.batch_dim is None:
-        return Contents(datatype, tuple(tensor.shape)), tensor[None]
-    dim = buffer.batch_dim
-    if tensor.ndim <= dim or tensor.shape[dim] % count:
-        raise ModelFailedError(
-            f"forward left the state buffer {buffer.name!r} with shape {list(tensor.shape)}, which cannot be parted "
-            f"between {count} sessions along batch_dim {dim}"
-        )
-    if count == 1:
-        return Contents(datatype, tuple(tensor.shape)), tensor[None]
-    # (…, sessions·n, …) → (sessions, …, n, …)
-    shape = tensor.shape
-    rows = tensor.reshape(*shape[:dim], count, shape[dim] // count, *shape[dim + 1 :]).movedim(dim, 0)
-    return Contents(datatype, tuple(rows.shape[1:])), rows

@@ -7,6 +7,7 @@ from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -23,9 +24,19 @@ from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 log = logging.getLogger(__name__)
 
 
+class Invocation(Protocol):
+    """What one caller gives to a forward: arrays by input name, and a session's bytes (empty for a stateless model)."""
+
+    @property
+    def inputs(self) -> Mapping[str, Array]: ...  # noqa: D102 - as described above
+
+    @property
+    def state(self) -> bytes: ...  # noqa: D102
+
+
 @dataclass(slots=True)
 class Call:
-    """What one caller gives to a forward: arrays by input name, and a session's bytes (empty for a stateless model)."""
+    """An invocation by itself."""
 
     inputs: Mapping[str, Array]
     state: bytes
@@ -125,7 +136,7 @@ class ModelVersion:
         """Whether it runs on the CPU."""
         return self._destination is None
 
-    def group(self, call: Call) -> Hashable:
+    def group(self, call: Invocation) -> Hashable:
         """Calls of the same group may share a forward; None shares with none."""
         if not self.batched:
             return None
@@ -133,7 +144,7 @@ class ModelVersion:
         return (*((*shape[:dim], *shape[dim + 1 :]) for dim, shape in shapes), self.layout.signature(call.state))
 
     @deep
-    def run(self, calls: Sequence[Call]) -> list[Result]:
+    def run(self, calls: Sequence[Invocation]) -> list[Result]:
         """Run one forward for all the calls, batched along `batch_dim`.
 
         The calls are of one `group`; a call of group None is alone.
@@ -240,13 +251,13 @@ class ModelVersion:
         ]
         return hashlib.sha256(json.dumps(layout).encode()).digest()[:8]
 
-    def _rows(self, call: Call) -> int:
+    def _rows(self, call: Invocation) -> int:
         """How much of the output's batch axis belongs to the call."""
         spec = self.inputs[0]
         rows: int = call.inputs[spec.name].shape[spec.batch_dim or 0]
         return rows
 
-    def _join(self, spec: TensorSpec, calls: Sequence[Call]) -> Tensor:
+    def _join(self, spec: TensorSpec, calls: Sequence[Invocation]) -> Tensor:
         arrays = [call.inputs[spec.name] for call in calls]
         if spec.datatype is Datatype.BF16:
             tensors = [_bfloat16(array) for array in arrays]
