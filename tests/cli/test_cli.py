@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from carryover import create_app
+from carryover.api.routes import ROUTES
 from carryover.api.v1.models import describe
 from carryover.runtime.repository import Repository
 from carryover.runtime.version import Call, ModelVersion
@@ -538,4 +539,18 @@ def test_an_application_for_the_commands_loads_no_model(monkeypatch: pytest.Monk
     monkeypatch.setenv("MODEL_REPOSITORY", str(tmp_path / "nowhere"))
     app = create_app()
     assert {"models", "inspect", "new"} <= app.cli.commands.keys()
-    assert list(app.url_map.iter_rules()) == []
+    with app.test_client() as client:
+        response = client.get("/v1/models")
+    assert response.status_code == 503
+    assert "carryover serve" in response.get_json()["error"]
+
+
+def test_flask_lists_the_routes_and_says_what_to_run_instead() -> None:
+    listed = flask("routes")
+    assert listed.returncode == 0, listed.stderr
+    for route in ROUTES:
+        assert route.name in listed.stdout
+    run = flask("run")
+    assert run.returncode != 0
+    assert "carryover serve" in run.stderr
+    assert "Traceback" not in run.stderr

@@ -260,7 +260,7 @@ class Fork(Operation):
             raise missing(self.model, self.origin, found)
         self.origin_preconditions.check(self.origin, found.step)
         _require_free(self, record)
-        version = served_version(self.model, self.origin, found)
+        version = served_version(self.model, self.origin, found, migrate=self.origin_preconditions.migrate)
         return version, _new_record(version, self.ttl or found.ttl), found.step, found.state
 
 
@@ -272,7 +272,7 @@ class Reset(Operation):
         """Start from the initial state, with the times of the session."""
         if record is None:
             raise missing(self.model, self.session, record)
-        version = served_version(self.model, self.session, record)
+        version = served_version(self.model, self.session, record, migrate=self.preconditions.migrate)
         return version, record, 0, version.initial_state
 
 

@@ -85,11 +85,10 @@ every_operation = pytest.mark.parametrize("prepare", OPERATIONS, ids=lambda prep
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository that is loaded in a moment, with a model whose every forward takes its time."""
+    """A repository that is loaded in a moment, with a model whose forward takes as long as it is asked to."""
     folder = write_recurrent(tmp_path_factory.mktemp("few") / "models")
-    arguments = {"size": 400, "times": 600}
-    side_by_side = [spec((-1, 1, 1), batch_dim=1)]
-    write_model(folder, "slower", plain.Slow(**arguments), side_by_side, state={"total": 0}, arguments=arguments)
+    batched = [spec((-1, 1, 1), batch_dim=1)]
+    write_model(folder, "slower", plain.SlowAsAsked(), batched, state={"total": 0})
     return folder
 
 
@@ -191,7 +190,7 @@ def test_responses_outlive_a_restart_and_a_sweep(own: tuple[Service, RedisServer
 def test_a_request_that_still_runs_is_not_started_again(own: tuple[Service, RedisServer]) -> None:
     with own[0].one_client_a_worker() as clients:
         address = clients[0].create("slower")
-        body = {"instances": [[1.0]]}
+        body = {"instances": [[600.0]]}
 
         def step(client: Client) -> Response:
             return post(client, f"{address}:predict", body, key="k")

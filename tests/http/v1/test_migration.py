@@ -60,7 +60,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Versions]:
 
 def test_a_session_stays_and_goes_on_only_where_it_is_asked_to(versions: Versions) -> None:
     with versions.service.client() as client:
-        stays, passes, streamed = addresses = [client.create("rnn", fresh()) for _ in range(3)]
+        stays, passes, streamed, reset = addresses = [client.create("rnn", fresh()) for _ in range(4)]
         for address in addresses:
             client.step(address, [ROW])
         saved = state(client, stays)
@@ -71,10 +71,11 @@ def test_a_session_stays_and_goes_on_only_where_it_is_asked_to(versions: Version
     versions.remove("rnn", "1")
     versions.reload()
     with versions.service.client() as client:
-        _refused_everywhere(client, stays)
-        _taken_over(client, passes)
-        _taken_over_in_a_stream(versions.service, client, streamed)
-        _taken_over_as_a_file(client, saved)
+        _rejected_everywhere(client, stays)
+        _migrated_by_a_step(client, passes)
+        _migrated_by_a_fork_and_a_reset(client, reset)
+        _migrated_by_many_steps(versions.service, client, streamed)
+        _migrated_as_a_file(client, saved)
 
 
 def _both_are_served(client: Client, session: str) -> None:
@@ -94,7 +95,7 @@ def _both_are_served(client: Client, session: str) -> None:
     problem(client.get(session.replace("/rnn/", "/rnn/versions/2/")), 409)
 
 
-def _refused_everywhere(client: Client, session: str) -> None:
+def _rejected_everywhere(client: Client, session: str) -> None:
     asked = [
         client.get(session),
         client.get(f"{session}/state"),
@@ -110,13 +111,22 @@ def _refused_everywhere(client: Client, session: str) -> None:
     problem(post(client, f"{session}:predict?migrate=perhaps", {"instances": [ROW]}), 400)
 
 
-def _taken_over(client: Client, session: str) -> None:
+def _migrated_by_a_fork_and_a_reset(client: Client, session: str) -> None:
+    forked = post(client, f"{session}:fork?migrate=true", {}).expect(201)
+    assert (forked["version"], forked["step"]) == ("2", 1)
+    problem(client.get(session), 409)
+    done = post(client, f"{session}:reset?migrate=true", {}).expect()
+    assert (done["version"], done["step"]) == ("2", 0)
+    assert client.get(session).expect()["version"] == "2"
+
+
+def _migrated_by_a_step(client: Client, session: str) -> None:
     assert post(client, f"{session}:predict?migrate=true", {"instances": [ROW]}).expect()["step"] == 2
     assert client.get(session).expect()["version"] == "2"
     assert client.step(session, [ROW])["step"] == 3
 
 
-def _taken_over_in_a_stream(service: Service, client: Client, session: str) -> None:
+def _migrated_by_many_steps(service: Service, client: Client, session: str) -> None:
     name = session.rpartition("/")[2]
     bulk = post(client, "/v1/models/rnn/sessions:predict?migrate=true", {"sessions": {name: [ROW]}}).expect()
     assert bulk["sessions"][name]["step"] == 2
@@ -125,7 +135,7 @@ def _taken_over_in_a_stream(service: Service, client: Client, session: str) -> N
     stream.close()
 
 
-def _taken_over_as_a_file(client: Client, saved: bytes) -> None:
+def _migrated_as_a_file(client: Client, saved: bytes) -> None:
     there = f"/v1/models/rnn/sessions/{fresh()}"
     problem(put_state(client, there, saved), 409)
     problem(client.get(there), 404)

@@ -60,7 +60,7 @@ def fork(engine: Engine, inbound: Inbound) -> Response:
     target = Preconditions(absent=asked.absent, key=asked.key)
     operation = Fork(find(engine, inbound), body.session or new_name(asked), preconditions=target)
     operation.origin, operation.ttl = names.of_path(inbound), body.ttl
-    operation.origin_preconditions = Preconditions(steps=asked.steps, exists=asked.exists)
+    operation.origin_preconditions = Preconditions(asked.steps, exists=asked.exists, migrate=asked.migrate)
     return perform(engine, operation, _created)
 
 
