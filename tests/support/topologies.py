@@ -52,7 +52,11 @@ class Sentinels:
 
     def master(self) -> RedisServer:
         """The master that most sentinels name."""
-        named = [port for port in map(self._named, self._ports) if port is not None]
+
+        def names() -> list[int]:
+            return [port for port in map(self._named, self._ports) if port is not None]
+
+        named = eventually("sentinels that name a master", names)
         return next(server for server in self.servers if server.port == max(named, key=named.count))
 
     def replica(self) -> RedisServer:

@@ -152,7 +152,7 @@ _WRONG: list[tuple[dict[str, Any], str]] = [
     ({"inputs": [described([1.0, 2.0], [1])]}, "shape does not match true shape of 'data' field"),
     ({"inputs": [described([[1.0], [2.0]], [2])]}, "shape does not match true shape of 'data' field"),
     ({"inputs": [described([1.0], [_LARGE])]}, "shape does not match true shape of 'data' field"),
-    ({"inputs": [described([1.0], [2**70])]}, "x"),
+    ({"inputs": [described([1.0], [2**70])]}, "inputs[0].shape[0]"),
     ({"inputs": [described([[2.0], 1.0], [2])]}, "its data is nested 2 deep"),
     ({"inputs": [described([1.0, "2"], [2])]}, "inputs[0].data[1] must be a number"),
     ({"inputs": [described([True], [1])]}, "inputs[0].data[0] must be a number"),
