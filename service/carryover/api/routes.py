@@ -176,7 +176,13 @@ V1 = (
 V2 = (
     Route(method="GET", path="/", handler=health.alive, responses={200: v2.Alive}, scope=Scope.OPEN),
     Route(method="GET", path="/v2/health/live", handler=health.live, responses={200: v2.Live}, scope=Scope.OPEN),
-    Route(method="GET", path="/v2/health/ready", handler=health.ready, responses={200: v2.Ready}, scope=Scope.OPEN),
+    Route(
+        method="GET",
+        path="/v2/health/ready",
+        handler=health.ready,
+        responses={200: v2.Ready, 503: v2.NotReady},
+        scope=Scope.OPEN,
+    ),
     Route(method="GET", path="/v2[/]", handler=metadata.server, responses={200: v2.ServerMetadata}),
     Route(
         method="GET",

@@ -2,6 +2,7 @@
 
 from typing import Annotated, Any, NotRequired, TypedDict
 
+import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
 
 from carryover.api.names import pydantic_name
@@ -65,9 +66,9 @@ class StepPredictions(TypedDict):
 
 
 class ManySteps(TypedDict):
-    """For each session its step, or its problem."""
+    """For each session its step, or its problem, as JSON already."""
 
-    sessions: dict[str, StepPredictions | Problem]
+    sessions: dict[str, StepPredictions | Problem | orjson.Fragment]
 
 
 class TensorResource(TypedDict):

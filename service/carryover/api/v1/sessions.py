@@ -11,6 +11,7 @@ from carryover.api.v1.instances import instances, predictions
 from carryover.api.v1.models import find, tensor
 from carryover.api.v1.schemas import (
     CreateSession,
+    ManySteps,
     Nothing,
     Predict,
     PredictMany,
@@ -84,8 +85,10 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     if steps:
         engine.run(steps)
     _raise_common(steps)
-    entries = {session: orjson.Fragment(entry(outcome)) for session, outcome in outcomes.items()}
-    response = reply({"sessions": entries})
+    entries: dict[str, StepPredictions | problems.Problem | orjson.Fragment] = {
+        session: orjson.Fragment(entry(outcome)) for session, outcome in outcomes.items()
+    }
+    response = reply(ManySteps(sessions=entries))
     done = [step for step in steps if step.error is None]
     if done and all(step.replay is not None for step in done):
         return response.with_headers(("Idempotency-Replayed", "true"))

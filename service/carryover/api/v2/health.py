@@ -4,7 +4,7 @@ from carryover.api import problems
 from carryover.api.inbound import Inbound
 from carryover.api.json import reply
 from carryover.api.response import Response
-from carryover.api.v2.schemas import Alive, Live, Ready
+from carryover.api.v2.schemas import Alive, Live, NotReady, Ready
 from carryover.engine import Engine
 from carryover.errors import StoreUnavailableError
 
@@ -24,9 +24,9 @@ def ready(engine: Engine, _: Inbound) -> Response:
     try:
         engine.store.ping()
     except StoreUnavailableError as error:
-        unready = {**Ready(ready=False), **problems.problem(error)}
+        unready = NotReady(**problems.problem(error), ready=False)
         return reply(unready, 503).with_headers(("Retry-After", str(error.retry_after)))
-    body = Ready(ready=True)
+    ready = Ready(ready=True)
     if failures := engine.repository.failures:
-        body["not_loaded"] = list(failures)
-    return reply(body)
+        ready["not_loaded"] = list(failures)
+    return reply(ready)

@@ -8,6 +8,8 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
 
+from carryover.api.problems import Problem
+
 _LARGEST_ID = 2**64 - 1
 _LARGEST_SIZE = 2**63 - 1
 _MAX_DIMENSIONS = 32
@@ -113,6 +115,12 @@ class Ready(TypedDict):
 
     ready: bool
     not_loaded: NotRequired[list[str]]
+
+
+class NotReady(Problem):
+    """Why the service cannot take steps."""
+
+    ready: bool
 
 
 class ServerMetadata(TypedDict):
