@@ -300,14 +300,14 @@ def test_all_that_a_request_changes_is_put_back(served: Served) -> None:
 
 def test_a_parameter_that_cannot_be_put_back_is_not_served(launch: Launch, tmp_path: Path) -> None:
     folder = OTHERS["wandering"].write(tmp_path / "models", "wandering")
-    client = launch(MODEL_REPOSITORY=tmp_path / "models", WORKERS=1).client()
-    kept = (folder / "1/weights.safetensors").rename(tmp_path / "kept")
-    for value in (6, 1, 1):
-        text = problem(client.post("/v1/models/wandering:predict", {"instances": [value]}), 500)
-        assert text.startswith("forward changed the parameter 'weight'; ")
-    kept.rename(folder / "1/weights.safetensors")
-    problem(client.post("/v1/models/wandering:predict", {"instances": [1]}), 500)
-    assert client.predict("wandering", [1]) == [2]
+    with launch(MODEL_REPOSITORY=tmp_path / "models", WORKERS=1).client() as client:
+        kept = (folder / "1/weights.safetensors").rename(tmp_path / "kept")
+        for value in (6, 1, 1):
+            text = problem(client.post("/v1/models/wandering:predict", {"instances": [value]}), 500)
+            assert text.startswith("forward changed the parameter 'weight'; ")
+        kept.rename(folder / "1/weights.safetensors")
+        problem(client.post("/v1/models/wandering:predict", {"instances": [1]}), 500)
+        assert client.predict("wandering", [1]) == [2]
 
 
 def test_a_model_may_need_a_whole_window(launch: Launch, tmp_path: Path) -> None:
