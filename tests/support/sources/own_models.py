@@ -1202,3 +1202,15 @@ class Locked(nn.Module):
         if bool((x > 50).any()):
             self.table[str(len(self.table))] = float(x.sum())
         return x + sum(self.table.values())
+
+
+class Inverse(nn.Module):
+    """(T,) to (T,) in a floating datatype: infinite at zero."""
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.dtype = getattr(torch, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = 1 / x
+        return y.to(self.dtype)
