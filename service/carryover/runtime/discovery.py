@@ -49,7 +49,7 @@ def dry_run(
         returned = forward([given.clone() for given in inputs.values()])  # forward may write to its inputs
         after.update({slot.name: slot.get() for slot in slots})
 
-    settings = process.settings()
+    settings = process.default_dtype(), process.initial_seed()
     with torch.no_grad():
         try:
             changes = buffers.discover(forward.module, run)

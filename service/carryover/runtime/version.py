@@ -159,7 +159,7 @@ class ModelVersion:
         """
         counts = [1] if len(calls) == 1 else [self._rows(call) for call in calls]
         arguments = [self._join(spec, calls) for spec in self.inputs]
-        settings = process.settings()
+        settings = process.default_dtype(), process.initial_seed()
         with torch.inference_mode():
             try:
                 if self._slots:
@@ -293,7 +293,8 @@ class ModelVersion:
         """Put back all that forward may have changed, and no call may see of another."""
         for slot in self._slots:
             slot.put(slot.registered)
-        process.restore(settings)
+        if (process.default_dtype(), process.initial_seed()) != settings:
+            process.restore(settings)
         for reseed in self.reseeds:
             reseed()
         try:
