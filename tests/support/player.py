@@ -7,7 +7,7 @@ import torch
 from torch import Generator, Tensor
 
 from tests.support.client import Client
-from tests.support.own_cases import CASES, DTYPES
+from tests.support.own_cases import CASES, DTYPES, Case
 from tests.support.sources import own_models
 
 LENGTHS = (1, 1, 3, 1, 2, 4)
@@ -21,8 +21,8 @@ TOLERANCE = {"FP64": 1e-12, "FP16": 2e-3, "BF16": 2e-2}
 class Player:
     """A session's calls as the service gets them, and what the module by itself gives."""
 
-    def __init__(self, name: str, seed: int) -> None:
-        self.case = CASES[name]
+    def __init__(self, name: str, seed: int, case: Case | None = None) -> None:
+        self.case = CASES[name] if case is None else case
         self.document = self.case.document
         self.module = self.case.module()
         self._random = Generator().manual_seed(seed)

@@ -17,6 +17,8 @@ _MAX_DIMENSIONS = 32
 
 # What rounds to infinity in bfloat16: half a unit in the last place above its largest number.
 _BF16_LIMIT = np.float32(float.fromhex("0x1.ffp127"))
+# All bits of the exponent: NaN or an infinity.
+_BF16_EXPONENT = np.uint16(0x7F80)
 
 _ALLOWED: dict[str, set[type]] = {"float": {float, int}, "int": {int, float}, "bool": {bool}}
 _EXPECTED = {"float": "a number", "int": "a whole number", "bool": "true or false"}
@@ -74,6 +76,25 @@ def flat(datatype: Datatype, leaves: list[Any], shape: Sequence[int], where: str
         if datatype.kind == "float"
         else f"{_place(index, shape, where, suffix)} is {shown}, which is out of the range of {datatype.name}"
     )
+
+
+def require_finite(datatype: Datatype, given: Array, where: str) -> None:
+    """Raise unless all numbers are finite; those of BF16 are given as bits.
+
+    Raises:
+        InvalidInputError: with the place of the first that is not.
+
+    """
+    if datatype.kind != "float":
+        return
+    finite = np.isfinite(given) if datatype is not Datatype.BF16 else given & _BF16_EXPONENT != _BF16_EXPONENT
+    if not finite.all():
+        index = int(finite.argmin())
+        value = given.reshape(-1)[index]
+        if datatype is Datatype.BF16:
+            value = (value.astype(np.uint32) << 16).view(np.float32)
+        place = ",".join(str(int(i)) for i in np.unravel_index(index, given.shape))
+        raise InvalidInputError(f"{where}[{place}] is {value!s:.40}, which is not a finite {datatype.name} number")
 
 
 def _finite(datatype: Datatype, array: Array) -> bool:

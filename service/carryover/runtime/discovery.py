@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from carryover.errors import ModelFailedError
-from carryover.runtime import buffers
+from carryover.runtime import buffers, process
 from carryover.runtime.buffers import Change, Slot
 from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.manifest import TensorSpec, by_example_length
@@ -49,11 +49,16 @@ def dry_run(
         returned = forward([given.clone() for given in inputs.values()])  # forward may write to its inputs
         after.update({slot.name: slot.get() for slot in slots})
 
+    settings = process.default_dtype(), process.initial_seed()
     with torch.no_grad():
         try:
             changes = buffers.discover(forward.module, run)
         except (Exception, SystemExit) as error:
             raise ModelFailedError(first_line(error)) from error
+        finally:
+            process.restore(settings)
+            if forward.attributes is not None:
+                forward.attributes.put_back()
     return Outcome(returned, after, changes)
 
 

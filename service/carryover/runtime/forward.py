@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
 from carryover.runtime import buffers
+from carryover.runtime.attributes import Attributes
 from carryover.runtime.datatypes import Datatype, of_tensor
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.programs import Program
@@ -29,6 +30,7 @@ class Forward:
         self.program = program
         self.buffers = frozenset(name for name, *_ in buffers.named(module))
         self.parameters = buffers.Parameters(module)
+        self.attributes = None if program else Attributes(module, self.buffers)
         self._inputs = tuple(inputs)
         self._keywords = keywords(module.forward, self._inputs)
 

@@ -11,27 +11,40 @@ from torch import Tensor, nn
 
 from carryover.runtime.buffers import raw
 
-_PLAIN = vars(nn.Module()).keys()
+PLAIN = vars(nn.Module()).keys()
+"""The attributes that every module has."""
 _DEPTH = 4
 
 
-def marks(module: nn.Module, buffers: Collection[str]) -> dict[str, object]:
-    """Return what tells, for each attribute by name, whether its value has changed; `buffers` are those left out."""
+def marks(module: nn.Module, buffers: Collection[str], *, identities: bool = True) -> dict[str, object]:
+    """Return what tells, for each attribute by name, whether its value has changed; `buffers` are those left out.
+
+    Without `identities`, another object of the same class and with the same attributes is the same.
+    """
     found: dict[str, object] = {}
     for prefix, owner in module.named_modules():
         held = owner._buffers.items()  # noqa: SLF001 - `named_buffers` leaves out those that are None
-        values = {key: value for key, value in vars(owner).items() if key not in _PLAIN} | dict(held)
-        named = {f"{prefix}.{key}" if prefix else key: value for key, value in values.items()}
-        found |= {name: mark(value) for name, value in named.items() if name not in buffers}
+        values = {key: value for key, value in vars(owner).items() if key not in PLAIN} | dict(held)
+        named = {dotted(prefix, key): value for key, value in values.items()}
+        found |= {name: mark(value, identities=identities) for name, value in named.items() if name not in buffers}
     return found
 
 
-def mark(value: object, depth: int = _DEPTH) -> object:  # noqa: PLR0911 - a table of types
+def dotted(prefix: str, key: str) -> str:
+    """Return the name of an attribute of the module of this name."""
+    return f"{prefix}.{key}" if prefix else key
+
+
+def mark(value: object, depth: int = _DEPTH, *, identities: bool = True) -> object:  # noqa: PLR0911 - a table of types
     """Return what differs once a value, or what it holds, has changed."""
+
+    def inner(held: object) -> object:
+        return mark(held, depth - 1, identities=identities)
+
     if isinstance(value, Tensor):
         with suppress(RuntimeError):  # of what has no bytes to look at: quantized, nested, on no device
             return str(value.dtype), tuple(value.shape), crc32(raw(value))
-        return id(value)
+        return id(value) if identities else tuple(value.shape)
     if isinstance(value, np.ndarray):
         return str(value.dtype), value.shape, crc32(value.tobytes())
     if isinstance(value, (int, float, complex, str, bytes)):
@@ -39,9 +52,9 @@ def mark(value: object, depth: int = _DEPTH) -> object:  # noqa: PLR0911 - a tab
     if isinstance(value, (nn.Module, type, FunctionType, ModuleType)) or not depth:
         return id(value)
     if isinstance(value, dict):
-        return [(mark(key, depth - 1), mark(held, depth - 1)) for key, held in value.items()]
+        return [(inner(key), inner(held)) for key, held in value.items()]
     if isinstance(value, (list, tuple, deque)):
-        return [mark(held, depth - 1) for held in value]
+        return [inner(held) for held in value]
     if isinstance(value, (set, frozenset)):
         return len(value)
-    return [id(value), mark(getattr(value, "__dict__", 0), depth - 1)]
+    return [id(value) if identities else type(value), inner(getattr(value, "__dict__", 0))]

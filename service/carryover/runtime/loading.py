@@ -17,7 +17,7 @@ from carryover.runtime.discovery import Outcome, discover
 from carryover.runtime.forward import Forward, match_outputs, output_faults
 from carryover.runtime.manifest import Manifest, StateSpec
 from carryover.runtime.report import Report
-from carryover.runtime.selfcheck import prove, prove_batching
+from carryover.runtime.selfcheck import prove, prove_batching, settle_attributes
 from carryover.runtime.version import ModelVersion
 
 
@@ -127,6 +127,8 @@ class Loading:
             return
         with report.stage(self._where):
             inputs, self.outcome = discover(self.forward, self.manifest.inputs)
+            if self.forward.attributes is not None:
+                self.forward.attributes.note_first_call()
             self.manifest = self.manifest.model_copy(update={"inputs": inputs})
         self._find_state(self.forward)
         if self.outcome is None or not self._outputs_fit(self.outcome):
@@ -137,6 +139,7 @@ class Loading:
             prove(self.tried)
             prove_batching(self.tried)
             self._batching_proved = True
+            settle_attributes(self.tried)
 
     def _class(self, target: str) -> Forward | None:
         """Construct the class and load its checkpoint."""

@@ -1,6 +1,8 @@
 """Checks at load that a model can be served: that it takes its own state back, isolates callers, and batches."""
 
+import random
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -39,13 +41,25 @@ def prove(version: ModelVersion) -> None:
 
 
 def _prove_steps(version: ModelVersion) -> None:
-    """Run two steps on the dry run's input, each from the state that the one before left."""
-    state = version.initial_state
-    for _ in range(2):
-        try:
+    """Run two steps on the dry run's input, each from the state that the one before left.
+
+    Numbers that are drawn after each show which generators forward seeds: after other seeds they are the same.
+    """
+    state, drawn = version.initial_state, []
+    kept = random.getstate(), np.random.get_state()  # noqa: NPY002 - models draw from numpy's global generator
+    try:
+        for seed in range(2):
+            random.seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
             state = version.run([Call(version.zeros(), state)])[0].state
-        except ModelFailedError as error:
-            raise ModelFailedError(f"a step on zeros fails: {reason(error)}") from error
+            drawn.append((random.random(), np.random.random()))  # noqa: NPY002, S311 - no secrets
+    except ModelFailedError as error:
+        raise ModelFailedError(f"a step on zeros fails: {reason(error)}") from error
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
+    reseeds: tuple[Callable[[], None], ...] = (random.seed, np.random.seed)
+    version.reseeds = [reseed for reseed, one, other in zip(reseeds, *drawn, strict=True) if one == other]
 
 
 def _prove_isolation(version: ModelVersion) -> None:
@@ -72,6 +86,25 @@ def _prove_isolation(version: ModelVersion) -> None:
                 "others; what is to be remembered belongs in a buffer, registered in __init__"
             )
         return
+
+
+def settle_attributes(version: ModelVersion) -> None:
+    """Have the attributes of the module put back after each forward from now on.
+
+    Raises:
+        ModelFailedError: forward works only on attributes that it has changed.
+
+    """
+    if version.forward.attributes is None:
+        return
+    for numbers in NUMBERS:
+        with suppress(ModelFailedError):
+            (call,) = _sessions(version, (0,), 1, numbers)
+            _seeded(version, call)
+            break
+    else:
+        call = Call(version.zeros(), version.initial_state)
+    version.forward.attributes.settle(lambda: _seeded(version, call))
 
 
 def _seeded(version: ModelVersion, call: Call) -> Result:
@@ -125,11 +158,11 @@ def _calls(version: ModelVersion) -> tuple[list[Call], list[Result]]:
 
 
 def _sessions(version: ModelVersion, steps: Sequence[int], length: int, numbers: Numbers) -> list[Call]:
-    random = np.random.default_rng(0)
+    generator = np.random.default_rng(0)
 
     def inputs(length: int) -> dict[str, Array]:
         shapes = [spec.sized(length, spec.example_length + length - 1) for spec in version.inputs]
-        return example_inputs(version.inputs, shapes, random, numbers)
+        return example_inputs(version.inputs, shapes, generator, numbers)
 
     calls = []
     for count in steps:

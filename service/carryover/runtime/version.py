@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from carryover.errors import ConfigurationError, ModelFailedError
-from carryover.runtime import buffers, guard
+from carryover.runtime import buffers, process
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.deep_stack import deep
 from carryover.runtime.forward import Forward, match_outputs, output_faults
@@ -66,6 +66,8 @@ class TensorInfo:
 class ModelVersion:
     """A loaded checkpoint; `state` names its state buffers, `device`, None for the CPU, is where `move` takes it.
 
+    `reseeds` seed those of Python's and numpy's generators that forward seeds, so that others do not draw what follows.
+
     Not re-entrant: a forward puts the callers' state into the module, so one runs at a time.
 
     Raises:
@@ -90,6 +92,7 @@ class ModelVersion:
         self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
         self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
         self.forward = forward
+        self.reseeds: Sequence[Callable[[], None]] = ()
         self._destination = device
         self._device: torch.device | None = None
         slots = forward.slots()
@@ -156,6 +159,7 @@ class ModelVersion:
         """
         counts = [1] if len(calls) == 1 else [self._rows(call) for call in calls]
         arguments = [self._join(spec, calls) for spec in self.inputs]
+        settings = process.default_dtype(), process.initial_seed()
         with torch.inference_mode():
             try:
                 if self._slots:
@@ -177,9 +181,7 @@ class ModelVersion:
                 # The text may tell a client about paths and weights: it goes to the log, through the cause.
                 raise ModelFailedError(f"the forward of model {self.name!r} raised {type(error).__name__}") from error
             finally:
-                for slot in self._slots:
-                    slot.put(slot.registered)
-                self._check_frozen()
+                self._put_back(settings)
         names = [spec.name for spec in self.outputs]
         return [
             Result(
@@ -196,6 +198,8 @@ class ModelVersion:
             self._device = self._destination
             self.forward.module.to(self._device)
             self.forward.parameters.accept()
+            if self.forward.attributes is not None:
+                self.forward.attributes.accept()
             frozen = {watched.slot.name for watched in self._frozen}
             self._frozen = [
                 buffers.FrozenBuffer(slot) for slot in buffers.slots(self.forward.module) if slot.name in frozen
@@ -218,7 +222,7 @@ class ModelVersion:
 
     def attributes(self) -> dict[str, object]:
         """What tells, for everything that the module holds beside parameters and buffers, whether it has changed."""
-        return {} if self.forward.program else guard.marks(self.forward.module, self.forward.buffers)
+        return {} if self.forward.attributes is None else self.forward.attributes.marks()
 
     def parameters(self) -> list[TensorInfo]:
         """Every parameter."""
@@ -284,6 +288,20 @@ class ModelVersion:
         return [
             array[(*before, slice(end - count, end))] for end, count in zip(accumulate(counts), counts, strict=True)
         ]
+
+    def _put_back(self, settings: process.Settings) -> None:
+        """Put back all that forward may have changed, and no call may see of another."""
+        for slot in self._slots:
+            slot.put(slot.registered)
+        if (process.default_dtype(), process.initial_seed()) != settings:
+            process.restore(settings)
+        for reseed in self.reseeds:
+            reseed()
+        try:
+            if self.forward.attributes is not None:
+                self.forward.attributes.put_back()
+        finally:
+            self._check_frozen()
 
     def _check_frozen(self) -> None:
         """Put back what inference only reads, where forward has changed it: all of it, or the next call would fail."""

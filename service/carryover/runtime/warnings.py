@@ -134,19 +134,16 @@ def _of_zeros(version: ModelVersion) -> Iterator[str]:
 
 def _of_memory(version: ModelVersion) -> Iterator[str]:
     """What forward remembers outside its buffers."""
-    before = version.attributes()
-    first = _run(version, 0)
-    after = version.attributes()
-    changed = [name for name in after if before.get(name) != after[name]]
-    for name in changed:
+    attributes = version.forward.attributes
+    for name in attributes.restored if attributes else ():
         yield (
-            f"forward changes {name!r}, which is no buffer: all sessions share it, and it is lost with the process; "
+            f"forward changes {name!r}, which is no buffer: it is put back after each call; "
             "register_buffer makes it state"
         )
-    if not changed and difference(version, first, _run(version, 0)) is not None:
+    if difference(version, _run(version, 0), _run(version, 0)) is not None:
         yield (
             "two forwards on the same input from the same state differ: forward is random, or remembers something "
-            "outside its buffers"
+            "outside its attributes and buffers"
         )
 
 

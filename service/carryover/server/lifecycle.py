@@ -86,6 +86,7 @@ def pre_fork(server: "Arbiter", worker: Any) -> None:
 
 def post_fork(_: "Arbiter", worker: Any) -> None:
     """Divide the CPUs between the workers, and give each its devices and its own random seed."""
+    import numpy as np
     import torch
 
     from carryover.server.worker import reload_all
@@ -94,6 +95,7 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
     engine.statistics.claim(worker.slot)
     engine.reload = partial(reload_all, worker)
     torch.seed()
+    np.random.seed()  # noqa: NPY002 - models draw from numpy's global generator; Python's own is seeded at a fork
     torch.set_num_threads(max(1, cpus.available() // workers))
     for model in engine.repository:
         for version in model.versions.values():

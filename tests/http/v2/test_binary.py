@@ -76,14 +76,6 @@ def test_an_output_overrides_what_is_said_of_all(client: Client) -> None:
     assert tail == b"\1"
 
 
-def test_nan_and_infinity_pass_as_bytes_and_are_null_in_json(client: Client) -> None:
-    data = np.array([np.nan, np.inf, -np.inf, -0.0], "<f4").tobytes()
-    header = {"inputs": [binary(16, [4])], "parameters": {"binary_data_output": True}}
-    assert parts(send(client, "identity-fp32-0", header, data))[1] == data
-    answer = send(client, "identity-fp32-0", {"inputs": [binary(16, [4])]}, data)
-    assert answer.expect()["outputs"][0]["data"] == [None, None, None, -0.0]
-
-
 def test_a_body_that_is_one_tensor_and_nothing_else(client: Client) -> None:
     path = "/v2/models/identity-fp32-1/infer"
     data = np.arange(6, dtype="<f4").tobytes()

@@ -3,9 +3,12 @@
 The tests copy this file beside manifests, and also run the modules by themselves. T is time, B sessions side by side.
 """
 
+import random
 import sys
-from typing import NamedTuple
+from collections import deque
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -983,3 +986,231 @@ class Exiting(nn.Module):
         if not bool(x.any()):
             sys.exit("all is zero")
         return x
+
+
+class Membrane(nn.Module):
+    """(1, 6) to (1, 6): a spiking neuron; its potential is an attribute, and the spikes seldom show it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.potential: float | Tensor = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.potential = self.potential + (x - self.potential) / 2
+        spikes: Tensor = (self.potential >= 1).to(x)
+        self.potential = self.potential * (1 - spikes)
+        return spikes
+
+
+class NormalizeUntil(nn.Module):
+    """(T, 3) to (T, 3): scales by the deviation so far; after eight rows it keeps that in an attribute."""
+
+    count: Tensor
+    squares: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("count", torch.tensor(0.0))
+        self.register_buffer("squares", torch.ones(3))
+        self.kept: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.count >= 8:
+            if self.kept is None:
+                self.kept = (self.squares / self.count).rsqrt()
+            return x * self.kept
+        self.count += len(x)
+        self.squares += x.square().sum(0)
+        return x * (self.squares / self.count).rsqrt()
+
+
+class Keeping(nn.Module):
+    """(T,) to (T,): from numbers above 50 on, keeps them in its own way, and adds to its input what it has kept."""
+
+    buffered: Tensor
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.total = 0.0
+        self.tensor = torch.zeros(2)
+        self.pair = (torch.zeros(2), torch.zeros(2))
+        self.scratch = torch.zeros(0)
+        self.array = np.zeros(2)
+        self.items: list[float] = []
+        self.ring: deque[float] = deque([0.0, 0.0], maxlen=2)
+        self.table: dict[str, list[float]] = {"kept": [0.0]}
+        self.members: set[float] = set()
+        self.inner: Any = nn.Linear(1, 1)
+        self.notes = Notes()
+        self.dropout = nn.Dropout(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 50).any()):
+            getattr(self, f"keep_{self.kind}")(float(x.sum()))
+        kept = self.total + self.tensor.sum() + self.pair[1].sum() + self.scratch.sum() + float(self.array.sum())
+        kept = kept + sum(self.items) + sum(self.ring) + sum(map(sum, self.table.values())) + sum(self.members)
+        kept = kept + sum(self.notes.seen) + getattr(self.inner, "kept", 0.0) + getattr(self, "late", 0.0)
+        y: Tensor = self.dropout(x + kept + 0 * self.inner(x[:1]))
+        return y + getattr(self, "buffered", 0.0)
+
+    def keep_number(self, value: float) -> None:
+        self.total += value
+
+    def keep_tensor(self, value: float) -> None:
+        self.tensor = self.tensor + value
+
+    def keep_in_place(self, value: float) -> None:
+        self.tensor += value
+
+    def keep_within_a_tuple(self, value: float) -> None:
+        self.pair[1].add_(value)
+
+    def keep_resized(self, value: float) -> None:
+        self.scratch.resize_(len(self.scratch) + 1)[-1] = value
+
+    def keep_in_an_array(self, value: float) -> None:
+        self.array += value
+
+    def keep_in_a_list(self, value: float) -> None:
+        self.items.append(value)
+
+    def keep_in_a_ring(self, value: float) -> None:
+        self.ring.append(value)
+
+    def keep_in_a_dict(self, value: float) -> None:
+        self.table[str(value)] = [value]
+
+    def keep_deep_in_a_dict(self, value: float) -> None:
+        self.table["kept"].append(value)
+
+    def keep_in_a_set(self, value: float) -> None:
+        self.members.add(value)
+
+    def keep_in_a_submodule(self, value: float) -> None:
+        self.inner.kept = getattr(self.inner, "kept", 0.0) + value
+
+    def keep_in_another_submodule(self, value: float) -> None:
+        with torch.inference_mode(mode=False):
+            self.inner = nn.Linear(1, 1)
+            self.inner.kept = value
+
+    def keep_in_an_object(self, value: float) -> None:
+        self.notes.seen.append(value)
+
+    def keep_in_a_new_attribute(self, value: float) -> None:
+        self.late = getattr(self, "late", 0.0) + value
+
+    def keep_in_a_new_buffer(self, value: float) -> None:
+        if hasattr(self, "buffered"):
+            value += float(self.buffered)
+        self.register_buffer("buffered", torch.tensor(value), persistent=False)
+
+    def keep_as_a_hook(self, value: float) -> None:
+        self.register_forward_hook(lambda *given: given[2] + value)
+
+    def keep_training(self, _: float) -> None:
+        self.train()
+
+    def keep_a_part_training(self, _: float) -> None:
+        self.dropout.train()
+
+    def keep_no_attribute(self, value: float) -> None:
+        del self.total
+        raise ValueError(value)
+
+
+class Notes:
+    """What a module writes down."""
+
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+
+class Seeding(nn.Module):
+    """(T,) to (T,): seeds every generator with its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        seed = int(x[0].abs())
+        torch.manual_seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 - as such models do
+        random.seed(seed)
+        return x
+
+
+class Drawing(nn.Module):
+    """(T,) to (3,): a number of each generator."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        drawn = torch.rand(()) * x[0], np.random.random(), random.random()  # noqa: NPY002 - as such models do
+        return torch.tensor([float(number) for number in drawn])
+
+
+class Enabling(nn.Module):
+    """(T,) to (T,), plus 1 if gradients are on, and 2 if the default datatype is not FP32; it turns both around."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = x + torch.is_grad_enabled() + 2 * (torch.get_default_dtype() is not torch.float32)
+        torch.set_grad_enabled(True)
+        torch.set_default_dtype(torch.float64)
+        return found
+
+
+class Filling(nn.Module):
+    """(T,) to (T,): makes a table and an object at its first call, and counts its calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table: Tensor | None = None
+        self.notes: Notes | None = None
+        self.calls = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        if self.table is None or self.notes is None:
+            self.table, self.notes = torch.arange(1.0, 2.0), Notes()
+        return x * self.table
+
+
+class Calibrating(nn.Module):
+    """(T,) to (T,): takes the mean of the first call for that of all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mean is None:
+            self.mean = x.mean()
+        return x - self.mean
+
+
+class Locked(nn.Module):
+    """(T,) to (T,): writes to a dict of a class that keeps all that it is given, above 50."""
+
+    class Table(dict[str, float]):
+        """It is not taken back."""
+
+        def __delitem__(self, key: str) -> None:
+            raise TypeError("not to be deleted")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = self.Table(kept=0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x > 50).any()):
+            self.table[str(len(self.table))] = float(x.sum())
+        return x + sum(self.table.values())
+
+
+class Inverse(nn.Module):
+    """(T,) to (T,) in a floating datatype: infinite at zero."""
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__()
+        self.dtype = getattr(torch, dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = 1 / x
+        return y.to(self.dtype)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from carryover.api.arrays import array
+from carryover.api.arrays import array, require_finite
 from carryover.api.v2.schemas import Input
 from carryover.errors import InvalidInputError, UnsupportedError
 from carryover.runtime.datatypes import Array, Datatype
@@ -172,7 +172,9 @@ class _Tail:
         if spec.datatype is Datatype.BOOL:
             # A byte that is neither 0 nor 1 is no boolean, whatever reads it next.
             values = values.view(np.uint8) != 0
-        return values.reshape(shape)
+        values = values.reshape(shape)
+        require_finite(spec.datatype, values, f"input '{spec.name}'")
+        return values
 
     def finish(self) -> None:
         """Raise unless all was taken."""
