@@ -1,7 +1,9 @@
 """The store: sessions by key, read together and committed together."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from hashlib import sha1
 from importlib.resources import files
@@ -12,6 +14,7 @@ from redis import exceptions
 
 from carryover.errors import CommitUnknownError, StoreUnavailableError
 from carryover.store import keys as names
+from carryover.store.health import StoreHealth, reason, unavailable
 from carryover.store.record import GRACE, SESSION, Record, parse, tombstone
 from carryover.store.redis import ERRORS, connect
 from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey
@@ -21,6 +24,8 @@ Command = tuple[Any, ...]
 
 _PAUSES = (0.02, 0.05, 0.2)
 """Seconds before each new try after a broken connection."""
+WATCH_SECONDS = 1.0
+"""Between two looks at a store that was lost."""
 _TO_REPEAT = (redis.ConnectionError, exceptions.NoScriptError)
 
 
@@ -75,8 +80,20 @@ class Store:
     StoreUnavailableError. Keys are `<model>/<name>`.
     """
 
-    def __init__(self, url: str, timeout: float, keep_responses: int, prefix: str = "carryover") -> None:
-        """`timeout` is that of one attempt to connect, and of one answer; it and `keep_responses` are in seconds."""
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        keep_responses: int,
+        prefix: str = "carryover",
+        health: StoreHealth | None = None,
+    ) -> None:
+        """`timeout` is that of one attempt to connect, and of one reply; it and `keep_responses` are in seconds.
+
+        Stores that are used one after another share `health`.
+        """
+        self.health = health or StoreHealth()
+        self._watches = self._watching = False
         self._prefix = prefix
         self._keep = keep_responses * 1000
         self._topology = connect(url, timeout)
@@ -106,7 +123,7 @@ class Store:
         replies, again = self._run(commands)
         for number, reply in enumerate(replies):
             if isinstance(reply, Exception):
-                replies[number] = StoreUnavailableError(_reason(reply))
+                replies[number] = unavailable(reply)
         found: list[Record | StoreUnavailableError | None] = [None] * len(keys)
         for group, values in zip(groups, replies, strict=False):
             for number, i in enumerate(group):
@@ -150,7 +167,7 @@ class Store:
             unsure = number in again
             if isinstance(reply, Exception):
                 unsure = unsure or isinstance(reply, (redis.ConnectionError, redis.TimeoutError))
-                error = (CommitUnknownError if unsure else StoreUnavailableError)(_reason(reply))
+                error = CommitUnknownError(reason(reply)) if unsure else unavailable(reply)
                 for i in group:
                     outcomes[i] = error
             else:
@@ -160,8 +177,39 @@ class Store:
         return outcomes
 
     def ping(self) -> None:
-        """Ask whether Redis answers and takes writes."""
+        """Check that Redis responds and accepts writes.
+
+        Raises:
+            StoreUnavailableError: it does not.
+
+        """
         self._again(self._topology.check)
+        self.health.restored()
+
+    def watch(self) -> None:
+        """From now on, look at a store that was lost until it works again: no request may come that would notice."""
+        self._watches = True
+        if self.health.reason is not None:
+            self._start_watching()
+
+    def _lost(self, error: Exception) -> None:
+        self.health.lost(error)
+        if self._watches and self.health.reason is not None:
+            self._start_watching()
+
+    def _start_watching(self) -> None:
+        if not self._watching:
+            self._watching = True
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        try:
+            while self.health.reason is not None:
+                time.sleep(WATCH_SECONDS)
+                with suppress(StoreUnavailableError):
+                    self.ping()
+        finally:
+            self._watching = False
 
     def elect(self, office: str, seconds: float) -> bool:
         """Return whether this process is the one among all that holds an office for the next seconds."""
@@ -215,11 +263,13 @@ class Store:
             except redis.ConnectionError:
                 time.sleep(pause)
             except ERRORS as error:
-                raise StoreUnavailableError(_reason(error)) from error
+                self._lost(error)
+                raise unavailable(error) from error
         try:
             return call()
         except ERRORS as error:
-            raise StoreUnavailableError(_reason(error)) from error
+            self._lost(error)
+            raise unavailable(error) from error
 
     def _run(self, commands: list[Command]) -> tuple[list[Any], set[int]]:
         """Run commands; those whose connection broke, again, which the scripts allow.
@@ -231,7 +281,10 @@ class Store:
         replies = self._topology.run(commands)
         again: set[int] = set()
         for pause in _PAUSES:
-            failed = [i for i, reply in enumerate(replies) if isinstance(reply, _TO_REPEAT)]
+            errors = [i for i, reply in enumerate(replies) if isinstance(reply, Exception)]
+            if not errors:
+                return replies, again
+            failed = [i for i in errors if isinstance(replies[i], _TO_REPEAT)]
             if not failed:
                 break
             if broken := [i for i in failed if isinstance(replies[i], redis.ConnectionError)]:
@@ -240,6 +293,9 @@ class Store:
             repeated = self._topology.run([self._in_full(commands[i], replies[i]) for i in failed])
             for i, reply in zip(failed, repeated, strict=True):
                 replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._lost(reply)
         return replies, again
 
     def _in_full(self, command: Command, reply: Exception) -> Command:
@@ -271,23 +327,5 @@ def _whole(replies: list[Any]) -> list[Any]:
     """The replies; raises the first error among them."""
     for reply in replies:
         if isinstance(reply, Exception):
-            raise StoreUnavailableError(_reason(reply)) from reply
+            raise unavailable(reply)
     return replies
-
-
-_REASONS: dict[type[Exception], str] = {
-    exceptions.AuthenticationError: "Redis rejects the service's credentials; check REDIS_URL",
-    exceptions.NoPermissionError: "Redis rejects the service's credentials; check REDIS_URL",
-    exceptions.ReadOnlyError: "Redis is a read-only replica",
-    exceptions.OutOfMemoryError: "Redis is full",
-    exceptions.BusyLoadingError: "Redis is loading its data",
-    exceptions.TimeoutError: "Redis does not answer in time",
-    exceptions.ConnectionError: "Redis does not answer",
-    OSError: "Redis does not answer",
-    exceptions.RedisClusterException: "Redis Cluster does not answer, or not for all slots",
-    Exception: "Redis returned an error",
-}
-
-
-def _reason(error: Exception) -> str:
-    return next(_REASONS[cls] for cls in type(error).__mro__ if cls in _REASONS)

@@ -1,0 +1,71 @@
+"""Whether the store works, as far as this process knows: it is logged when that changes, not with every request."""
+
+import logging
+import time
+
+import redis
+from redis import exceptions
+
+from carryover.errors import StoreUnavailableError
+
+log = logging.getLogger(__name__)
+
+_ERROR = "Redis returned an error"
+_REASONS: dict[type[Exception], str] = {
+    exceptions.AuthenticationError: "Redis rejects the service's credentials; check REDIS_URL",
+    exceptions.NoPermissionError: "Redis does not allow the service's credentials a command or key that a step needs",
+    exceptions.ReadOnlyError: "Redis is a read-only replica",
+    exceptions.OutOfMemoryError: "Redis is full",
+    exceptions.BusyLoadingError: "Redis is loading its data",
+    exceptions.TimeoutError: "Redis does not answer in time",
+    exceptions.ConnectionError: "Redis does not answer",
+    OSError: "Redis does not answer",
+    exceptions.RedisClusterException: "Redis Cluster does not answer, or not for all slots",
+    exceptions.ClusterError: "Redis Cluster does not answer, or not for all slots",
+    Exception: _ERROR,
+}
+_CODES = {
+    "MISCONF": "Redis cannot write to its disk",
+    "NOREPLICAS": "Redis has fewer replicas than it needs to accept writes",
+    "MASTERDOWN": "Redis is a replica that has lost its master",
+}
+"""Errors for which redis-py has no class: the first word of what the server says."""
+
+
+def reason(error: Exception) -> str:
+    """Return what the failure of a command means, for the client to read."""
+    if type(error) is redis.ResponseError:
+        return _CODES.get(str(error).partition(" ")[0], _ERROR)
+    return next(_REASONS[cls] for cls in type(error).__mro__ if cls in _REASONS)
+
+
+def unavailable(error: Exception) -> StoreUnavailableError:
+    """Return the error that a failed command becomes."""
+    raised = StoreUnavailableError(reason(error))
+    raised.__cause__ = error
+    return raised
+
+
+class StoreHealth:
+    """Whether the store works: `reason` says why not, and is None while it does."""
+
+    def __init__(self) -> None:
+        self.reason: str | None = None
+        self._since = 0.0
+
+    def lost(self, error: Exception) -> None:
+        """Note that a command failed, and log that if the store worked until then.
+
+        What fails for one key only, such as a key that another program wrote, is no loss of the store.
+        """
+        why = reason(error)
+        if self.reason is not None or why == _ERROR:
+            return
+        self.reason, self._since = why, time.monotonic()
+        log.error("sessions cannot be stored: %s (%s)", why, error)
+
+    def restored(self) -> None:
+        """Note that the store works, and log that if it was lost."""
+        if self.reason is not None:
+            log.info("sessions can be stored again, after %.1f s", time.monotonic() - self._since)
+            self.reason = None
