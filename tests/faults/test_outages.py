@@ -24,7 +24,7 @@ def run(tmp_path: Path) -> Iterator[Run]:
     services: list[Service] = []
 
     def start(url: str, **settings: str | int) -> Service:
-        given: dict[str, str | int] = {"WORKERS": 1, "REDIS_TIMEOUT": "0.5", "REDIS_URL": url} | settings
+        given: dict[str, str | int] = {"WORKERS": 1, "REDIS_TIMEOUT": "0.5", "REDIS_URL": url, **settings}
         services.append(Service(tmp_path / str(len(services)), **given))
         services[-1].launch()
         services[-1].listen()

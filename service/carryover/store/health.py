@@ -11,31 +11,34 @@ from carryover.errors import StoreUnavailableError
 log = logging.getLogger(__name__)
 
 _ERROR = "Redis returned an error"
+_NO_PERMISSION = "Redis does not allow the service's credentials a command or key that a step needs"
 _REASONS: dict[type[Exception], str] = {
     exceptions.AuthenticationError: "Redis rejects the service's credentials; check REDIS_URL",
-    exceptions.NoPermissionError: "Redis does not allow the service's credentials a command or key that a step needs",
+    exceptions.NoPermissionError: _NO_PERMISSION,
     exceptions.ReadOnlyError: "Redis is a read-only replica",
     exceptions.OutOfMemoryError: "Redis is full",
     exceptions.BusyLoadingError: "Redis is loading its data",
     exceptions.TimeoutError: "Redis does not answer in time",
     exceptions.ConnectionError: "Redis does not answer",
     OSError: "Redis does not answer",
+    exceptions.MasterDownError: "Redis is a replica that has lost its master",
     exceptions.RedisClusterException: "Redis Cluster does not answer, or not for all slots",
     exceptions.ClusterError: "Redis Cluster does not answer, or not for all slots",
     Exception: _ERROR,
 }
-_CODES = {
-    "MISCONF": "Redis cannot write to its disk",
-    "NOREPLICAS": "Redis has fewer replicas than it needs to accept writes",
-    "MASTERDOWN": "Redis is a replica that has lost its master",
+_TEXTS = {
+    "MISCONF ": "Redis cannot write to its disk",
+    "NOREPLICAS ": "Redis has fewer replicas than it needs to accept writes",
+    "ACL failure in script": _NO_PERMISSION,
+    "The user executing the script can't": _NO_PERMISSION,
 }
-"""Errors for which redis-py has no class: the first word of what the server says."""
+"""Errors for which redis-py has no class: how the server's text starts."""
 
 
 def reason(error: Exception) -> str:
     """Return what the failure of a command means, for the client to read."""
     if type(error) is redis.ResponseError:
-        return _CODES.get(str(error).partition(" ")[0], _ERROR)
+        return next((why for start, why in _TEXTS.items() if str(error).startswith(start)), _ERROR)
     return next(_REASONS[cls] for cls in type(error).__mro__ if cls in _REASONS)
 
 

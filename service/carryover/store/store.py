@@ -7,6 +7,7 @@ from contextlib import suppress
 from enum import IntEnum
 from hashlib import sha1
 from importlib.resources import files
+from secrets import token_hex
 from typing import Any, Protocol, TypeVar
 
 import redis
@@ -26,6 +27,8 @@ _PAUSES = (0.02, 0.05, 0.2)
 """Seconds before each new try after a broken connection."""
 WATCH_SECONDS = 1.0
 """Between two looks at a store that was lost."""
+PROBE_MILLISECONDS = 1000
+"""How long a probe lasts at most; it is deleted as soon as it is written."""
 _TO_REPEAT = (redis.ConnectionError, exceptions.NoScriptError)
 
 
@@ -97,7 +100,7 @@ class Store:
         self._prefix = prefix
         self._keep = keep_responses * 1000
         self._topology = connect(url, timeout)
-        self._scripts = {name: _Script(name) for name in ("commit", "release", "sweep")}
+        self._scripts = {name: _Script(name) for name in ("commit", "elect", "release", "sweep")}
         self._sources = {script.sha: script.source for script in self._scripts.values()}
 
     def load(
@@ -121,9 +124,9 @@ class Store:
             commands.append(("SET", place, idempotency_key.lock(), "NX", "GET", "PX", LOCK_MILLISECONDS))
         commands += [("PTTL", places[position]) for position in expiring]
         replies, again = self._run(commands)
-        for number, reply in enumerate(replies):
-            if isinstance(reply, Exception):
-                replies[number] = unavailable(reply)
+        failed = [number for number, reply in enumerate(replies) if isinstance(reply, Exception)]
+        if failed:
+            self._read_unlocked(commands, replies, failed)
         found: list[Record | StoreUnavailableError | None] = [None] * len(keys)
         for group, values in zip(groups, replies, strict=False):
             for number, i in enumerate(group):
@@ -177,13 +180,27 @@ class Store:
         return outcomes
 
     def ping(self) -> None:
-        """Check that Redis responds and accepts writes.
+        """Check on every server that a step could be loaded and committed: run the same, for a key of no session.
 
         Raises:
-            StoreUnavailableError: it does not.
+            StoreUnavailableError: it could not.
 
         """
-        self._again(self._topology.check)
+        token = token_hex(8)
+        keys = self._again(lambda: self._topology.key_of_each(lambda tag: names.probe(self._prefix, tag, token)))
+        commands: list[Command] = []
+        deletions: list[Command] = []
+        for key in keys:
+            response = f"{key}:response"
+            write = (GRACE, PROBE_MILLISECONDS, 0, b"", b"\2" + token.encode(), PROBE_MILLISECONDS, 1, b"\1")
+            commands += [
+                ("MGET", key),
+                ("PTTL", key),
+                ("EVALSHA", self._scripts["commit"].sha, 2, key, response, *write),
+            ]
+            deletions.append(("DEL", key, response))
+        for each in (commands, deletions):
+            _whole(self._run(each)[0])
         self.health.restored()
 
     def watch(self) -> None:
@@ -213,7 +230,8 @@ class Store:
 
     def elect(self, office: str, seconds: float) -> bool:
         """Return whether this process is the one among all that holds an office for the next seconds."""
-        command = ("SET", names.office(self._prefix, office), b"1", "NX", "PX", int(seconds * 1000))
+        sha, key = self._scripts["elect"].sha, names.office(self._prefix, office)
+        command = ("EVALSHA", sha, 1, key, int(seconds * 1000))
         return bool(_whole(self._run([command])[0])[0])
 
     def pages(self, size: int) -> Iterator[list[bytes]]:
@@ -251,6 +269,21 @@ class Store:
                 keys.append(self._response_key(commit.key, idempotency_key))
                 arguments.append(idempotency_key.stored(response))
         return ("EVALSHA", self._scripts["commit"].sha, len(keys), *keys, *arguments)
+
+    def _read_unlocked(self, commands: list[Command], replies: list[Any], failed: list[int]) -> None:
+        """Put errors for the client among the replies, and read under the keys that a full server cannot lock.
+
+        A lock only saves work. Without it, what frees memory is carried out: a session with a key can be deleted.
+        """
+        unlocked = [
+            i for i in failed if commands[i][0] == "SET" and isinstance(replies[i], exceptions.OutOfMemoryError)
+        ]
+        read = self._run([("GET", commands[i][1]) for i in unlocked])[0] if unlocked else ()
+        for i, reply in zip(unlocked, read, strict=True):
+            replies[i] = reply
+        for i in failed:
+            if isinstance(replies[i], Exception):
+                replies[i] = unavailable(replies[i])
 
     def _response_key(self, key: str, idempotency_key: IdempotencyKey) -> str:
         return names.response(self._prefix, key, idempotency_key.name)

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
+from itertools import count
 from typing import Any
 
 import redis
@@ -91,9 +92,16 @@ class Cluster:
         keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
         return keys
 
-    def check(self) -> None:
-        """Ping every master."""
-        self._client.ping(target_nodes=RedisCluster.PRIMARIES)
+    def key_of_each(self, key: Callable[[int], str]) -> list[str]:
+        """Return keys until every master that has slots has one."""
+        masters = {nodes[0].name for nodes in self._client.nodes_manager.slots_cache.values()}
+        keys: dict[str, str] = {}
+        for number in count():
+            if len(keys) == len(masters):
+                break
+            each = key(number)
+            keys.setdefault(self._client.get_node_from_key(each).name, each)
+        return list(keys.values())
 
 
 def _options(command: tuple[Any, ...]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,8 +27,8 @@ class Topology(Protocol):
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match, asking for about `count` at a time."""
 
-    def check(self) -> None:
-        """Raise unless the servers respond and accept writes."""
+    def key_of_each(self, key: Callable[[int], str]) -> list[str]:
+        """Return one key for each server that accepts writes, of those that `key` returns for 0, 1, 2 and so on."""
 
 
 class Server:
@@ -100,10 +100,9 @@ class Server:
         keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
         return keys
 
-    def check(self) -> None:
-        """Ask the server for its role: a replica does not accept writes."""
-        if self._client.info("replication").get("role") != "master":
-            raise redis.ReadOnlyError
+    def key_of_each(self, key: Callable[[int], str]) -> list[str]:
+        """Return the first key."""
+        return [key(0)]
 
 
 @dataclass(slots=True)
