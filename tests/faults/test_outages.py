@@ -131,3 +131,40 @@ def test_with_a_redis_that_works_the_banner_says_where_sessions_are_stored(run: 
     service = run(redis_server.url)
     assert f"sessions are stored in Redis, {redis_server.url}" in service.out()
     assert lines(service, LOST) == []
+
+
+POLICY = "maxmemory-policy is allkeys-lru, expected noeviction"
+
+
+def test_a_policy_that_evicts_is_an_error_in_the_log_and_a_warning_in_readiness(
+    run: Run, redis_server: RedisServer
+) -> None:
+    redis_server.redis.config_set("maxmemory-policy", "allkeys-lru")
+    service = run(redis_server.url)
+    (line,) = lines(service, POLICY)
+    assert "[ERROR] sessions can be lost" in line
+    with service.client() as client:
+        for _ in range(3):
+            (warning,) = client.get("/v2/health/ready").expect()["warnings"]
+            assert POLICY in warning
+        redis_server.redis.config_set("maxmemory-policy", "noeviction")
+        assert client.get("/v2/health/ready").expect() == {"ready": True}
+        assert len(lines(service, POLICY)) == 1
+        assert len(lines(service, "noeviction again")) == 1
+        # After an outage, nobody need ask.
+        redis_server.kill()
+        problem(client.post("/v1/models/digits-rnn/sessions", {}), 503)
+        redis_server.start("--maxmemory-policy", "allkeys-lru")
+        eventually("the line that says so", lambda: len(lines(service, POLICY)) == 2)
+
+
+def test_a_policy_that_may_not_be_asked_for_is_no_warning(run: Run, redis_server: RedisServer) -> None:
+    redis_server.redis.config_set("maxmemory-policy", "allkeys-lru")
+    command(redis_server.redis, "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-@dangerous")
+    service = run(redis_server.url.replace("//", "//app:secret@"))
+    with service.client() as client:
+        for _ in range(3):
+            assert client.get("/v2/health/ready").expect() == {"ready": True}
+    assert lines(service, "[ERROR]") == []
+    denied = command(redis_server.redis, "ACL", "LOG")
+    assert sum(entry[entry.index(b"count") + 1] for entry in denied if b"info" in entry) <= 2

@@ -10,6 +10,7 @@ from carryover.errors import StoreUnavailableError
 
 log = logging.getLogger(__name__)
 
+NO_EVICTION = "noeviction"
 _ERROR = "Redis returned an error"
 _NO_PERMISSION = "Redis does not allow the service's credentials a command or key that a step needs"
 _REASONS: dict[type[Exception], str] = {
@@ -50,10 +51,14 @@ def unavailable(error: Exception) -> StoreUnavailableError:
 
 
 class StoreHealth:
-    """Whether the store works: `reason` says why not, and is None while it does."""
+    """Whether the store works: `reason` says why not, and is None while it does.
+
+    `warnings` say what may lose sessions though it works.
+    """
 
     def __init__(self) -> None:
         self.reason: str | None = None
+        self.warnings: tuple[str, ...] = ()
         self._since = 0.0
 
     def lost(self, error: Exception) -> None:
@@ -72,3 +77,16 @@ class StoreHealth:
         if self.reason is not None:
             log.info("sessions can be stored again, after %.1f s", time.monotonic() - self._since)
             self.reason = None
+
+    def found_policies(self, policies: set[str]) -> None:
+        """Note what the servers do when their memory is full, and log it if it is new and loses sessions."""
+        warnings = tuple(
+            f"Redis' maxmemory-policy is {policy}, expected noeviction: when its memory is full, it deletes sessions "
+            "without an error"
+            for policy in sorted(policies - {NO_EVICTION})
+        )
+        for warning in set(warnings) - set(self.warnings):
+            log.error("sessions can be lost: %s", warning)
+        if self.warnings and not warnings:
+            log.info("Redis' maxmemory-policy is %s again", NO_EVICTION)
+        self.warnings = warnings

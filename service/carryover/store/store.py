@@ -97,10 +97,11 @@ class Store:
         """
         self.health = health or StoreHealth()
         self._watches = self._watching = False
+        self._may_ask = True
         self._prefix = prefix
         self._keep = keep_responses * 1000
         self._topology = connect(url, timeout)
-        self._scripts = {name: _Script(name) for name in ("commit", "elect", "release", "sweep")}
+        self._scripts = {name: _Script(name) for name in ("commit", "elect", "policy", "release", "sweep")}
         self._sources = {script.sha: script.source for script in self._scripts.values()}
 
     def load(
@@ -182,6 +183,8 @@ class Store:
     def ping(self) -> None:
         """Check on every server that a step could be loaded and committed: run the same, for a key of no session.
 
+        What may lose sessions all the same is then in `health.warnings`.
+
         Raises:
             StoreUnavailableError: it could not.
 
@@ -201,7 +204,17 @@ class Store:
             deletions.append(("DEL", key, response))
         for each in (commands, deletions):
             _whole(self._run(each)[0])
+        self._check_policy(keys)
         self.health.restored()
+
+    def _check_policy(self, keys: Sequence[str]) -> None:
+        """Ask the servers of these keys whether they keep what they hold when their memory is full."""
+        if self._may_ask or self.health.reason is not None:
+            sha = self._scripts["policy"].sha
+            found = [reply.decode() for reply in _whole(self._run([("EVALSHA", sha, 1, key) for key in keys])[0])]
+            # Without the right to ask, every question would be an entry in the server's log of denied commands.
+            self._may_ask = all(found)
+            self.health.found_policies({policy for policy in found if policy})
 
     def watch(self) -> None:
         """From now on, look at a store that was lost until it works again: no request may come that would notice."""

@@ -29,4 +29,6 @@ def ready(engine: Engine, _: Inbound) -> Response:
     body = Ready(ready=True)
     if failures := engine.repository.failures:
         body["not_loaded"] = list(failures)
+    if warnings := engine.store.health.warnings:
+        body["warnings"] = list(warnings)
     return reply(body)
