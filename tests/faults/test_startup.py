@@ -65,6 +65,7 @@ SETTINGS: dict[str, tuple[dict[str, str], list[str]]] = {
     "redis-port": ({"REDIS_URL": "redis://localhost:port/0"}, ["REDIS_URL"]),
     "redis-option": ({"REDIS_URL": "redis://localhost?no_such_option=1"}, ["REDIS_URL", "no_such_option"]),
     "redis-database": ({"REDIS_URL": "redis://localhost/first"}, ["REDIS_URL", "first"]),
+    "redis-prefix": ({"REDIS_PREFIX": "a{b"}, ["REDIS_PREFIX=a{b"]),
     "bind-no-port": ({"BIND": "127.0.0.1:http"}, ["http"]),
     "data-dir": ({"DATA_DIR": "/proc/nothing"}, ["DATA_DIR", "/proc/nothing"]),
     "data-dir-read-only": ({"DATA_DIR": "/proc"}, ["/proc"]),

@@ -23,7 +23,8 @@ _CHECK_SECONDS = 5.0
 
 def create_store(configured: Settings, redis_url: str, health: StoreHealth | None = None) -> Store:
     """Return the store of the sessions in the Redis at `redis_url`."""
-    return Store(redis_url, configured.redis_timeout, configured.idempotency_ttl, health=health)
+    timeout, keep, prefix = configured.redis_timeout, configured.idempotency_ttl, configured.redis_prefix
+    return Store(redis_url, timeout, keep, prefix, health)
 
 
 def create_engine(configured: Settings, repository: Repository, redis_url: str) -> Engine:
