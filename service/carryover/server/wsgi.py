@@ -55,6 +55,11 @@ try:
     engine = create_engine(
         configured, Repository.load(configured.model_folders, trust_pt2=configured.trust_pt2), redis_url
     )
+    if embedded_valkey is not None:
+        valkey = embedded_valkey
+        engine.store.health.cause = lambda: (
+            "the embedded Valkey does not run; the service's log says why" if valkey.down else None
+        )
 except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Callable
 
 import redis
 from redis import exceptions
@@ -53,12 +54,14 @@ def unavailable(error: Exception) -> StoreUnavailableError:
 class StoreHealth:
     """Whether the store works: `reason` says why not, and is None while it does.
 
-    `warnings` say what may lose sessions though it works.
+    `warnings` say what may lose sessions though it works. `cause` says what is behind a failure, where whoever runs the
+    server knows more than its clients.
     """
 
     def __init__(self) -> None:
         self.reason: str | None = None
         self.warnings: tuple[str, ...] = ()
+        self.cause: Callable[[], str | None] = lambda: None
         self._since = 0.0
 
     def lost(self, error: Exception) -> None:

@@ -24,7 +24,9 @@ def ready(engine: Engine, _: Inbound) -> Response:
     try:
         engine.store.ping()
     except StoreUnavailableError as error:
-        unready = {**Ready(ready=False), **problems.problem(error)}
+        cause = engine.store.health.cause()
+        said = error if cause is None else StoreUnavailableError(cause)
+        unready = {**Ready(ready=False), **problems.problem(said)}
         return reply(unready, 503).with_headers(("Retry-After", str(error.retry_after)))
     body = Ready(ready=True)
     if failures := engine.repository.failures:
