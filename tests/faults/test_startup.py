@@ -65,6 +65,8 @@ SETTINGS: dict[str, tuple[dict[str, str], list[str]]] = {
     "redis-port": ({"REDIS_URL": "redis://localhost:port/0"}, ["REDIS_URL"]),
     "redis-option": ({"REDIS_URL": "redis://localhost?no_such_option=1"}, ["REDIS_URL", "no_such_option"]),
     "redis-database": ({"REDIS_URL": "redis://localhost/first"}, ["REDIS_URL", "first"]),
+    "redis-ca": ({"REDIS_URL": "rediss://localhost?ssl_ca_certs=/nowhere/ca.pem"}, ["REDIS_URL", "/nowhere/ca.pem"]),
+    "redis-cluster-option": ({"REDIS_URL": "redis+cluster://localhost?no_such=1"}, ["REDIS_URL", "no_such"]),
     "redis-prefix": ({"REDIS_PREFIX": "a{b"}, ["REDIS_PREFIX=a{b"]),
     "bind-no-port": ({"BIND": "127.0.0.1:http"}, ["http"]),
     "data-dir": ({"DATA_DIR": "/proc/nothing"}, ["DATA_DIR", "/proc/nothing"]),

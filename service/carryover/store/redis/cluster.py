@@ -3,14 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
+from inspect import signature
 from itertools import count
 from typing import Any
 
 import redis
 from redis import exceptions
-from redis.cluster import ClusterNode, RedisCluster
+from redis.cluster import REDIS_ALLOWED_KEYS, ClusterNode, RedisCluster
 from redis.crc import key_slot
 
+from carryover.store.redis import tls
 from carryover.store.redis.server import ERRORS, Server
 
 _LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
@@ -22,6 +24,22 @@ _ClusterNode: Any = ClusterNode  # redis-py has no types for it
 def client(hosts: list[tuple[str, int]], options: dict[str, Any]) -> Any:
     """Return a client of the cluster that any of these hosts belongs to; looks for its nodes now."""
     return RedisCluster(startup_nodes=[_ClusterNode(*host) for host in hosts], **options)
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Check the options of a cluster's URL, of which redis-py ignores those that it does not know.
+
+    Raises:
+        ValueError: there is no such option, it cannot be used in a cluster, or a file for TLS is missing.
+
+    """
+    known = {*REDIS_ALLOWED_KEYS, *signature(RedisCluster).parameters}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"there is no option {name!r}")
+    if options.get("db"):
+        raise ValueError("a cluster has no numbered databases; expected no option 'db'")
+    tls.check(options)
 
 
 class Cluster:

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import redis
 from redis import exceptions
 
+from carryover.store.redis import tls
+
 ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
 """Every way in which a server can fail."""
 LONG_IDLE = 1.0
@@ -117,14 +119,16 @@ def connect_one(client: Any) -> Server:
     """Return the server behind a redis-py client.
 
     Raises:
-        ValueError: redis-py has no such option. It accepts any option, and fails when it connects.
+        TypeError: redis-py has no such option; it would fail only when it connects.
+        ValueError: an option has an invalid value, or a file for TLS is missing.
 
     """
     pool = client.connection_pool
     try:
         pool.connection_class(**pool.connection_kwargs)
-    except TypeError as error:
-        raise ValueError(f"there is no option {str(error).rpartition(' ')[2]}") from None
+    except redis.RedisError as error:
+        raise ValueError(str(error)) from None
+    tls.check(pool.connection_kwargs)
     return Server(client)
 
 
