@@ -62,7 +62,7 @@ class Cluster:
         return list(groups.values())
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands, those for one node in one round trip; only redirected ones are sent again.
+        """Run commands, those for one node in one round trip, all nodes at once; only redirected ones are sent again.
 
         redis-py's own pipeline resends whatever broke or was late, one command at a time. But whether a commit may be
         sent twice is for the store to decide, and a node that hangs must not be waited for more than once.
@@ -75,8 +75,16 @@ class Cluster:
             return [error] * len(commands)
         replies: list[Any] = [None] * len(commands)
         lost = None
-        for name, positions in nodes.items():
-            found = self._server(name).run([commands[position] for position in positions])
+        servers = [self._server(name) for name in nodes]
+        if len(servers) > 1:
+            for server in servers:
+                server.ping_idle()
+        links = [
+            server.send([commands[position] for position in positions])
+            for server, positions in zip(servers, nodes.values(), strict=True)
+        ]
+        for (name, positions), server, link in zip(nodes.items(), servers, links, strict=True):
+            found = server.receive(link, len(positions))
             for position, reply in zip(positions, found, strict=True):
                 replies[position] = reply
             if isinstance(found[-1], _LOST):
