@@ -116,6 +116,20 @@ def test_a_start_without_redis_says_so(
     assert len(lines(service, LOST)) == 1
 
 
+def test_a_start_with_a_server_that_runs_no_scripts_says_so(run: Run) -> None:
+    server = RedisServer("--rename-command", "EVALSHA", "nothing").start()
+    try:
+        service = run(server.url)
+        assert "sessions are stored" not in service.out()
+        (line,) = lines(service, LOST)
+        assert "unknown command" in line
+        with service.client() as client:
+            assert client.get("/v2/health/ready").status == 503
+        assert len(lines(service, LOST)) == 1
+    finally:
+        server.end()
+
+
 def test_a_start_without_redis_is_over_when_redis_comes(run: Run) -> None:
     server = RedisServer()
     try:

@@ -39,7 +39,7 @@ def check_store() -> str | None:
     The connections are not those of the engine's store, which the workers would share after a fork.
     """
     try:
-        with gevent.Timeout(_CHECK_SECONDS, TimeoutError()):
+        with gevent.Timeout(_CHECK_SECONDS, TimeoutError(f"no response in {_CHECK_SECONDS:.0f} s")):
             create_store(configured, redis_url, engine.store.health).ping()
     except StoreUnavailableError:
         pass

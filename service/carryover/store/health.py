@@ -14,7 +14,7 @@ log = logging.getLogger(__name__)
 NO_EVICTION = "noeviction"
 _ERROR = "Redis returned an error"
 _NO_PERMISSION = "Redis does not allow the service's credentials a command or key that a step needs"
-_REASONS: dict[type[Exception], str] = {
+_REASONS: dict[type[BaseException], str] = {
     exceptions.AuthenticationError: "Redis rejects the service's credentials; check REDIS_URL",
     exceptions.NoPermissionError: _NO_PERMISSION,
     exceptions.ReadOnlyError: "Redis is a read-only replica",
@@ -37,7 +37,7 @@ _TEXTS = {
 """Errors for which redis-py has no class: how the server's text starts."""
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Return what the failure of a command means, for the client to read."""
     if type(error) is redis.ResponseError:
         return next((why for start, why in _TEXTS.items() if str(error).startswith(start)), _ERROR)
@@ -64,13 +64,14 @@ class StoreHealth:
         self.cause: Callable[[], str | None] = lambda: None
         self._since = 0.0
 
-    def lost(self, error: Exception) -> None:
+    def lost(self, error: BaseException, *, probe: bool = False) -> None:
         """Note that a command failed, and log that if the store worked until then.
 
-        What fails for one key only, such as a key that another program wrote, is no loss of the store.
+        What fails for one key only, such as a key that another program wrote, is no loss of the store; of a `probe`,
+        every failure is.
         """
         why = reason(error)
-        if self.reason is not None or why == _ERROR:
+        if self.reason is not None or (why == _ERROR and not probe):
             return
         self.reason, self._since = why, time.monotonic()
         log.error("sessions cannot be stored: %s (%s)", why, error)

@@ -189,6 +189,14 @@ class Store:
             StoreUnavailableError: it could not.
 
         """
+        try:
+            self._probe()
+        except StoreUnavailableError as error:
+            self._lost(error.__cause__ or error, probe=True)
+            raise
+        self.health.restored()
+
+    def _probe(self) -> None:
         token = token_hex(8)
         keys = self._again(lambda: self._topology.key_of_each(lambda tag: names.probe(self._prefix, tag, token)))
         commands: list[Command] = []
@@ -205,7 +213,6 @@ class Store:
         for each in (commands, deletions):
             _whole(self._run(each)[0])
         self._check_policy(keys)
-        self.health.restored()
 
     def _check_policy(self, keys: Sequence[str]) -> None:
         """Ask the servers of these keys whether they keep what they hold when their memory is full."""
@@ -222,8 +229,8 @@ class Store:
         if self.health.reason is not None:
             self._start_watching()
 
-    def _lost(self, error: Exception) -> None:
-        self.health.lost(error)
+    def _lost(self, error: BaseException, *, probe: bool = False) -> None:
+        self.health.lost(error, probe=probe)
         if self._watches and self.health.reason is not None:
             self._start_watching()
 
