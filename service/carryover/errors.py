@@ -96,6 +96,10 @@ class StoreUnavailableError(UnavailableError):
     """Redis does not answer, is read-only or is full."""
 
 
+class DamagedRecordError(StoreUnavailableError):
+    """A record in Redis is cut short, or of a format that this version of the service cannot read."""
+
+
 class CommitUnknownError(StoreUnavailableError):
     """The connection to Redis broke during a commit, which may have been made or not."""
 

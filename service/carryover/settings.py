@@ -23,6 +23,11 @@ class Settings(BaseSettings):
         default=None, description="The Redis or Valkey server; without it the service runs an embedded Valkey"
     )
     redis_timeout: float = Field(default=2.0, gt=0, le=3600, description="Seconds that Redis has to reply")
+    redis_prefix: str = Field(
+        default="carryover",
+        pattern=r"^[A-Za-z0-9._:-]{1,64}$",
+        description="What all keys in Redis start with: a server can be shared",
+    )
     data_dir: Path = Field(default=Path("data"), description="Folder of the embedded Valkey's data")
     model_repository: str = Field(default="checkpoints", description="Folder of models, or several separated by :")
     trust_pt2: bool = Field(

@@ -185,6 +185,31 @@ def test_a_record_that_is_not_the_services_is_no_traceback(place: Place, there: 
     place.redis.redis.delete(key)
 
 
+@pytest.mark.parametrize("length", [1, 20, HEADER_BYTES, HEADER_BYTES + 1, HEADER_BYTES + STATE_BYTES - 1])
+def test_a_record_that_is_cut_short_is_one_error_for_reads_and_steps(place: Place, there: Client, length: int) -> None:
+    name = f"cut-{length}"
+    address = there.create("digits-rnn", name)
+    there.step(address, [ROW])
+    key = place.key("digits-rnn", name)
+    record = place.redis.redis.get(key)
+    assert isinstance(record, bytes)
+    place.redis.redis.set(key, record[:length], px=DAY + 60_000)
+    sessions = "/v1/models/digits-rnn/sessions"
+    many = there.post(f"{sessions}:predict", {"sessions": {name: [ROW]}}).expect()["sessions"][name]
+    said = {
+        sentence(many, 503),
+        problem(there.get(address), 503),
+        problem(there.get(f"{address}/state"), 503),
+        problem(there.post(f"{address}:predict", {"instances": [ROW]}), 503),
+        problem(there.post(f"{address}:fork", {}), 503),
+    }
+    assert len(said) == 1
+    assert "damaged" in said.pop()
+    assert place.redis.redis.get(key) == record[:length]
+    if length >= HEADER_BYTES:
+        assert there.delete(address).status == 204
+
+
 def test_a_batch_takes_two_round_trips_however_many_sessions_it_steps(place: Place, there: Client) -> None:
     names = [there.create("digits-rnn").rpartition("/")[2] for _ in range(50)]
     place.redis.redis.config_resetstat()

@@ -47,10 +47,12 @@ class RedisServer:
         self._arguments = arguments
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> Self:
+    def start(self, *arguments: str) -> Self:
+        """Start it, with more arguments this time, and wait until it responds."""
         command = [
             str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
-            "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--logfile", "log", *self._arguments,
+            "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--logfile", "log",
+            *self._arguments, *arguments,
         ]  # fmt: skip
         self._process = subprocess.Popen(command)
         eventually("Redis", self._responds)

@@ -16,7 +16,7 @@ import torch
 
 from carryover.errors import StoreUnavailableError
 from carryover.store import Store
-from carryover.store.redis import LONG_IDLE
+from carryover.store.redis import LONG_IDLE, connect
 from tests.support.calls import REPLAYED, fresh, held, post, put_state, state
 from tests.support.client import Client, Response, problem, sentence
 from tests.support.proxy import Certificates, Proxy
@@ -186,6 +186,23 @@ def test_a_url_may_name_an_option_that_the_service_sets_too(form: str) -> None:
     address = form.format(f"127.0.0.1:{free_port()}")
     with pytest.raises(StoreUnavailableError, match="does not answer"):
         Store(f"{address}?socket_timeout=0.5", TIMEOUT, 60).ping()
+
+
+def test_the_nodes_of_a_cluster_are_asked_at_once(cluster: RedisCluster) -> None:
+    topology = connect(cluster.url, TIMEOUT)
+    keys = topology.key_of_each(lambda number: f"carryover:{{list{number}}}")
+    assert len(keys) == len(cluster.masters()) == 3
+    seconds = TIMEOUT / 2
+
+    def ask() -> float:
+        start = time.monotonic()
+        assert topology.run([("BLPOP", key, seconds) for key in keys]) == [None] * 3
+        return time.monotonic() - start
+
+    for _ in range(2):
+        assert seconds <= ask() < 2 * seconds
+        idle_since = time.monotonic()
+        eventually("idleness", lambda: time.monotonic() - idle_since > LONG_IDLE)  # noqa: B023 - called at once
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -89,3 +90,30 @@ def test_a_state_that_is_not_finite_is_seen(datatype: str, place: int, value: fl
     assert not finite
     assert layout.non_finite(before, after) == "a"
     assert layout.non_finite(after, after) is None
+
+
+@given(layout=layouts(), seed=st.integers(0, 2**32), grown=st.booleans(), data=st.data())
+@settings(deadline=None, max_examples=200)
+def test_a_state_that_is_cut_short_is_not_complete(
+    layout: tuple[list[StateBuffer], int], seed: int, grown: bool, data: st.DataObject
+) -> None:
+    buffers, _ = layout
+    tensors = [random_tensor(buffer, 1, seed + i) for i, buffer in enumerate(buffers)]
+    if grown:
+        tensors[-1] = torch.cat([tensors[-1][None]] * 2)
+    whole = Layout([StateBuffer(buffer.name, buffer.registered, None) for buffer in buffers])
+    (state,), _ = whole.split(tensors, 1)
+    assert whole.complete(state)
+    cut = state[: data.draw(st.integers(0, len(state) - 1))]
+    # Zeros that are cut to a few bytes, of a BOOL buffer, may be a table as well: that can be read.
+    if whole.complete(cut):
+        whole.join([cut])
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (4, 3)], ids=["as-registered", "grown"])
+def test_no_cut_of_a_state_is_complete(shape: tuple[int, int]) -> None:
+    whole = Layout([StateBuffer("buffer", Contents(Datatype.FP32, (2, 3)), None)])
+    (state,), _ = whole.split([torch.zeros(shape)], 1)
+    complete = [length for length in range(len(state) + 1) if whole.complete(state[:length])]
+    # A buffer that has grown and is cut to the length that it had at first is not distinguished from one that has not.
+    assert set(complete) - {whole.nbytes} == {len(state)} - {whole.nbytes}

@@ -3,7 +3,7 @@
 import time
 from dataclasses import dataclass
 
-from carryover.errors import CarryoverError, ForeignStateError, GoneError, NotFoundError
+from carryover.errors import CarryoverError, DamagedRecordError, ForeignStateError, GoneError, NotFoundError
 from carryover.runtime.repository import Model
 from carryover.runtime.version import ModelVersion
 from carryover.store import Record
@@ -45,11 +45,22 @@ def served_version(model: Model, session: str, record: Record, *, migrate: bool 
 
     Raises:
         ForeignStateError: its own is not served, and it may not migrate or its state would not fit.
+        DamagedRecordError: its state was cut short.
 
     """
     version = model.of_fingerprint(record.fingerprint)
-    if version is not None:
-        return version
+    if version is None:
+        version = _migrated(model, session, record, migrate=migrate)
+    layout = version.layout
+    if len(record.state) != layout.nbytes and not layout.complete(record.state):
+        raise DamagedRecordError(
+            f"the record of session {session!r} of model {model.name!r} in Redis is damaged: its state of "
+            f"{len(record.state)} bytes is cut short or has changed; the session can be deleted, not continued"
+        )
+    return version
+
+
+def _migrated(model: Model, session: str, record: Record, *, migrate: bool) -> ModelVersion:
     default = model.default
     fits = record.layout == default.layout_fingerprint
     if migrate and fits:

@@ -59,6 +59,22 @@ class Layout:
         self.nbytes = sum(contents.nbytes for contents in self._registered if contents)
         self.batched = bool(buffers) and all(buffer.batch_dim is not None for buffer in buffers)
 
+    def complete(self, state: bytes) -> bool:
+        """Whether a session's bytes are all there: as many as their table, or the registered shapes, say."""
+        if len(state) == self.nbytes:
+            return True
+        try:
+            contents, start = self._table(state)
+        except (IndexError, struct.error):
+            return False
+        if any(
+            registered and (held is None or held.datatype is not registered.datatype)
+            for held, registered in zip(contents, self._registered, strict=True)
+        ):
+            return False
+        width = start + sum(held.nbytes for held in contents if held)
+        return len(state) == width + (width == self.nbytes)
+
     def contents(self, state: bytes) -> tuple[Contents | None, ...]:
         """Return what each buffer holds in a session."""
         return self._table(state)[0]

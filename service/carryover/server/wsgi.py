@@ -2,35 +2,64 @@
 
 import sys
 
+import gevent
 import torch
 
 from carryover import settings
 from carryover.api.application import create_app
 from carryover.engine import Engine, Limits
-from carryover.errors import ConfigurationError
+from carryover.errors import ConfigurationError, StoreUnavailableError
 from carryover.runtime.repository import Repository
 from carryover.server.embedded_valkey import EmbeddedValkey
 from carryover.settings import Settings
-from carryover.store import Store
+from carryover.store import Store, StoreHealth
 
 # One thread in the process that the workers are forked from: a thread pool does not survive a fork.
 torch.set_num_threads(1)
+
+_CHECK_SECONDS = 5.0
+"""How long the start waits for Redis, whatever REDIS_TIMEOUT is."""
+
+
+def create_store(configured: Settings, redis_url: str, health: StoreHealth | None = None) -> Store:
+    """Return the store of the sessions in the Redis at `redis_url`."""
+    timeout, keep, prefix = configured.redis_timeout, configured.idempotency_ttl, configured.redis_prefix
+    return Store(redis_url, timeout, keep, prefix, health)
 
 
 def create_engine(configured: Settings, repository: Repository, redis_url: str) -> Engine:
     """Return the engine: the models of `repository`, with their sessions in the Redis at `redis_url`."""
     limits = Limits(configured.max_batch, configured.max_queue, configured.session_ttl, configured.max_state_bytes)
-    return Engine(repository, Store(redis_url, configured.redis_timeout, configured.idempotency_ttl), limits)
+    return Engine(repository, create_store(configured, redis_url), limits)
+
+
+def check_store() -> str | None:
+    """Return why sessions cannot be stored now, None where they can; also logged, and known to the workers.
+
+    The connections are not those of the engine's store, which the workers would share after a fork.
+    """
+    try:
+        with gevent.Timeout(_CHECK_SECONDS, TimeoutError(f"no response in {_CHECK_SECONDS:.0f} s")):
+            create_store(configured, redis_url, engine.store.health).ping()
+    except StoreUnavailableError:
+        pass
+    except TimeoutError as error:
+        engine.store.health.lost(error)
+    return engine.store.health.reason
 
 
 try:
     configured = settings.read()
     embedded_valkey = None if configured.redis_url else EmbeddedValkey(configured.data_dir)
+    redis_url = embedded_valkey.url if embedded_valkey else str(configured.redis_url)
     engine = create_engine(
-        configured,
-        Repository.load(configured.model_folders, trust_pt2=configured.trust_pt2),
-        embedded_valkey.url if embedded_valkey else str(configured.redis_url),
+        configured, Repository.load(configured.model_folders, trust_pt2=configured.trust_pt2), redis_url
     )
+    if embedded_valkey is not None:
+        valkey = embedded_valkey
+        engine.store.health.cause = lambda: (
+            "the embedded Valkey does not run; the service's log says why" if valkey.down else None
+        )
 except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 

@@ -1,7 +1,8 @@
 """Sessions in Redis: bytes, steps and expiry. Knows neither HTTP nor torch."""
 
+from carryover.store.health import StoreHealth
 from carryover.store.record import Record
 from carryover.store.responses import IdempotencyKey
 from carryover.store.store import Commit, Outcome, Store
 
-__all__ = ["Commit", "IdempotencyKey", "Outcome", "Record", "Store"]
+__all__ = ["Commit", "IdempotencyKey", "Outcome", "Record", "Store", "StoreHealth"]

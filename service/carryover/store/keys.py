@@ -22,6 +22,11 @@ def office(prefix: str, name: str) -> str:
     return f"{prefix}:{name}"
 
 
+def probe(prefix: str, tag: int, token: str) -> str:
+    """Return a key that is no session's, to try out what a step does; it shares the slot of its `tag`."""
+    return f"{prefix}:{{probe{tag}}}:{token}"
+
+
 def sessions_pattern(prefix: str) -> str:
     """Return the pattern that matches the keys of all sessions and responses, and no others."""
     return f"{prefix}:{{*"

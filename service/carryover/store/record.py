@@ -24,7 +24,7 @@ import struct
 import time
 from dataclasses import dataclass
 
-from carryover.errors import StoreUnavailableError
+from carryover.errors import DamagedRecordError
 
 _HEADER = struct.Struct("<BQQQI8s8s")
 _TOMBSTONE = struct.Struct("<BQ")
@@ -32,6 +32,7 @@ HEADER_BYTES = _HEADER.size
 SESSION = 1
 EXPIRED = 2
 TOMBSTONE = 0
+_KINDS = (bytes((SESSION,)), bytes((EXPIRED,)))
 GRACE = 24 * 3600 * 1000
 """How long the end of an expired or deleted session is remembered, in milliseconds."""
 
@@ -95,13 +96,17 @@ def parse(data: bytes, remaining: int = 1) -> Record:
     """Read what a key holds.
 
     Raises:
-        StoreUnavailableError: it is none of the formats above.
+        DamagedRecordError: it is none of the formats above, or cut short.
 
     """
     if data[:1] == bytes((TOMBSTONE,)):
         return Record(0, 0, 0, b"", b"", b"", TOMBSTONE, data, 0)
-    if len(data) < HEADER_BYTES or data[0] not in (SESSION, EXPIRED):
-        raise StoreUnavailableError("a record in Redis is of a format that this version of the service cannot read")
+    if data[:1] not in _KINDS:
+        raise DamagedRecordError("a record in Redis is of a format that this version of the service cannot read")
+    if len(data) < HEADER_BYTES:
+        raise DamagedRecordError(
+            f"a record in Redis is damaged: it has {len(data)} bytes, expected at least {HEADER_BYTES}"
+        )
     kind, _, step, created, ttl, fingerprint, layout = _HEADER.unpack_from(data)
     header, state = data[:HEADER_BYTES], data[HEADER_BYTES:]
     return Record(step, created, ttl, fingerprint, layout, state, kind, header, remaining)

@@ -1,10 +1,13 @@
 """The store: sessions by key, read together and committed together."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from enum import IntEnum
 from hashlib import sha1
 from importlib.resources import files
+from secrets import token_hex
 from typing import Any, Protocol, TypeVar
 
 import redis
@@ -12,6 +15,7 @@ from redis import exceptions
 
 from carryover.errors import CommitUnknownError, StoreUnavailableError
 from carryover.store import keys as names
+from carryover.store.health import StoreHealth, reason, unavailable
 from carryover.store.record import GRACE, SESSION, Record, parse, tombstone
 from carryover.store.redis import ERRORS, connect
 from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey
@@ -21,6 +25,10 @@ Command = tuple[Any, ...]
 
 _PAUSES = (0.02, 0.05, 0.2)
 """Seconds before each new try after a broken connection."""
+WATCH_SECONDS = 1.0
+"""Between two looks at a store that was lost."""
+PROBE_MILLISECONDS = 1000
+"""How long a probe lasts at most; it is deleted as soon as it is written."""
 _TO_REPEAT = (redis.ConnectionError, exceptions.NoScriptError)
 
 
@@ -75,12 +83,25 @@ class Store:
     StoreUnavailableError. Keys are `<model>/<name>`.
     """
 
-    def __init__(self, url: str, timeout: float, keep_responses: int, prefix: str = "carryover") -> None:
-        """`timeout` is that of one attempt to connect, and of one answer; it and `keep_responses` are in seconds."""
+    def __init__(
+        self,
+        url: str,
+        timeout: float,
+        keep_responses: int,
+        prefix: str = "carryover",
+        health: StoreHealth | None = None,
+    ) -> None:
+        """`timeout` is that of one attempt to connect, and of one reply; it and `keep_responses` are in seconds.
+
+        Stores that are used one after another share `health`.
+        """
+        self.health = health or StoreHealth()
+        self._watches = self._watching = False
+        self._may_ask = True
         self._prefix = prefix
         self._keep = keep_responses * 1000
         self._topology = connect(url, timeout)
-        self._scripts = {name: _Script(name) for name in ("commit", "release", "sweep")}
+        self._scripts = {name: _Script(name) for name in ("commit", "elect", "policy", "release", "sweep")}
         self._sources = {script.sha: script.source for script in self._scripts.values()}
 
     def load(
@@ -104,9 +125,9 @@ class Store:
             commands.append(("SET", place, idempotency_key.lock(), "NX", "GET", "PX", LOCK_MILLISECONDS))
         commands += [("PTTL", places[position]) for position in expiring]
         replies, again = self._run(commands)
-        for number, reply in enumerate(replies):
-            if isinstance(reply, Exception):
-                replies[number] = StoreUnavailableError(_reason(reply))
+        failed = [number for number, reply in enumerate(replies) if isinstance(reply, Exception)]
+        if failed:
+            self._read_unlocked(commands, replies, failed)
         found: list[Record | StoreUnavailableError | None] = [None] * len(keys)
         for group, values in zip(groups, replies, strict=False):
             for number, i in enumerate(group):
@@ -150,7 +171,7 @@ class Store:
             unsure = number in again
             if isinstance(reply, Exception):
                 unsure = unsure or isinstance(reply, (redis.ConnectionError, redis.TimeoutError))
-                error = (CommitUnknownError if unsure else StoreUnavailableError)(_reason(reply))
+                error = CommitUnknownError(reason(reply)) if unsure else unavailable(reply)
                 for i in group:
                     outcomes[i] = error
             else:
@@ -160,12 +181,77 @@ class Store:
         return outcomes
 
     def ping(self) -> None:
-        """Ask whether Redis answers and takes writes."""
-        self._again(self._topology.check)
+        """Check on every server that a step could be loaded and committed: run the same, for a key of no session.
+
+        What may lose sessions all the same is then in `health.warnings`.
+
+        Raises:
+            StoreUnavailableError: it could not.
+
+        """
+        try:
+            self._probe()
+        except StoreUnavailableError as error:
+            self._lost(error.__cause__ or error, probe=True)
+            raise
+        self.health.restored()
+
+    def _probe(self) -> None:
+        token = token_hex(8)
+        keys = self._again(lambda: self._topology.key_of_each(lambda tag: names.probe(self._prefix, tag, token)))
+        commands: list[Command] = []
+        deletions: list[Command] = []
+        for key in keys:
+            response = f"{key}:response"
+            write = (GRACE, PROBE_MILLISECONDS, 0, b"", b"\2" + token.encode(), PROBE_MILLISECONDS, 1, b"\1")
+            commands += [
+                ("MGET", key),
+                ("PTTL", key),
+                ("EVALSHA", self._scripts["commit"].sha, 2, key, response, *write),
+            ]
+            deletions.append(("DEL", key, response))
+        for each in (commands, deletions):
+            _whole(self._run(each)[0])
+        self._check_policy(keys)
+
+    def _check_policy(self, keys: Sequence[str]) -> None:
+        """Ask the servers of these keys whether they keep what they hold when their memory is full."""
+        if self._may_ask or self.health.reason is not None:
+            sha = self._scripts["policy"].sha
+            found = [reply.decode() for reply in _whole(self._run([("EVALSHA", sha, 1, key) for key in keys])[0])]
+            # Without the right to ask, every question would be an entry in the server's log of denied commands.
+            self._may_ask = all(found)
+            self.health.found_policies({policy for policy in found if policy})
+
+    def watch(self) -> None:
+        """From now on, look at a store that was lost until it works again: no request may come that would notice."""
+        self._watches = True
+        if self.health.reason is not None:
+            self._start_watching()
+
+    def _lost(self, error: BaseException, *, probe: bool = False) -> None:
+        self.health.lost(error, probe=probe)
+        if self._watches and self.health.reason is not None:
+            self._start_watching()
+
+    def _start_watching(self) -> None:
+        if not self._watching:
+            self._watching = True
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def _watch(self) -> None:
+        try:
+            while self.health.reason is not None:
+                time.sleep(WATCH_SECONDS)
+                with suppress(StoreUnavailableError):
+                    self.ping()
+        finally:
+            self._watching = False
 
     def elect(self, office: str, seconds: float) -> bool:
         """Return whether this process is the one among all that holds an office for the next seconds."""
-        command = ("SET", names.office(self._prefix, office), b"1", "NX", "PX", int(seconds * 1000))
+        sha, key = self._scripts["elect"].sha, names.office(self._prefix, office)
+        command = ("EVALSHA", sha, 1, key, int(seconds * 1000))
         return bool(_whole(self._run([command])[0])[0])
 
     def pages(self, size: int) -> Iterator[list[bytes]]:
@@ -204,6 +290,21 @@ class Store:
                 arguments.append(idempotency_key.stored(response))
         return ("EVALSHA", self._scripts["commit"].sha, len(keys), *keys, *arguments)
 
+    def _read_unlocked(self, commands: list[Command], replies: list[Any], failed: list[int]) -> None:
+        """Put errors for the client among the replies, and read under the keys that a full server cannot lock.
+
+        A lock only saves work. Without it, what frees memory is carried out: a session with a key can be deleted.
+        """
+        unlocked = [
+            i for i in failed if commands[i][0] == "SET" and isinstance(replies[i], exceptions.OutOfMemoryError)
+        ]
+        read = self._run([("GET", commands[i][1]) for i in unlocked])[0] if unlocked else ()
+        for i, reply in zip(unlocked, read, strict=True):
+            replies[i] = reply
+        for i in failed:
+            if isinstance(replies[i], Exception):
+                replies[i] = unavailable(replies[i])
+
     def _response_key(self, key: str, idempotency_key: IdempotencyKey) -> str:
         return names.response(self._prefix, key, idempotency_key.name)
 
@@ -215,11 +316,13 @@ class Store:
             except redis.ConnectionError:
                 time.sleep(pause)
             except ERRORS as error:
-                raise StoreUnavailableError(_reason(error)) from error
+                self._lost(error)
+                raise unavailable(error) from error
         try:
             return call()
         except ERRORS as error:
-            raise StoreUnavailableError(_reason(error)) from error
+            self._lost(error)
+            raise unavailable(error) from error
 
     def _run(self, commands: list[Command]) -> tuple[list[Any], set[int]]:
         """Run commands; those whose connection broke, again, which the scripts allow.
@@ -231,7 +334,10 @@ class Store:
         replies = self._topology.run(commands)
         again: set[int] = set()
         for pause in _PAUSES:
-            failed = [i for i, reply in enumerate(replies) if isinstance(reply, _TO_REPEAT)]
+            errors = [i for i, reply in enumerate(replies) if isinstance(reply, Exception)]
+            if not errors:
+                return replies, again
+            failed = [i for i in errors if isinstance(replies[i], _TO_REPEAT)]
             if not failed:
                 break
             if broken := [i for i in failed if isinstance(replies[i], redis.ConnectionError)]:
@@ -240,6 +346,9 @@ class Store:
             repeated = self._topology.run([self._in_full(commands[i], replies[i]) for i in failed])
             for i, reply in zip(failed, repeated, strict=True):
                 replies[i] = reply
+        for reply in replies:
+            if isinstance(reply, Exception):
+                self._lost(reply)
         return replies, again
 
     def _in_full(self, command: Command, reply: Exception) -> Command:
@@ -271,23 +380,5 @@ def _whole(replies: list[Any]) -> list[Any]:
     """The replies; raises the first error among them."""
     for reply in replies:
         if isinstance(reply, Exception):
-            raise StoreUnavailableError(_reason(reply)) from reply
+            raise unavailable(reply)
     return replies
-
-
-_REASONS: dict[type[Exception], str] = {
-    exceptions.AuthenticationError: "Redis rejects the service's credentials; check REDIS_URL",
-    exceptions.NoPermissionError: "Redis rejects the service's credentials; check REDIS_URL",
-    exceptions.ReadOnlyError: "Redis is a read-only replica",
-    exceptions.OutOfMemoryError: "Redis is full",
-    exceptions.BusyLoadingError: "Redis is loading its data",
-    exceptions.TimeoutError: "Redis does not answer in time",
-    exceptions.ConnectionError: "Redis does not answer",
-    OSError: "Redis does not answer",
-    exceptions.RedisClusterException: "Redis Cluster does not answer, or not for all slots",
-    Exception: "Redis returned an error",
-}
-
-
-def _reason(error: Exception) -> str:
-    return next(_REASONS[cls] for cls in type(error).__mro__ if cls in _REASONS)

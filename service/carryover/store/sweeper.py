@@ -7,6 +7,7 @@ a session has expired follows from the TTL of its key.
 
 import logging
 import time
+from contextlib import suppress
 
 from carryover.errors import StoreUnavailableError
 from carryover.store.store import Store
@@ -23,6 +24,8 @@ def sweep_forever(store: Store, interval: float = INTERVAL) -> None:
     """Sweep every `interval` seconds; never returns."""
     while True:
         time.sleep(interval)
+        with suppress(StoreUnavailableError):
+            store.ping()  # no request may come that would notice an outage or another maxmemory-policy
         try:
             if store.elect("sweeper", interval):
                 sweep(store)

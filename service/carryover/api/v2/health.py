@@ -24,9 +24,13 @@ def ready(engine: Engine, _: Inbound) -> Response:
     try:
         engine.store.ping()
     except StoreUnavailableError as error:
-        unready = NotReady(**problems.problem(error), ready=False)
+        cause = engine.store.health.cause()
+        said = error if cause is None else StoreUnavailableError(cause)
+        unready = NotReady(**problems.problem(said), ready=False)
         return reply(unready, 503).with_headers(("Retry-After", str(error.retry_after)))
     ready = Ready(ready=True)
     if failures := engine.repository.failures:
         ready["not_loaded"] = list(failures)
+    if warnings := engine.store.health.warnings:
+        ready["warnings"] = list(warnings)
     return reply(ready)

@@ -111,10 +111,14 @@ class Live(TypedDict):
 
 
 class Ready(TypedDict):
-    """Whether the service can take steps; `not_loaded` says what is wrong with models that are not served."""
+    """Whether the service can take steps.
+
+    `not_loaded` says what is wrong with models that are not served, `warnings` what may lose sessions.
+    """
 
     ready: bool
     not_loaded: NotRequired[list[str]]
+    warnings: NotRequired[list[str]]
 
 
 class NotReady(Problem):

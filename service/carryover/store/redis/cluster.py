@@ -3,13 +3,16 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
+from inspect import signature
+from itertools import count
 from typing import Any
 
 import redis
 from redis import exceptions
-from redis.cluster import ClusterNode, RedisCluster
+from redis.cluster import REDIS_ALLOWED_KEYS, ClusterNode, RedisCluster
 from redis.crc import key_slot
 
+from carryover.store.redis import tls
 from carryover.store.redis.server import ERRORS, Server
 
 _LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
@@ -21,6 +24,22 @@ _ClusterNode: Any = ClusterNode  # redis-py has no types for it
 def client(hosts: list[tuple[str, int]], options: dict[str, Any]) -> Any:
     """Return a client of the cluster that any of these hosts belongs to; looks for its nodes now."""
     return RedisCluster(startup_nodes=[_ClusterNode(*host) for host in hosts], **options)
+
+
+def check_options(options: dict[str, Any]) -> None:
+    """Check the options of a cluster's URL, of which redis-py ignores those that it does not know.
+
+    Raises:
+        ValueError: there is no such option, it cannot be used in a cluster, or a file for TLS is missing.
+
+    """
+    known = {*REDIS_ALLOWED_KEYS, *signature(RedisCluster).parameters}
+    for name in options:
+        if name not in known:
+            raise ValueError(f"there is no option {name!r}")
+    if options.get("db"):
+        raise ValueError("a cluster has no numbered databases; expected no option 'db'")
+    tls.check(options)
 
 
 class Cluster:
@@ -43,7 +62,7 @@ class Cluster:
         return list(groups.values())
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands, those for one node in one round trip; only redirected ones are sent again.
+        """Run commands, those for one node in one round trip, all nodes at once; only redirected ones are sent again.
 
         redis-py's own pipeline resends whatever broke or was late, one command at a time. But whether a commit may be
         sent twice is for the store to decide, and a node that hangs must not be waited for more than once.
@@ -56,8 +75,16 @@ class Cluster:
             return [error] * len(commands)
         replies: list[Any] = [None] * len(commands)
         lost = None
-        for name, positions in nodes.items():
-            found = self._server(name).run([commands[position] for position in positions])
+        servers = [self._server(name) for name in nodes]
+        if len(servers) > 1:
+            for server in servers:
+                server.ping_idle()
+        links = [
+            server.send([commands[position] for position in positions])
+            for server, positions in zip(servers, nodes.values(), strict=True)
+        ]
+        for (name, positions), server, link in zip(nodes.items(), servers, links, strict=True):
+            found = server.receive(link, len(positions))
             for position, reply in zip(positions, found, strict=True):
                 replies[position] = reply
             if isinstance(found[-1], _LOST):
@@ -91,9 +118,16 @@ class Cluster:
         keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
         return keys
 
-    def check(self) -> None:
-        """Ping every master."""
-        self._client.ping(target_nodes=RedisCluster.PRIMARIES)
+    def key_of_each(self, key: Callable[[int], str]) -> list[str]:
+        """Return keys until every master that has slots has one."""
+        masters = {nodes[0].name for nodes in self._client.nodes_manager.slots_cache.values()}
+        keys: dict[str, str] = {}
+        for number in count():
+            if len(keys) == len(masters):
+                break
+            each = key(number)
+            keys.setdefault(self._client.get_node_from_key(each).name, each)
+        return list(keys.values())
 
 
 def _options(command: tuple[Any, ...]) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import redis
 from redis import exceptions
+
+from carryover.store.redis import tls
 
 ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
 """Every way in which a server can fail."""
@@ -27,8 +29,8 @@ class Topology(Protocol):
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match, asking for about `count` at a time."""
 
-    def check(self) -> None:
-        """Raise unless the servers respond and accept writes."""
+    def key_of_each(self, key: Callable[[int], str]) -> list[str]:
+        """Return one key for each server that accepts writes, of those that `key` returns for 0, 1, 2 and so on."""
 
 
 class Server:
@@ -46,22 +48,47 @@ class Server:
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands over one connection."""
+        return self.receive(self.send(commands), len(commands))
+
+    def ping_idle(self) -> None:
+        """Start to probe the connection that is used next, if it was long unused: `send` waits for the response."""
+        if self._idle and time.monotonic() - self._idle[-1].used > LONG_IDLE:
+            link = self._idle.pop()
+            try:
+                link.connection.send_command("PING", check_health=False)
+                link.pinged = True
+            except ERRORS:
+                self._disconnect(link)
+            self._idle.append(link)
+
+    def send(self, commands: Sequence[tuple[Any, ...]]) -> "_Link":
+        """Send commands over one connection, whose replies `receive` reads; until then nobody else uses it."""
         link = self._idle.pop() if self._idle else _Link(self._connection())
         connection = link.connection
-        replies: list[Any] = []
         try:
             if time.monotonic() - link.used > LONG_IDLE:
                 self._probe(link)
             connection.connect()  # does nothing if it is connected; with Sentinel, this asks for the master
             connection.send_packed_command(connection.pack_commands(commands), check_health=False)
-            for _ in commands:
+        except ERRORS as error:
+            link.error = error
+        return link
+
+    def receive(self, link: "_Link", count: int) -> list[Any]:
+        """Read the replies to as many commands; where sending or reading fails, the rest of them are the error."""
+        connection, error, link.error = link.connection, link.error, None
+        replies: list[Any] = []
+        try:
+            if error is not None:
+                raise error
+            for _ in range(count):
                 replies.append(_reply(connection))  # noqa: PERF401 - those that came before an error are kept
         except BaseException as error:
             # If one connection broke, the others are probably broken too, or lead to a former master.
             self._disconnect(link)
             if not isinstance(error, ERRORS):
                 raise
-            replies += [error] * (len(commands) - len(replies))
+            replies += [error] * (count - len(replies))
         else:
             link.used = time.monotonic()
         finally:
@@ -76,10 +103,12 @@ class Server:
         """
         connection = link.connection
         try:
-            connection.send_command("PING", check_health=False)
+            if not link.pinged:
+                connection.send_command("PING", check_health=False)
             responds = connection.can_read(connection.socket_timeout / 2)
         except ERRORS:
             responds = False
+        link.pinged = False
         if responds:
             _reply(connection)
         else:
@@ -88,7 +117,7 @@ class Server:
     def _disconnect(self, link: "_Link") -> None:
         for each in (link, *self._idle):
             each.connection.disconnect()
-            each.used = math.inf
+            each.used, each.pinged = math.inf, False
 
     def _connection(self) -> Any:
         # Not taken from the pool, which counts every connection ever made and stops at a hundred.
@@ -100,32 +129,38 @@ class Server:
         keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)
         return keys
 
-    def check(self) -> None:
-        """Ask the server for its role: a replica does not accept writes."""
-        if self._client.info("replication").get("role") != "master":
-            raise redis.ReadOnlyError
+    def key_of_each(self, key: Callable[[int], str]) -> list[str]:
+        """Return the first key."""
+        return [key(0)]
 
 
 @dataclass(slots=True)
 class _Link:
-    """A connection and when it was last `used`, in seconds of `time.monotonic`; infinity while it is not connected."""
+    """A connection and when it was last `used`, in seconds of `time.monotonic`; infinity while it is not connected.
+
+    `pinged` says that the response to a PING is awaited, `error` why sending failed.
+    """
 
     connection: Any
     used: float = math.inf
+    pinged: bool = False
+    error: Exception | None = None
 
 
 def connect_one(client: Any) -> Server:
     """Return the server behind a redis-py client.
 
     Raises:
-        ValueError: redis-py has no such option. It accepts any option, and fails when it connects.
+        TypeError: redis-py has no such option; it would fail only when it connects.
+        ValueError: an option has an invalid value, or a file for TLS is missing.
 
     """
     pool = client.connection_pool
     try:
         pool.connection_class(**pool.connection_kwargs)
-    except TypeError as error:
-        raise ValueError(f"there is no option {str(error).rpartition(' ')[2]}") from None
+    except redis.RedisError as error:
+        raise ValueError(str(error)) from None
+    tls.check(pool.connection_kwargs)
     return Server(client)
 
 

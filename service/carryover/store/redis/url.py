@@ -55,7 +55,10 @@ def connect(url: str, timeout: float) -> Topology:
                 return connect_one(sentinel.master(hosts, path, given, options))
             case "cluster":
                 hosts, given = _parse(kind, rest)
+                cluster.check_options(given)
                 return Cluster(lambda: cluster.client(hosts, options | given))
+    except TypeError as error:  # redis-py's, which names the argument last
+        raise ConfigurationError(f"REDIS_URL: there is no option {str(error).rpartition(' ')[2]}") from None
     except ValueError as error:
         raise ConfigurationError(f"REDIS_URL: {error}") from None
     raise ConfigurationError(f"REDIS_URL: {scheme}:// is none of redis, rediss, unix, redis+sentinel, redis+cluster")

@@ -31,6 +31,9 @@ local function commit(session, live, expected, record, expiry, responses)
     local found = redis.call('GET', KEYS[k + i])
     if found and string.byte(found) == 1 then return 0 end
   end
+  -- After a script's first write, Redis does not check whether its memory is full: this is how a session can be deleted
+  -- then, which frees memory.
+  if string.byte(record) == 0 then redis.call('DEL', session) end
   redis.call('SET', session, record, 'PX', expiry)
   for i = 0, responses - 1 do
     redis.call('SET', KEYS[k + i], ARGV[a + i], 'PX', keep)

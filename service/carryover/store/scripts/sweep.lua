@@ -8,10 +8,15 @@ local HEADER = 45
 local dropped = 0
 for _, key in ipairs(KEYS) do
   -- The key of a session ends with its hash tag; that of a response goes on.
-  if string.sub(key, -1) == '}' and redis.call('GETRANGE', key, 0, 0) == '\1'
-    and redis.call('PTTL', key) <= tonumber(ARGV[1]) and redis.call('STRLEN', key) >= HEADER then
-    redis.call('SET', key, '\2' .. redis.call('GETRANGE', key, 1, HEADER - 1), 'KEEPTTL')
-    dropped = dropped + 1
+  if string.sub(key, -1) == '}' and redis.call('GETRANGE', key, 0, 0) == '\1' then
+    local left = redis.call('PTTL', key)
+    if left > 0 and left <= tonumber(ARGV[1]) and redis.call('STRLEN', key) >= HEADER then
+      local header = redis.call('GETRANGE', key, 1, HEADER - 1)
+      -- Deleted first: after a script's first write, Redis does not check whether its memory is full.
+      redis.call('DEL', key)
+      redis.call('SET', key, '\2' .. header, 'PX', left)
+      dropped = dropped + 1
+    end
   end
 end
 return dropped

@@ -1,0 +1,184 @@
+"""The log and the banner are true about Redis: an outage is one line when it starts and one when it is over."""
+
+import re
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import problem
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.service import Service
+from tests.support.topologies import command
+from tests.support.waiting import eventually
+
+ROW = [1, 2, 3, 4, 5, 6, 7, 8]
+LOST, BACK = "sessions cannot be stored", "sessions can be stored again"
+Run = Callable[..., Service]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Iterator[Run]:
+    """Starts a service, which need not get ready."""
+    services: list[Service] = []
+
+    def start(url: str, **settings: str | int) -> Service:
+        given: dict[str, str | int] = {"WORKERS": 1, "REDIS_TIMEOUT": "0.5", "REDIS_URL": url, **settings}
+        services.append(Service(tmp_path / str(len(services)), **given))
+        services[-1].launch()
+        services[-1].listen()
+        return services[-1]
+
+    yield start
+    for service in services:
+        service.end()
+
+
+def lines(service: Service, words: str) -> list[str]:
+    return [line for line in service.err().splitlines() if words in line]
+
+
+@pytest.mark.parametrize("lose", ["kill", "stop"])
+def test_an_outage_is_one_error_and_its_end_one_line(run: Run, redis_server: RedisServer, lose: str) -> None:
+    service = run(redis_server.url)
+    with service.client() as client:
+        address = client.create("digits-rnn")
+        assert lines(service, LOST) == []
+        if lose == "kill":
+            redis_server.kill()
+        else:
+            redis_server.signal(signal.SIGSTOP)
+        for _ in range(5):
+            problem(client.post(f"{address}:predict", {"instances": [ROW]}), 503)
+        assert client.get("/v2/health/ready").status == 503
+        (line,) = lines(service, LOST)
+        assert "[ERROR]" in line
+        assert "Redis does not answer" in line
+        if lose == "kill":
+            redis_server.start()
+        else:
+            redis_server.signal(signal.SIGCONT)
+        # Nothing is asked of the service meanwhile.
+        (line,) = eventually("the line that says so", lambda: lines(service, BACK))
+        assert "[INFO]" in line
+        client.step(address, [ROW])
+    assert len(lines(service, LOST)) == len(lines(service, BACK)) == 1
+
+
+def test_what_is_wrong_with_one_key_is_no_outage(run: Run, redis_server: RedisServer) -> None:
+    service = run(redis_server.url)
+    redis_server.redis.hset("carryover:{digits-rnn/other}", "a", "b")
+    with service.client() as client:
+        problem(client.get("/v1/models/digits-rnn/sessions/other"), 503)
+    assert lines(service, LOST) == []
+
+
+def test_a_connection_that_breaks_and_is_made_again_is_no_outage(run: Run, redis_server: RedisServer) -> None:
+    service = run(redis_server.url)
+    with service.client() as client:
+        address = client.create("digits-rnn")
+        for _ in range(3):
+            redis_server.redis.client_kill_filter(_type="normal", skipme=True)
+            client.step(address, [ROW])
+    assert lines(service, LOST) == []
+
+
+def wrong_port(_: RedisServer) -> tuple[str, str]:
+    return f"redis://127.0.0.1:{free_port()}/0", "Redis does not answer"
+
+
+def wrong_password(server: RedisServer) -> tuple[str, str]:
+    command(server.redis, "ACL", "SETUSER", "carryover", "on", ">right", "~*", "&*", "+@all")
+    return f"redis://carryover:wrong@127.0.0.1:{server.port}/0", "Redis rejects the service's credentials"
+
+
+def replica(server: RedisServer) -> tuple[str, str]:
+    server.redis.replicaof("127.0.0.1", free_port())
+    return server.url, "Redis is a read-only replica"
+
+
+@pytest.mark.parametrize("make", [wrong_port, wrong_password, replica])
+def test_a_start_without_redis_says_so(
+    run: Run, redis_server: RedisServer, make: Callable[[RedisServer], tuple[str, str]]
+) -> None:
+    url, why = make(redis_server)
+    service = run(url)
+    banner = service.out().splitlines()[0]
+    assert "sessions are stored" not in banner
+    assert f"sessions cannot be stored in Redis, redis://127.0.0.1:{url[-7:-2].lstrip(':')}/0: {why}" in banner
+    assert "wrong" not in service.log()
+    (line,) = eventually("the error in the log", lambda: lines(service, LOST))
+    assert re.search(rf"\[ERROR\].*{re.escape(why)}", line)
+    with service.client() as client:
+        for _ in range(3):
+            assert why in client.get("/v2/health/ready").json["error"]
+    assert len(lines(service, LOST)) == 1
+
+
+def test_a_start_with_a_server_that_runs_no_scripts_says_so(run: Run) -> None:
+    server = RedisServer("--rename-command", "EVALSHA", "nothing").start()
+    try:
+        service = run(server.url)
+        assert "sessions are stored" not in service.out()
+        (line,) = lines(service, LOST)
+        assert "unknown command" in line
+        with service.client() as client:
+            assert client.get("/v2/health/ready").status == 503
+        assert len(lines(service, LOST)) == 1
+    finally:
+        server.end()
+
+
+def test_a_start_without_redis_is_over_when_redis_comes(run: Run) -> None:
+    server = RedisServer()
+    try:
+        service = run(server.url, WORKERS=2)
+        server.start()
+        eventually("a line of each worker", lambda: len(lines(service, BACK)) == 2)
+        assert len(lines(service, LOST)) == 1
+    finally:
+        server.end()
+
+
+def test_with_a_redis_that_works_the_banner_says_where_sessions_are_stored(run: Run, redis_server: RedisServer) -> None:
+    service = run(redis_server.url)
+    assert f"sessions are stored in Redis, {redis_server.url}" in service.out()
+    assert lines(service, LOST) == []
+
+
+POLICY = "maxmemory-policy is allkeys-lru, expected noeviction"
+
+
+def test_a_policy_that_evicts_is_an_error_in_the_log_and_a_warning_in_readiness(
+    run: Run, redis_server: RedisServer
+) -> None:
+    redis_server.redis.config_set("maxmemory-policy", "allkeys-lru")
+    service = run(redis_server.url)
+    (line,) = lines(service, POLICY)
+    assert "[ERROR] sessions can be lost" in line
+    with service.client() as client:
+        for _ in range(3):
+            (warning,) = client.get("/v2/health/ready").expect()["warnings"]
+            assert POLICY in warning
+        redis_server.redis.config_set("maxmemory-policy", "noeviction")
+        assert client.get("/v2/health/ready").expect() == {"ready": True}
+        assert len(lines(service, POLICY)) == 1
+        assert len(lines(service, "noeviction again")) == 1
+        # After an outage, nobody need ask.
+        redis_server.kill()
+        problem(client.post("/v1/models/digits-rnn/sessions", {}), 503)
+        redis_server.start("--maxmemory-policy", "allkeys-lru")
+        eventually("the line that says so", lambda: len(lines(service, POLICY)) == 2)
+
+
+def test_a_policy_that_may_not_be_asked_for_is_no_warning(run: Run, redis_server: RedisServer) -> None:
+    redis_server.redis.config_set("maxmemory-policy", "allkeys-lru")
+    command(redis_server.redis, "ACL", "SETUSER", "app", "on", ">secret", "~*", "&*", "+@all", "-@dangerous")
+    service = run(redis_server.url.replace("//", "//app:secret@"))
+    with service.client() as client:
+        for _ in range(3):
+            assert client.get("/v2/health/ready").expect() == {"ready": True}
+    assert lines(service, "[ERROR]") == []
+    denied = command(redis_server.redis, "ACL", "LOG")
+    assert sum(entry[entry.index(b"count") + 1] for entry in denied if b"info" in entry) <= 2

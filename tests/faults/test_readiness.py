@@ -1,0 +1,151 @@
+"""The service is ready when a step can be committed: it asks for no right that steps do not need."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from carryover.store import Store
+from carryover.store.record import GRACE, HEADER_BYTES
+from carryover.store.sweeper import sweep
+from tests.support.calls import call, fresh, post
+from tests.support.client import Client, problem, sentence
+from tests.support.redis_server import RedisServer, free_port
+from tests.support.service import Service
+from tests.support.topologies import command
+
+ROW = [1, 2, 3, 4, 5, 6, 7, 8]
+SESSIONS = "/v1/models/digits-rnn/sessions"
+ALL = ("~*", "&*", "+@all")
+COMMANDS = ["mget", "get", "set", "pttl", "getrange", "del", "exists", "strlen", "scan", "eval", "evalsha"]
+"""All that the service runs, as docs/guarantees.md lists them."""
+
+
+@dataclass
+class Place:
+    """A service, and the Redis where it is a user with rights of its own."""
+
+    server: RedisServer
+    service: Service
+
+    def allow(self, *rules: str) -> None:
+        """Let the service's user do this, and no more."""
+        command(self.server.redis, "ACL", "SETUSER", "app", "reset", "on", ">secret", *rules)
+
+    def ready(self) -> str | None:
+        """Why the service is not ready; None where it is."""
+        with self.service.client() as client:
+            answer = client.get("/v2/health/ready")
+            if answer.status == 200:
+                assert answer.json["ready"] is True
+                return None
+            assert answer.json["ready"] is False
+            assert answer.headers["Retry-After"] == "1"
+            return sentence(answer.json, 503)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    server = RedisServer().start()
+    service = Service(
+        tmp_path_factory.mktemp("readiness"),
+        WORKERS=1,
+        REDIS_URL=server.url.replace("//", "//app:secret@"),
+        REDIS_TIMEOUT=1,
+    )
+    made = Place(server, service)
+    made.allow(*ALL)
+    try:
+        service.start()
+        yield made
+    finally:
+        service.end()
+        server.end()
+
+
+@pytest.fixture
+def client(place: Place) -> Iterator[Client]:
+    with place.service.client() as connection:
+        yield connection
+
+
+def key_of(address: str) -> str:
+    return f"carryover:{{digits-rnn/{address.rpartition('/')[2]}}}"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [("~*", "&*", "+@all", "-@dangerous", "-@admin"), ("~carryover:*", *(f"+{name}" for name in COMMANDS))],
+    ids=["nothing-dangerous", "only-what-steps-need"],
+)
+def test_it_is_ready_with_the_rights_that_steps_need(place: Place, client: Client, rules: tuple[str, ...]) -> None:
+    place.allow(*rules)
+    try:
+        for _ in range(2):
+            place.server.redis.script_flush()
+            assert place.ready() is None
+        address = client.create("digits-rnn")
+        assert post(client, f"{address}:predict", {"instances": [ROW]}, key="k").expect()["step"] == 1
+        assert client.delete(address).status == 204
+        store = Store(place.server.url.replace("//", "//app:secret@"), 1, 60)
+        assert store.elect(fresh(), 1)
+        sweep(store)
+    finally:
+        place.allow(*ALL)
+
+
+@pytest.mark.parametrize("missing", ["mget", "pttl", "evalsha", "set", "get", "getrange"])
+def test_it_is_not_ready_without_a_right_that_steps_need(place: Place, missing: str) -> None:
+    place.allow(*ALL, f"-{missing}")
+    try:
+        assert "credentials" in (place.ready() or "")
+    finally:
+        place.allow(*ALL)
+    assert place.ready() is None
+
+
+def test_with_a_read_only_replica_it_is_not_ready(place: Place) -> None:
+    place.server.redis.replicaof("127.0.0.1", free_port())
+    try:
+        assert place.ready() == "Redis is a read-only replica"
+    finally:
+        place.server.redis.replicaof("NO", "ONE")
+    assert place.ready() is None
+
+
+def test_readiness_leaves_nothing_behind(place: Place) -> None:
+    assert place.ready() is None
+    before = place.server.redis.dbsize()
+    for _ in range(20):
+        assert place.ready() is None
+    assert place.server.redis.dbsize() == before
+
+
+def test_with_redis_full_it_is_not_ready_and_what_frees_memory_is_carried_out(place: Place, client: Client) -> None:
+    redis = place.server.redis
+    deleted, keyed, expired, living = (client.create("digits-rnn", fresh(), ttl=600) for _ in range(4))
+    redis.pexpire(key_of(expired), GRACE)
+    redis.config_set("maxmemory", 1)
+    try:
+        assert place.ready() == "Redis is full"
+        assert "full" in problem(client.post(f"{living}:predict", {"instances": [ROW]}), 503)
+        assert "full" in problem(post(client, f"{living}:predict", {"instances": [ROW]}, key="k"), 503)
+        assert client.delete(deleted).status == 204
+        problem(client.get(deleted), 410)
+        for _ in range(2):
+            assert call(client, "DELETE", keyed, key="d").status == 204
+        problem(client.get(keyed), 410)
+        store = Store(place.server.url, 1, 60)
+        office = fresh()
+        assert store.elect(office, 60)
+        assert not store.elect(office, 60)
+        assert sweep(store) >= 1
+        assert redis.strlen(key_of(expired)) == HEADER_BYTES
+        left = redis.pttl(key_of(expired))
+        assert isinstance(left, int)
+        assert GRACE - 60_000 < left <= GRACE
+        assert client.step_of(living) == 0
+    finally:
+        redis.config_set("maxmemory", 0)
+    assert place.ready() is None
+    assert client.step(living, [ROW])["step"] == 1
