@@ -1,6 +1,7 @@
 """Running forwards: short ones in place, long ones in a native thread, and a failing one without its neighbours."""
 
 import logging
+import sys
 import time
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
@@ -13,7 +14,15 @@ from carryover.telemetry.counters import Counters, Statistics
 from carryover.threads import run_in_thread
 
 LONG = 0.005
-"""Seconds that a forward may hold up the worker; one that takes longer runs in a native thread."""
+"""Seconds that a forward may be expected to hold up the worker; one that takes longer runs in a native thread."""
+HELD = 0.05
+"""Seconds that no forward may hold up the worker."""
+_WARY = 64
+"""How many forwards in a row must take less than `HELD`, after one that took more, to run in place again."""
+_ALWAYS = sys.maxsize
+
+_Size = tuple[int, int]
+"""The bit lengths of the number of elements of the inputs, and of the bytes of the states."""
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +49,11 @@ class Executor:
 
 
 class _Lane:
-    """One version's turn-taking, and what its forwards have cost so far."""
+    """One version's turn-taking, and what its forwards have cost so far.
+
+    A forward runs in place where one of its size, or of a larger one, was short before. All others run in a native
+    thread: the first of each size, and every one that is known to be long.
+    """
 
     def __init__(self, version: ModelVersion, counters: Counters) -> None:
         self._version = version
@@ -49,33 +62,60 @@ class _Lane:
         # What this thread itself is busy: to wait for a CPU, or for the GIL, makes no forward a long one. A GPU's work
         # is waited for.
         self._clock = time.thread_time if version.on_cpu else time.perf_counter
-        # Seconds by the magnitude of the input: the bit length of its number of elements.
-        self._seconds: dict[int, float] = {}
+        self._seconds: dict[_Size, float] = {}
+        # The smallest size that was very long, and how many short ones it takes until in place is safe again.
+        self._wary_from: _Size | None = None
+        self._wary = 0
 
     def run(self, calls: Sequence[Invocation]) -> list[Result]:
-        size = sum(array.size for call in calls for array in call.inputs.values()).bit_length()
+        size = _size(calls)
         with self._turn:
-            if self._expected(size) < LONG:
-                return self._timed(size, calls)
+            if self._is_short(size):
+                return self._timed(size, calls, in_place=True)
             # torch releases the GIL in its kernels: the worker goes on accepting meanwhile.
-            return run_in_thread(lambda: self._timed(size, calls))
+            return run_in_thread(lambda: self._timed(size, calls, in_place=False))
 
-    def _timed(self, size: int, calls: Sequence[Invocation]) -> list[Result]:
+    def _timed(self, size: _Size, calls: Sequence[Invocation], *, in_place: bool) -> list[Result]:
         start, busy = time.perf_counter_ns(), self._clock()
         try:
             results = self._version.run(calls)
         finally:
-            self._seconds[size] = (self._seconds.get(size, 0.0) + self._clock() - busy) / 2
+            self._learn(size, self._clock() - busy, in_place=in_place)
         self._counters.ran(len(calls), time.perf_counter_ns() - start)
         return results
 
-    def _expected(self, size: int) -> float:
+    def _learn(self, size: _Size, seconds: float, *, in_place: bool) -> None:
+        """Note what a forward took: a slow one counts at once, a fast one by half."""
+        before = self._seconds.get(size, seconds)
+        self._seconds[size] = seconds if seconds > before else (before + seconds) / 2
+        if seconds > HELD:
+            # In place although a short one was expected: its time depends on more than its size.
+            self._wary = _ALWAYS if in_place else max(self._wary, _WARY)
+            wary = self._wary_from or size
+            self._wary_from = min(size[0], wary[0]), min(size[1], wary[1])
+        elif self._wary_from is not None and _covers(size, self._wary_from):
+            self._wary -= 1
+            if self._wary <= 0:
+                self._wary_from = None
+
+    def _is_short(self, size: _Size) -> bool:
+        if self._wary_from is not None and _covers(size, self._wary_from):
+            return False
         seconds = self._seconds.get(size)
         if seconds is not None:
-            return seconds
-        # Never seen: as much as the next smaller seen, and twice that for each doubling.
-        smaller = [seen for seen in self._seconds if seen < size]
-        if not smaller:
-            return 0.0
-        nearest = max(smaller)
-        return self._seconds[nearest] * 2.0 ** (size - nearest)
+            return seconds < LONG
+        return any(_covers(seen, size) and took < LONG for seen, took in self._seconds.items())
+
+
+def _size(calls: Sequence[Invocation]) -> _Size:
+    """The magnitude of a batch."""
+    elements = state = 0
+    for call in calls:
+        state += len(call.state)
+        for array in call.inputs.values():
+            elements += array.size
+    return elements.bit_length(), state.bit_length()
+
+
+def _covers(larger: _Size, size: _Size) -> bool:
+    return larger[0] >= size[0] and larger[1] >= size[1]
