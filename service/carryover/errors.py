@@ -106,5 +106,17 @@ class CommitUnknownError(StoreUnavailableError):
         )
 
 
+class ForwardTimeoutError(UnavailableError):
+    """The model had no result within `REQUEST_TIMEOUT`; nothing was committed."""
+
+    retry_after = 5
+
+    def __init__(self, model: str, seconds: float) -> None:
+        super().__init__(
+            f"model {model!r} has no result after {seconds:g} seconds (REQUEST_TIMEOUT); this request has changed "
+            "nothing, and may be sent again"
+        )
+
+
 class ModelFailedError(CarryoverError):
     """The model's own code raised, or broke its contract; nothing was committed."""

@@ -45,6 +45,9 @@ class Settings(BaseSettings):
     graceful_timeout: PositiveInt = Field(
         default=30, le=_TEN_YEARS, description="Seconds that requests have to finish when a worker stops"
     )
+    request_timeout: float = Field(
+        default=75.0, gt=0, le=86400, description="Seconds that a model has for a request; then the response is 504"
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="Format of log lines")
 
     @property

@@ -4,16 +4,37 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from gevent.hub import get_hub
+from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
 
 
-def run_in_thread(work: Callable[[], T]) -> T:
-    """Return what `work` returns, or raise what it raises; gevent by itself would print that as well."""
-    outcome: tuple[T, None] | tuple[None, Exception] = get_hub().threadpool.apply(_outcome, (work,))
+def run_in_thread(work: Callable[[], T], seconds: float | None = None, ended: Callable[[], None] | None = None) -> T:
+    """Return what `work` returns, or raise what it raises; gevent by itself would print that as well.
+
+    `ended` is called in the hub when `work` has ended, even if nobody waits for it any more.
+
+    Raises:
+        TimeoutError: it takes longer than this many seconds. It cannot be stopped, and goes on.
+
+    """
+    pool = get_hub().threadpool
+    result = pool.spawn(_outcome, work)
+    if ended is not None:
+        result.rawlink(lambda _: ended())
+    outcome: tuple[T, None] | tuple[None, Exception] | None = result.wait(seconds)
+    if outcome is None:
+        # As many threads as before are left for others.
+        pool.maxsize += 1
+        result.rawlink(lambda _: _shrink(pool))
+        raise TimeoutError
     if outcome[1] is not None:
         raise outcome[1]
     return outcome[0]
+
+
+def _shrink(pool: ThreadPool) -> None:
+    pool.maxsize -= 1
 
 
 def _outcome(work: Callable[[], T]) -> tuple[T, None] | tuple[None, Exception]:

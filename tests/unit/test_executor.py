@@ -37,12 +37,12 @@ class Lane:
 
     def __init__(self) -> None:
         self.version = Version()
-        self._executor = Executor(Statistics(8))
+        self._executor = Executor(Statistics(8), 60)
 
     def in_place(self, size: int, seconds: float, state: int = 0) -> bool:
         self.version.seconds = seconds
         call = Call({"x": np.zeros(size, np.float32)}, bytes(state))
-        results = self._executor.run(self.version, [call])  # type: ignore[arg-type]
+        results = self._executor.run(self.version, [call], self._executor.deadline())  # type: ignore[arg-type]
         assert not any(isinstance(result, CarryoverError) for result in results)
         return self.version.threads[-1] == threading.get_ident()
 

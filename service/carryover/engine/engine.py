@@ -21,13 +21,15 @@ class Limits:
     """What one worker takes on.
 
     `batch` is the most requests that one forward takes, `queue` the most that may wait for a model, `ttl` the life of a
-    session after its last use in seconds, `state_bytes` the largest state of a session.
+    session after its last use in seconds, `state_bytes` the largest state of a session, `timeout` the seconds that a
+    model has for a request.
     """
 
     batch: int
     queue: int
     ttl: int
     state_bytes: int
+    timeout: float
 
 
 class Engine:
@@ -42,7 +44,8 @@ class Engine:
         self._limits = limits
         self.statistics = Statistics(limits.batch)
         self.reload: Callable[[], None] = _no_reload
-        self._transaction = Transaction(store, Executor(self.statistics), self.statistics, limits.state_bytes)
+        executor = Executor(self.statistics, limits.timeout)
+        self._transaction = Transaction(store, executor, self.statistics, limits.state_bytes)
         self.serve(repository)
 
     def serve(self, repository: Repository) -> None:

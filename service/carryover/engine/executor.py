@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 from gevent.lock import Semaphore
 
-from carryover.errors import CarryoverError, ModelFailedError
+from carryover.errors import CarryoverError, ForwardTimeoutError, ModelFailedError
 from carryover.runtime.version import Invocation, ModelVersion, Result
 from carryover.telemetry.counters import Counters, Statistics
 from carryover.threads import run_in_thread
@@ -28,24 +28,36 @@ log = logging.getLogger(__name__)
 
 
 class Executor:
-    """Runs the forwards of all models, one at a time for each version."""
+    """Runs the forwards of all models, one at a time for each version; `timeout` is in seconds."""
 
-    def __init__(self, statistics: Statistics) -> None:
+    def __init__(self, statistics: Statistics, timeout: float) -> None:
         self._statistics = statistics
+        self.timeout = timeout
         self._lanes: WeakKeyDictionary[ModelVersion, _Lane] = WeakKeyDictionary()
 
-    def run(self, version: ModelVersion, calls: Sequence[Invocation]) -> list[Result | CarryoverError]:
-        """Run calls of one group together; where that fails, each alone, so that only the guilty one gets the error."""
+    def deadline(self) -> float:
+        """Return until when forwards may run that are due now, in seconds of `time.perf_counter`."""
+        return time.perf_counter() + self.timeout
+
+    def run(self, version: ModelVersion, calls: Sequence[Invocation], deadline: float) -> list[Result | CarryoverError]:
+        """Run calls of one group together; where that fails, each alone, so that only the guilty one gets the error.
+
+        What has no result at the deadline gets `ForwardTimeoutError`, and its result is discarded.
+        """
         lane = self._lanes.get(version)
         if lane is None:
             lane = self._lanes[version] = _Lane(version, self._statistics.of(version.name, version.version))
         try:
-            return list(lane.run(calls))
+            return list(lane.run(calls, deadline))
+        except TimeoutError:
+            error = ForwardTimeoutError(version.name, self.timeout)
+            log.warning("%s", error)
+            return [error] * len(calls)
         except ModelFailedError as error:
             if len(calls) == 1:
                 log.exception("model %s version %s", version.name, version.version)
                 return [error]
-        return [result for call in calls for result in self.run(version, [call])]
+        return [result for call in calls for result in self.run(version, [call], deadline)]
 
 
 class _Lane:
@@ -67,13 +79,22 @@ class _Lane:
         self._wary_from: _Size | None = None
         self._wary = 0
 
-    def run(self, calls: Sequence[Invocation]) -> list[Result]:
+    def run(self, calls: Sequence[Invocation], deadline: float) -> list[Result]:
+        turn = self._turn
+        if not turn.acquire(blocking=False) and not turn.acquire(timeout=_until(deadline)):
+            raise TimeoutError
         size = _size(calls)
-        with self._turn:
-            if self._is_short(size):
+        if self._is_short(size):
+            try:
                 return self._timed(size, calls, in_place=True)
-            # torch releases the GIL in its kernels: the worker goes on accepting meanwhile.
-            return run_in_thread(lambda: self._timed(size, calls, in_place=False))
+            finally:
+                turn.release()
+        # torch releases the GIL in its kernels: the worker goes on accepting meanwhile. The turn ends with the forward,
+        # however long the caller waits for it.
+        return run_in_thread(lambda: self._timed(size, calls, in_place=False), _until(deadline), self._end_turn)
+
+    def _end_turn(self) -> None:
+        self._turn.release()
 
     def _timed(self, size: _Size, calls: Sequence[Invocation], *, in_place: bool) -> list[Result]:
         start, busy = time.perf_counter_ns(), self._clock()
@@ -105,6 +126,11 @@ class _Lane:
         if seconds is not None:
             return seconds < LONG
         return any(_covers(seen, size) and took < LONG for seen, took in self._seconds.items())
+
+
+def _until(deadline: float) -> float:
+    """How many seconds are left, at least none."""
+    return max(0.0, deadline - time.perf_counter())
 
 
 def _size(calls: Sequence[Invocation]) -> _Size:

@@ -13,6 +13,7 @@ from carryover.engine.operations import UNCONDITIONAL, Fork, Operation, Start, k
 from carryover.errors import (
     CarryoverError,
     CommitUnknownError,
+    ForwardTimeoutError,
     NonFiniteStateError,
     StateTooLargeError,
     StoreUnavailableError,
@@ -46,7 +47,8 @@ class Transaction:
         batches = self._by_session(operations)
         self._load(batches)
         loaded = time.perf_counter_ns()
-        self._run(batches)
+        self._expire(batches, started)
+        self._run(batches, self._executor.deadline())
         ran = time.perf_counter_ns()
         self._commit(batches)
         for batch in batches:
@@ -107,7 +109,16 @@ class Transaction:
         for batch, record in zip(batches, loaded, strict=False):
             batch.load(record)
 
-    def _run(self, batches: Sequence["SessionBatch"]) -> None:
+    def _expire(self, batches: Sequence["SessionBatch"], now: int) -> None:
+        """Fail the operations that have waited too long: their clients may have left."""
+        due = now - int(self._executor.timeout * 1e9)
+        for batch in batches:
+            for operation in batch.operations:
+                if operation.queued < due and not operation.attempts and operation.replay is None:
+                    name = operation.model.name
+                    operation.error = operation.error or ForwardTimeoutError(name, self._executor.timeout)
+
+    def _run(self, batches: Sequence["SessionBatch"], deadline: float) -> None:
         """Run the forwards, in rounds of at most one operation a session."""
         while True:
             groups: dict[Hashable, tuple[ModelVersion, list[SessionBatch]]] = {}
@@ -121,7 +132,7 @@ class Transaction:
             if not groups:
                 return
             for version, members in groups.values():
-                results = self._executor.run(version, [batch.running for batch in members])
+                results = self._executor.run(version, [batch.running for batch in members], deadline)
                 for batch, result in zip(members, results, strict=True):
                     batch.accept(result)
 

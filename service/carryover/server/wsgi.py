@@ -19,7 +19,13 @@ torch.set_num_threads(1)
 
 def create_engine(configured: Settings, repository: Repository, redis_url: str) -> Engine:
     """Return the engine: the models of `repository`, with their sessions in the Redis at `redis_url`."""
-    limits = Limits(configured.max_batch, configured.max_queue, configured.session_ttl, configured.max_state_bytes)
+    limits = Limits(
+        batch=configured.max_batch,
+        queue=configured.max_queue,
+        ttl=configured.session_ttl,
+        state_bytes=configured.max_state_bytes,
+        timeout=configured.request_timeout,
+    )
     return Engine(repository, Store(redis_url, configured.redis_timeout, configured.idempotency_ttl), limits)
 
 
