@@ -66,6 +66,10 @@ class BodyTooLargeError(RequestError):
     """The body, or one line of a stream, is over the limit."""
 
 
+class LimitExceededError(RequestError):
+    """The request asks for more work than a setting allows."""
+
+
 class MediaTypeError(RequestError):
     """The body is of a media type that the route does not read."""
 

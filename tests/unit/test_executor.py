@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 
 from carryover.engine.executor import Executor
+from carryover.engine.limits import Limits
 from carryover.errors import CarryoverError
 from carryover.runtime.version import Call, Invocation, Result
 from carryover.telemetry.counters import Statistics
 
+LIMITS = Limits(batch=8, queue=8, ttl=60, state_bytes=2**20, timeout=60.0, elements=200_000, sessions=8)
 SHORT, LONG, VERY_LONG = 0.0, 0.01, 0.06
 
 
@@ -37,7 +39,7 @@ class Lane:
 
     def __init__(self) -> None:
         self.version = Version()
-        self._executor = Executor(Statistics(8), 60)
+        self._executor = Executor(Statistics(8), LIMITS)
 
     def in_place(self, size: int, seconds: float, state: int = 0) -> bool:
         self.version.seconds = seconds

@@ -19,6 +19,7 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.GoneError: HTTPStatus.GONE,
     errors.PreconditionFailedError: HTTPStatus.PRECONDITION_FAILED,
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    errors.LimitExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     errors.NonFiniteStateError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,

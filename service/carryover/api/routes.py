@@ -20,7 +20,7 @@ _CHANGE = (
     errors.StateTooLargeError,
     errors.UnavailableError,
 )
-_FORWARD = (errors.ModelFailedError, errors.ForwardTimeoutError)
+_FORWARD = (errors.ModelFailedError, errors.ForwardTimeoutError, errors.LimitExceededError)
 _STEP = (*_CHANGE, errors.NonFiniteStateError, *_FORWARD)
 
 V1 = (

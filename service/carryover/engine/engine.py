@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from carryover.engine.batcher import Batcher
 from carryover.engine.executor import Executor
+from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session, missing, served_version
 from carryover.engine.operations import UNCONDITIONAL, Operation, Preconditions, key
 from carryover.engine.transaction import Transaction
@@ -14,22 +14,6 @@ from carryover.runtime import snapshot as snapshots
 from carryover.runtime.repository import Model, Repository
 from carryover.store import Store
 from carryover.telemetry.counters import Statistics
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one worker takes on.
-
-    `batch` is the most requests that one forward takes, `queue` the most that may wait for a model, `ttl` the life of a
-    session after its last use in seconds, `state_bytes` the largest state of a session, `timeout` the seconds that a
-    model has for a request.
-    """
-
-    batch: int
-    queue: int
-    ttl: int
-    state_bytes: int
-    timeout: float
 
 
 class Engine:
@@ -41,11 +25,11 @@ class Engine:
 
     def __init__(self, repository: Repository, store: Store, limits: Limits) -> None:
         self.store = store
-        self._limits = limits
+        self.limits = limits
         self.statistics = Statistics(limits.batch)
         self.reload: Callable[[], None] = _no_reload
-        executor = Executor(self.statistics, limits.timeout)
-        self._transaction = Transaction(store, executor, self.statistics, limits.state_bytes)
+        executor = Executor(self.statistics, limits)
+        self._transaction = Transaction(store, executor, self.statistics, limits)
         self.serve(repository)
 
     def serve(self, repository: Repository) -> None:
@@ -59,12 +43,12 @@ class Engine:
                 self.statistics.of(model.name, version.version)  # before workers are forked, so that they share them
 
     def _batcher(self) -> Batcher[Operation]:
-        return Batcher(self._transaction.process, self._limits.batch, self._limits.queue)
+        return Batcher(self._transaction.process, self.limits.batch, self.limits.queue)
 
     @property
     def ttl(self) -> int:
         """Seconds that a session lives after its last use, unless it says otherwise."""
-        return self._limits.ttl
+        return self.limits.ttl
 
     def run(self, operations: Sequence[Operation]) -> None:
         """Run operations of one model, and return when each is committed or has failed.

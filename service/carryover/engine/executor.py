@@ -8,6 +8,7 @@ from weakref import WeakKeyDictionary
 
 from gevent.lock import Semaphore
 
+from carryover.engine.limits import Limits
 from carryover.errors import CarryoverError, ForwardTimeoutError, ModelFailedError
 from carryover.runtime.version import Invocation, ModelVersion, Result
 from carryover.telemetry.counters import Counters, Statistics
@@ -22,35 +23,41 @@ _WARY = 64
 _ALWAYS = sys.maxsize
 
 _Size = tuple[int, int]
-"""The bit lengths of the number of elements of the inputs, and of the bytes of the states."""
+"""The number of elements of the inputs, and of bytes of the states; their bit lengths, where it is a magnitude."""
 
 log = logging.getLogger(__name__)
 
 
 class Executor:
-    """Runs the forwards of all models, one at a time for each version; `timeout` is in seconds."""
+    """Runs the forwards of all models, one at a time for each version."""
 
-    def __init__(self, statistics: Statistics, timeout: float) -> None:
+    def __init__(self, statistics: Statistics, limits: Limits) -> None:
         self._statistics = statistics
-        self.timeout = timeout
+        self._limits = limits
         self._lanes: WeakKeyDictionary[ModelVersion, _Lane] = WeakKeyDictionary()
 
     def deadline(self) -> float:
         """Return until when forwards may run that are due now, in seconds of `time.perf_counter`."""
-        return time.perf_counter() + self.timeout
+        return time.perf_counter() + self._limits.timeout
 
     def run(self, version: ModelVersion, calls: Sequence[Invocation], deadline: float) -> list[Result | CarryoverError]:
         """Run calls of one group together; where that fails, each alone, so that only the guilty one gets the error.
 
-        What has no result at the deadline gets `ForwardTimeoutError`, and its result is discarded.
+        What has no result at the deadline gets `ForwardTimeoutError`, and its result is discarded. What has too many
+        elements gets `LimitExceededError`; calls that have too many together do not share a forward.
         """
+        size = _size(calls)
+        if size[0] > self._limits.elements:
+            if len(calls) == 1:
+                return [self._limits.too_many_elements("inputs", size[0])]
+            return [result for call in calls for result in self.run(version, [call], deadline)]
         lane = self._lanes.get(version)
         if lane is None:
             lane = self._lanes[version] = _Lane(version, self._statistics.of(version.name, version.version))
         try:
-            return list(lane.run(calls, deadline))
+            return self._bounded(lane.run(size, calls, deadline))
         except TimeoutError:
-            error = ForwardTimeoutError(version.name, self.timeout)
+            error = ForwardTimeoutError(version.name, self._limits.timeout)
             log.warning("%s", error)
             return [error] * len(calls)
         except ModelFailedError as error:
@@ -58,6 +65,17 @@ class Executor:
                 log.exception("model %s version %s", version.name, version.version)
                 return [error]
         return [result for call in calls for result in self.run(version, [call], deadline)]
+
+    def _bounded(self, results: Sequence[Result]) -> list[Result | CarryoverError]:
+        """Put an error in the place of each result whose outputs are too large."""
+        bounded: list[Result | CarryoverError] = []
+        for result in results:
+            count = 0
+            for array in result.outputs.values():
+                count += array.size
+            fits = count <= self._limits.elements
+            bounded.append(result if fits else self._limits.too_many_elements("outputs", count))
+        return bounded
 
 
 class _Lane:
@@ -79,19 +97,19 @@ class _Lane:
         self._wary_from: _Size | None = None
         self._wary = 0
 
-    def run(self, calls: Sequence[Invocation], deadline: float) -> list[Result]:
+    def run(self, size: _Size, calls: Sequence[Invocation], deadline: float) -> list[Result]:
         turn = self._turn
         if not turn.acquire(blocking=False) and not turn.acquire(timeout=_until(deadline)):
             raise TimeoutError
-        size = _size(calls)
-        if self._is_short(size):
+        magnitude = size[0].bit_length(), size[1].bit_length()
+        if self._is_short(magnitude):
             try:
-                return self._timed(size, calls, in_place=True)
+                return self._timed(magnitude, calls, in_place=True)
             finally:
                 turn.release()
         # torch releases the GIL in its kernels: the worker goes on accepting meanwhile. The turn ends with the forward,
         # however long the caller waits for it.
-        return run_in_thread(lambda: self._timed(size, calls, in_place=False), _until(deadline), self._end_turn)
+        return run_in_thread(lambda: self._timed(magnitude, calls, in_place=False), _until(deadline), self._end_turn)
 
     def _end_turn(self) -> None:
         self._turn.release()
@@ -134,13 +152,13 @@ def _until(deadline: float) -> float:
 
 
 def _size(calls: Sequence[Invocation]) -> _Size:
-    """The magnitude of a batch."""
+    """How many elements the inputs of a batch have, and how many bytes its states."""
     elements = state = 0
     for call in calls:
         state += len(call.state)
         for array in call.inputs.values():
             elements += array.size
-    return elements.bit_length(), state.bit_length()
+    return elements, state
 
 
 def _covers(larger: _Size, size: _Size) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from carryover.engine.executor import Executor
 from carryover.engine.idempotency import KeyLocks
+from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session, missing
 from carryover.engine.operations import UNCONDITIONAL, Fork, Operation, Start, key
 from carryover.errors import (
@@ -31,11 +32,12 @@ MAX_ATTEMPTS = 200
 class Transaction:
     """Takes batches of operations of one model through load, forward and commit."""
 
-    def __init__(self, store: Store, executor: Executor, statistics: Statistics, max_state_bytes: int) -> None:
+    def __init__(self, store: Store, executor: Executor, statistics: Statistics, limits: Limits) -> None:
         self._store = store
         self._executor = executor
         self._statistics = statistics
-        self._max_state_bytes = max_state_bytes
+        self._timeout = limits.timeout
+        self._max_state_bytes = limits.state_bytes
 
     def process(self, operations: list[Operation]) -> None:
         """Finish the operations, in two round trips to the store; those that lost a race are left unfinished.
@@ -111,12 +113,12 @@ class Transaction:
 
     def _expire(self, batches: Sequence["SessionBatch"], now: int) -> None:
         """Fail the operations that have waited too long: their clients may have left."""
-        due = now - int(self._executor.timeout * 1e9)
+        due = now - int(self._timeout * 1e9)
         for batch in batches:
             for operation in batch.operations:
                 if operation.queued < due and not operation.attempts and operation.replay is None:
                     name = operation.model.name
-                    operation.error = operation.error or ForwardTimeoutError(name, self._executor.timeout)
+                    operation.error = operation.error or ForwardTimeoutError(name, self._timeout)
 
     def _run(self, batches: Sequence["SessionBatch"], deadline: float) -> None:
         """Run the forwards, in rounds of at most one operation a session."""

@@ -3,11 +3,11 @@
 Source of the format: https://github.com/huggingface/safetensors#format
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import safetensors
 import safetensors.torch
 import torch
@@ -22,6 +22,8 @@ from carryover.runtime.version import Call, ModelVersion
 _LENGTH_BYTES = 8
 _STEP_DIGITS = 18
 _LARGEST = 2**31
+_SPARE = 100
+"""Tensors too many that are named in the sentence that rejects them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +36,17 @@ class Snapshot:
 
     @classmethod
     @deep
-    def parse(cls, data: bytes) -> "Snapshot":
+    def parse(cls, data: bytes, most: int) -> "Snapshot":
         """Read a file.
 
         Raises:
-            InvalidInputError: it is not a safetensors file, or says a step or fingerprint that cannot be.
+            InvalidInputError: it is not a safetensors file, says a step or fingerprint that cannot be, or holds far
+                more than `most` tensors, which is what a state may have.
 
         """
         header = _header(data)
+        if len(header) > 2 * most + _SPARE:
+            raise InvalidInputError(f"the file holds {len(header)} tensors; the state of the model has at most {most}")
         try:
             tensors = safetensors.torch.load(data)
         except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
@@ -60,7 +65,7 @@ def _header(data: bytes) -> dict[str, Any]:
     """The file's header; its shapes are checked before torch sees them, which some numbers crash."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     try:
-        header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
+        header = orjson.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
         if all(type(size) is int and 0 <= size < _LARGEST for shape in shapes for size in shape):
             return dict(header)

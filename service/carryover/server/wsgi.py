@@ -25,6 +25,8 @@ def create_engine(configured: Settings, repository: Repository, redis_url: str) 
         ttl=configured.session_ttl,
         state_bytes=configured.max_state_bytes,
         timeout=configured.request_timeout,
+        elements=configured.max_elements,
+        sessions=configured.max_sessions,
     )
     return Engine(repository, Store(redis_url, configured.redis_timeout, configured.idempotency_ttl), limits)
 

@@ -79,6 +79,7 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     given = read(inbound, PredictMany).sessions
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
+    engine.limits.require_sessions(len(given))
     outcomes = {session: _step_or_error(model, session, values, asked) for session, values in given.items()}
     steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
     if steps:
@@ -103,7 +104,7 @@ def put_state(engine: Engine, inbound: Inbound) -> Response:
     """Replace a session's state by that in a safetensors file, or create a session with it."""
     require_media_type(inbound, *SNAPSHOTS)
     operation = Put(find(engine, inbound), names.of_path(inbound), preconditions=conditions.read(inbound))
-    operation.snapshot, operation.ttl = Snapshot.parse(inbound.body), engine.ttl
+    operation.snapshot, operation.ttl = Snapshot.parse(inbound.body, _most_buffers(operation.model)), engine.ttl
     return perform(engine, operation, _changed)
 
 
@@ -126,6 +127,10 @@ def entry(outcome: Step | CarryoverError) -> bytes:
         return encode(problems.problem(error))
     assert isinstance(outcome, Step)  # noqa: S101 - an error is never None
     return response_of(outcome, stepped).content()
+
+
+def _most_buffers(model: Model) -> int:
+    return max(len(version.layout.buffers) for version in model.versions.values())
 
 
 def _step_or_error(model: Model, session: str, values: object, asked: Preconditions) -> Step | CarryoverError:
