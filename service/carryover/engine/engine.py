@@ -9,9 +9,10 @@ from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session, missing, served_version
 from carryover.engine.operations import UNCONDITIONAL, Operation, Preconditions, key
 from carryover.engine.transaction import Transaction
-from carryover.errors import InvalidInputError, UnsupportedError
+from carryover.errors import CarryoverError, InvalidInputError, UnsupportedError
 from carryover.runtime import snapshot as snapshots
 from carryover.runtime.repository import Model, Repository
+from carryover.runtime.version import Invocation, ModelVersion
 from carryover.store import Store
 from carryover.telemetry.counters import Statistics
 
@@ -28,8 +29,8 @@ class Engine:
         self.limits = limits
         self.statistics = Statistics(limits.batch)
         self.reload: Callable[[], None] = _no_reload
-        executor = Executor(self.statistics, limits)
-        self._transaction = Transaction(store, executor, self.statistics, limits)
+        self._executor = Executor(self.statistics, limits)
+        self._transaction = Transaction(store, self._executor, self.statistics, limits)
         self.serve(repository)
 
     def serve(self, repository: Repository) -> None:
@@ -84,6 +85,17 @@ class Engine:
         preconditions.check(name, record.step)
         version = served_version(model, name, record, migrate=migrate)
         return Session.of(model, name, version, record, record.remaining)
+
+    def trial(self, version: ModelVersion, call: Invocation) -> None:
+        """Run a call in its turn, and discard its result.
+
+        Raises:
+            CarryoverError: it failed.
+
+        """
+        (result,) = self._executor.run(version, [call], self._executor.deadline())
+        if isinstance(result, CarryoverError):
+            raise result
 
     def snapshot(self, session: Session) -> bytes:
         """Return a session's state as a file."""

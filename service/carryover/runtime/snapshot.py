@@ -3,7 +3,7 @@
 Source of the format: https://github.com/huggingface/safetensors#format
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from carryover.errors import CarryoverError, ForeignStateError, InvalidInputError, NonFiniteStateError
+from carryover.errors import ForeignStateError, InvalidInputError, ModelFailedError, NonFiniteStateError
 from carryover.runtime.deep_stack import deep
 from carryover.runtime.layout import Contents, describe
 from carryover.runtime.report import first_line
@@ -22,6 +22,8 @@ from carryover.runtime.version import Call, ModelVersion
 _LENGTH_BYTES = 8
 _STEP_DIGITS = 18
 _LARGEST = 2**31
+Trial = Callable[[ModelVersion, Call], None]
+"""Runs a call and discards its result, or raises what it raises."""
 _SPARE = 100
 """Tensors too many that are named in the sentence that rejects them."""
 
@@ -92,10 +94,11 @@ def dump(version: ModelVersion, state: bytes, step: int) -> bytes:
 
 
 @deep
-def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) -> bytes:
+def load(version: ModelVersion, snapshot: Snapshot, trial: Trial, *, migrate: bool = False) -> bytes:
     """Return a file's state as a session's bytes.
 
-    A buffer that differs from its registered shape may be one that grows: then the model itself must take the state.
+    A buffer that differs from its registered shape may be one that grows: then the model itself must take the state,
+    in a `trial`.
 
     Raises:
         ForeignStateError: it belongs to another fingerprint, and `migrate` is not asked for.
@@ -129,17 +132,13 @@ def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) ->
     if (name := version.layout.non_finite(version.initial_state, state)) is not None:
         raise NonFiniteStateError(f"the state buffer {name!r} holds NaN or an infinity in the file")
     if grown:
-        _try(version, state)
+        try:
+            trial(version, Call(version.zeros(), state))
+        except ModelFailedError:
+            raise InvalidInputError(
+                "the model cannot go on from this state: the shapes of its buffers do not fit it"
+            ) from None
     return state
-
-
-def _try(version: ModelVersion, state: bytes) -> None:
-    try:
-        version.run([Call(version.zeros(), state)])
-    except CarryoverError:
-        raise InvalidInputError(
-            "the model cannot go on from this state: the shapes of its buffers do not fit it"
-        ) from None
 
 
 def _contents(name: str, tensor: Tensor | None) -> Contents | None:

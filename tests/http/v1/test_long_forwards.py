@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.calls import call, fresh, post
+from tests.support.calls import call, fresh, post, put_state, state
 from tests.support.client import Client, problem
 from tests.support.repository import spec, write_model
 from tests.support.service import Launch, Service
@@ -25,6 +25,7 @@ def models(tmp_path: Path) -> Path:
     repository = tmp_path / "timed"
     write_model(repository, "timed", timed.Timed(), [spec((-1,))])
     write_model(repository, "timed-sum", timed.TimedSum(), [spec((-1,))])
+    write_model(repository, "timed-window", timed.TimedWindow(), [spec((-1,))], [spec((), name="sum")])
     return repository
 
 
@@ -98,6 +99,20 @@ def test_abandoned_forwards_leave_threads_for_others_and_a_worker_that_ends(laun
             problem(client.post(f"/v1/models/waits-{number}:predict", {"instances": [600.0]}), 504)
         assert client.predict("waits-11", [0.0]) == [0.0]
     assert service.stop() == 0
+
+
+def test_a_state_that_is_put_meanwhile_does_not_reach_another_callers_forward(launch: Launch, models: Path) -> None:
+    service = launch(MODEL_REPOSITORY=models, WORKERS=1)
+    with service.client() as client, service.client() as other, ThreadPoolExecutor(1) as pool:
+        source, target = (client.create("timed-window") for _ in range(2))
+        other.step(source, [0.0, 5.0, 7.0])
+        grown = state(other, source)
+        long = pool.submit(client.predict, "timed-window", [2.0] + [1.0] * 20)
+        while not long.done():
+            put_state(other, target, grown).expect()
+            time.sleep(0.1)
+        assert long.result() == [22.0]
+        assert other.step(target, [0.0])["predictions"] == [12.0]
 
 
 def eventually_steps(client: Client, path: str) -> Any:

@@ -38,3 +38,19 @@ class TimedSum(nn.Module):
         self.total += x.sum()
         y: Tensor = self.timed(x) + self.total
         return y
+
+
+class TimedWindow(nn.Module):
+    """(N,) to a scalar: the sum of all that it was ever given, after as many seconds of work as `Timed`."""
+
+    window: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timed = Timed()
+        self.register_buffer("window", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.window = torch.cat([self.window, x])
+        self.timed(x)
+        return self.window.sum()

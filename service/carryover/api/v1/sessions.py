@@ -104,7 +104,8 @@ def put_state(engine: Engine, inbound: Inbound) -> Response:
     """Replace a session's state by that in a safetensors file, or create a session with it."""
     require_media_type(inbound, *SNAPSHOTS)
     operation = Put(find(engine, inbound), names.of_path(inbound), preconditions=conditions.read(inbound))
-    operation.snapshot, operation.ttl = Snapshot.parse(inbound.body, _most_buffers(operation.model)), engine.ttl
+    operation.snapshot = Snapshot.parse(inbound.body, _most_buffers(operation.model))
+    operation.trial, operation.ttl = engine.trial, engine.ttl
     return perform(engine, operation, _changed)
 
 
