@@ -1,12 +1,21 @@
-"""Long-running work in a native thread: the worker keeps serving while the work releases the GIL."""
+"""Long-running work, in turns with others or in a native thread, which lets them run while it releases the GIL."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+import gevent
 from gevent.hub import get_hub
 from gevent.threadpool import ThreadPool
 
 T = TypeVar("T")
+
+
+def in_turns(items: Iterable[T], at_a_time: int = 64) -> Iterator[T]:
+    """Yield items; after every so many of them, what else is ready on the event loop runs."""
+    for number, item in enumerate(items, 1):
+        yield item
+        if number % at_a_time == 0:
+            gevent.sleep(0)
 
 
 def run_in_thread(work: Callable[[], T], seconds: float | None = None, ended: Callable[[], None] | None = None) -> T:

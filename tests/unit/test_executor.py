@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+import gevent
 import numpy as np
 import pytest
 
@@ -101,3 +102,21 @@ def test_where_the_time_depends_on_values_the_event_loop_is_held_once_at_most(la
     assert lane.in_place(8, VERY_LONG)
     for _ in range(200):
         assert not lane.in_place(8, SHORT)
+
+
+def test_many_short_forwards_in_a_row_let_others_run(lane: Lane) -> None:
+    lane.in_place(8, SHORT)
+    turns: list[int] = []
+
+    def others() -> None:
+        while True:
+            turns.append(len(lane.version.threads))
+            gevent.sleep(0)
+
+    other = gevent.spawn(others)
+    try:
+        for _ in range(20):
+            assert lane.in_place(8, LONG / 4)
+    finally:
+        other.kill()
+    assert len(set(turns)) >= 2

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
+import gevent
 from gevent.lock import Semaphore
 
 from carryover.engine.limits import Limits
@@ -16,6 +17,8 @@ from carryover.threads import run_in_thread
 
 LONG = 0.005
 """Seconds that a forward may be expected to hold up the worker; one that takes longer runs in a native thread."""
+YIELD = 0.02
+"""Seconds of forwards, one after another, after which others run."""
 HELD = 0.05
 """Seconds that no forward may hold up the worker."""
 _WARY = 64
@@ -92,6 +95,8 @@ class _Lane:
         # What this thread itself is busy: to wait for a CPU, or for the GIL, makes no forward a long one. A GPU's work
         # is waited for.
         self._clock = time.thread_time if version.on_cpu else time.perf_counter
+        # What forwards in place have taken since the last one that let others run.
+        self._held = 0.0
         self._seconds: dict[_Size, float] = {}
         # The smallest size that was very long, and how many short ones it takes until in place is safe again.
         self._wary_from: _Size | None = None
@@ -107,6 +112,9 @@ class _Lane:
                 return self._timed(magnitude, calls, in_place=True)
             finally:
                 turn.release()
+                if self._held > YIELD:
+                    self._held = 0.0
+                    gevent.sleep(0)
         # torch releases the GIL in its kernels: the worker goes on accepting meanwhile. The turn ends with the forward,
         # however long the caller waits for it.
         return run_in_thread(lambda: self._timed(magnitude, calls, in_place=False), _until(deadline), self._end_turn)
@@ -125,6 +133,8 @@ class _Lane:
 
     def _learn(self, size: _Size, seconds: float, *, in_place: bool) -> None:
         """Note what a forward took: a slow one counts at once, a fast one by half."""
+        if in_place:
+            self._held += seconds
         before = self._seconds.get(size, seconds)
         self._seconds[size] = seconds if seconds > before else (before + seconds) / 2
         if seconds > HELD:

@@ -23,6 +23,7 @@ from carryover.engine.operations import Create, Delete, Fork, Preconditions, Put
 from carryover.errors import CarryoverError, InvalidInputError, KeyInUseError, KeyReusedError
 from carryover.runtime.repository import Model
 from carryover.runtime.snapshot import Snapshot
+from carryover.threads import in_turns
 
 SNAPSHOTS = (OCTETS, "application/vnd.safetensors", "application/x-safetensors")
 
@@ -80,12 +81,12 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
     engine.limits.require_sessions(len(given))
-    outcomes = {session: _step_or_error(model, session, values, asked) for session, values in given.items()}
+    outcomes = {session: _step_or_error(model, session, values, asked) for session, values in in_turns(given.items())}
     steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
     if steps:
         engine.run(steps)
     _raise_common(steps)
-    entries = {session: orjson.Fragment(entry(outcome)) for session, outcome in outcomes.items()}
+    entries = {session: orjson.Fragment(entry(outcome)) for session, outcome in in_turns(outcomes.items())}
     response = reply({"sessions": entries})
     done = [step for step in steps if step.error is None]
     if done and all(step.replay is not None for step in done):
