@@ -6,14 +6,13 @@ import time
 from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
-import gevent
 from gevent.lock import Semaphore
 
 from carryover.engine.limits import Limits
 from carryover.errors import CarryoverError, ForwardTimeoutError, ModelFailedError
 from carryover.runtime.version import Invocation, ModelVersion, Result
 from carryover.telemetry.counters import Counters, Statistics
-from carryover.threads import run_in_thread
+from carryover.threads import pause, run_in_thread
 
 LONG = 0.005
 """Seconds that a forward may be expected to hold up the worker; one that takes longer runs in a native thread."""
@@ -114,7 +113,7 @@ class _Lane:
                 turn.release()
                 if self._held > YIELD:
                     self._held = 0.0
-                    gevent.sleep(0)
+                    pause()
         # torch releases the GIL in its kernels: the worker goes on accepting meanwhile. The turn ends with the forward,
         # however long the caller waits for it.
         return run_in_thread(lambda: self._timed(magnitude, calls, in_place=False), _until(deadline), self._end_turn)
