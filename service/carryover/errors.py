@@ -66,6 +66,10 @@ class BodyTooLargeError(RequestError):
     """The body, or one line of a stream, is over the limit."""
 
 
+class LimitExceededError(RequestError):
+    """The request asks for more work than a setting allows."""
+
+
 class MediaTypeError(RequestError):
     """The body is of a media type that the route does not read."""
 
@@ -107,6 +111,18 @@ class CommitUnknownError(StoreUnavailableError):
         super().__init__(
             f"{reason}; it is not known whether this request was committed: compare the session's step, or retry with "
             "the same Idempotency-Key if the request had one"
+        )
+
+
+class ForwardTimeoutError(UnavailableError):
+    """The model had no result within `REQUEST_TIMEOUT`; nothing was committed."""
+
+    retry_after = 5
+
+    def __init__(self, model: str, seconds: float) -> None:
+        super().__init__(
+            f"model {model!r} has no result after {seconds:g} seconds (REQUEST_TIMEOUT); this request has changed "
+            "nothing, and may be sent again"
         )
 
 

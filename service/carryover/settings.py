@@ -50,6 +50,15 @@ class Settings(BaseSettings):
     graceful_timeout: PositiveInt = Field(
         default=30, le=_TEN_YEARS, description="Seconds that requests have to finish when a worker stops"
     )
+    max_elements: PositiveInt = Field(
+        default=4 * 2**20, le=2**40, description="Most elements in the inputs of a request, and in its outputs"
+    )
+    max_sessions: PositiveInt = Field(
+        default=1000, le=2**31, description="Most sessions in one request that steps several"
+    )
+    request_timeout: float = Field(
+        default=75.0, gt=0, le=86400, description="Seconds that a model has for a request; then the response is 504"
+    )
     log_format: Literal["text", "json"] = Field(default="text", description="Format of log lines")
 
     @property

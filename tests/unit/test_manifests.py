@@ -200,6 +200,8 @@ def test_what_is_no_model_is_left_alone(models: Path) -> None:
         ("SESSION_TTL", "1.5"),
         ("REDIS_TIMEOUT", "0"),
         ("REDIS_TIMEOUT", "inf"),
+        ("REQUEST_TIMEOUT", "0"),
+        ("REQUEST_TIMEOUT", "inf"),
         ("IDEMPOTENCY_TTL", "999999999999999999999"),
         ("BIND", "127.0.0.1:65536"),
         ("MAX_BATCH", "0"),

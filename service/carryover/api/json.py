@@ -98,6 +98,8 @@ def _sentence(model: type[BaseModel], error: ValidationError) -> str:
         return f"unknown field {place!r:.80}; the fields are {', '.join(map(repr, model.model_fields))}"
     if kind == "missing":
         return f"the field {place!r} is missing"
+    if kind == "too_long":
+        return f"{place} is too long; expected at most {first['ctx']['max_length']} entries"
     if kind in _WORDS:
         return f"{place or 'the body'} must be {_WORDS[kind]}"
     return f"{place}: {first['msg'].removeprefix('Value error, ')}"

@@ -20,7 +20,8 @@ _CHANGE = (
     errors.StateTooLargeError,
     errors.UnavailableError,
 )
-_STEP = (*_CHANGE, errors.NonFiniteStateError, errors.ModelFailedError)
+_FORWARD = (errors.ModelFailedError, errors.ForwardTimeoutError, errors.LimitExceededError)
+_STEP = (*_CHANGE, errors.NonFiniteStateError, *_FORWARD)
 
 V1 = (
     Route(
@@ -42,7 +43,7 @@ V1 = (
         handler=models.predict,
         body=schemas.Predict,
         responses={200: schemas.Predictions},
-        errors=(errors.InvalidInputError, errors.NotFoundError, errors.OverloadedError, errors.ModelFailedError),
+        errors=(errors.InvalidInputError, errors.NotFoundError, errors.OverloadedError, *_FORWARD),
         hot=True,
     ),
     Route(

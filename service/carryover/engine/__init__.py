@@ -1,6 +1,7 @@
 """The engine: joins models and store. Knows neither HTTP nor Redis' commands."""
 
-from carryover.engine.engine import Engine, Limits
+from carryover.engine.engine import Engine
+from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session
 from carryover.engine.operations import Operation, Preconditions
 

@@ -2,32 +2,19 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from carryover.engine.batcher import Batcher
 from carryover.engine.executor import Executor
+from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session, missing, served_version
 from carryover.engine.operations import UNCONDITIONAL, Operation, Preconditions, key
 from carryover.engine.transaction import Transaction
-from carryover.errors import InvalidInputError, UnsupportedError
+from carryover.errors import CarryoverError, InvalidInputError, UnsupportedError
 from carryover.runtime import snapshot as snapshots
 from carryover.runtime.repository import Model, Repository
+from carryover.runtime.version import Invocation, ModelVersion
 from carryover.store import Store
 from carryover.telemetry.counters import Statistics
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What one worker takes on.
-
-    `batch` is the most requests that one forward takes, `queue` the most that may wait for a model, `ttl` the life of a
-    session after its last use in seconds, `state_bytes` the largest state of a session.
-    """
-
-    batch: int
-    queue: int
-    ttl: int
-    state_bytes: int
 
 
 class Engine:
@@ -39,10 +26,11 @@ class Engine:
 
     def __init__(self, repository: Repository, store: Store, limits: Limits) -> None:
         self.store = store
-        self._limits = limits
+        self.limits = limits
         self.statistics = Statistics(limits.batch)
         self.reload: Callable[[], None] = _no_reload
-        self._transaction = Transaction(store, Executor(self.statistics), self.statistics, limits.state_bytes)
+        self._executor = Executor(self.statistics, limits)
+        self._transaction = Transaction(store, self._executor, self.statistics, limits)
         self.serve(repository)
 
     def serve(self, repository: Repository) -> None:
@@ -56,12 +44,12 @@ class Engine:
                 self.statistics.of(model.name, version.version)  # before workers are forked, so that they share them
 
     def _batcher(self) -> Batcher[Operation]:
-        return Batcher(self._transaction.process, self._limits.batch, self._limits.queue)
+        return Batcher(self._transaction.process, self.limits.batch, self.limits.queue)
 
     @property
     def ttl(self) -> int:
         """Seconds that a session lives after its last use, unless it says otherwise."""
-        return self._limits.ttl
+        return self.limits.ttl
 
     def run(self, operations: Sequence[Operation]) -> None:
         """Run operations of one model, and return when each is committed or has failed.
@@ -97,6 +85,17 @@ class Engine:
         preconditions.check(name, record.step)
         version = served_version(model, name, record, migrate=migrate)
         return Session.of(model, name, version, record, record.remaining)
+
+    def trial(self, version: ModelVersion, call: Invocation) -> None:
+        """Run a call in its turn, and discard its result.
+
+        Raises:
+            CarryoverError: it failed.
+
+        """
+        (result,) = self._executor.run(version, [call], self._executor.deadline())
+        if isinstance(result, CarryoverError):
+            raise result
 
     def snapshot(self, session: Session) -> bytes:
         """Return a session's state as a file."""

@@ -280,10 +280,12 @@ class Reset(Operation):
 class Put(Operation):
     """A session with the step and state of `snapshot`.
 
-    A session that is created is of the snapshot's version, with `ttl`; one that exists stays on its own.
+    A session that is created is of the snapshot's version, with `ttl`; one that exists stays on its own. `trial` runs
+    the version on the state, where only that shows whether it fits.
     """
 
     snapshot: snapshots.Snapshot | None = None
+    trial: snapshots.Trial | None = None
     ttl: int = 0
 
     asks_expiry: ClassVar[bool] = True
@@ -298,16 +300,16 @@ class Put(Operation):
             ForeignStateError, InvalidInputError, NonFiniteStateError: the snapshot does not fit the version.
 
         """
-        snapshot = self.snapshot
-        if snapshot is None:
-            raise ValueError("a snapshot is required")
+        snapshot, trial = self.snapshot, self.trial
+        if snapshot is None or trial is None:
+            raise ValueError("a snapshot and a trial are required")
         migrate, model = self.preconditions.migrate, self.model
         if record is not None:
             version = served_version(model, self.session, record, migrate=migrate)
         else:
             version = (snapshot.fingerprint and model.of_fingerprint(snapshot.fingerprint)) or model.default
             record = _new_record(version, self.ttl)
-        return version, record, snapshot.step, snapshots.load(version, snapshot, migrate=migrate)
+        return version, record, snapshot.step, snapshots.load(version, snapshot, trial, migrate=migrate)
 
 
 @dataclass(slots=True, eq=False)

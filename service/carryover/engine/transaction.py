@@ -8,11 +8,13 @@ from collections.abc import Hashable, Iterable, Sequence
 
 from carryover.engine.executor import Executor
 from carryover.engine.idempotency import KeyLocks
+from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session, missing
 from carryover.engine.operations import UNCONDITIONAL, Fork, Operation, Start, key
 from carryover.errors import (
     CarryoverError,
     CommitUnknownError,
+    ForwardTimeoutError,
     NonFiniteStateError,
     StateTooLargeError,
     StoreUnavailableError,
@@ -30,11 +32,12 @@ MAX_ATTEMPTS = 200
 class Transaction:
     """Takes batches of operations of one model through load, forward and commit."""
 
-    def __init__(self, store: Store, executor: Executor, statistics: Statistics, max_state_bytes: int) -> None:
+    def __init__(self, store: Store, executor: Executor, statistics: Statistics, limits: Limits) -> None:
         self._store = store
         self._executor = executor
         self._statistics = statistics
-        self._max_state_bytes = max_state_bytes
+        self._timeout = limits.timeout
+        self._max_state_bytes = limits.state_bytes
 
     def process(self, operations: list[Operation]) -> None:
         """Finish the operations, in two round trips to the store; those that lost a race are left unfinished.
@@ -46,7 +49,8 @@ class Transaction:
         batches = self._by_session(operations)
         self._load(batches)
         loaded = time.perf_counter_ns()
-        self._run(batches)
+        self._expire(batches, started)
+        self._run(batches, self._executor.deadline())
         ran = time.perf_counter_ns()
         self._commit(batches)
         for batch in batches:
@@ -107,7 +111,16 @@ class Transaction:
         for batch, record in zip(batches, loaded, strict=False):
             batch.load(record)
 
-    def _run(self, batches: Sequence["SessionBatch"]) -> None:
+    def _expire(self, batches: Sequence["SessionBatch"], now: int) -> None:
+        """Fail the operations that have waited too long: their clients may have left."""
+        due = now - int(self._timeout * 1e9)
+        for batch in batches:
+            for operation in batch.operations:
+                if operation.queued < due and not operation.attempts and operation.replay is None:
+                    name = operation.model.name
+                    operation.error = operation.error or ForwardTimeoutError(name, self._timeout)
+
+    def _run(self, batches: Sequence["SessionBatch"], deadline: float) -> None:
         """Run the forwards, in rounds of at most one operation a session."""
         while True:
             groups: dict[Hashable, tuple[ModelVersion, list[SessionBatch]]] = {}
@@ -121,7 +134,7 @@ class Transaction:
             if not groups:
                 return
             for version, members in groups.values():
-                results = self._executor.run(version, [batch.running for batch in members])
+                results = self._executor.run(version, [batch.running for batch in members], deadline)
                 for batch, result in zip(members, results, strict=True):
                     batch.accept(result)
 

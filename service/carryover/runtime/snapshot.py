@@ -3,17 +3,17 @@
 Source of the format: https://github.com/huggingface/safetensors#format
 """
 
-import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import orjson
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
 
-from carryover.errors import CarryoverError, ForeignStateError, InvalidInputError, NonFiniteStateError
+from carryover.errors import ForeignStateError, InvalidInputError, ModelFailedError, NonFiniteStateError
 from carryover.runtime.deep_stack import deep
 from carryover.runtime.layout import Contents, describe
 from carryover.runtime.report import first_line
@@ -22,6 +22,10 @@ from carryover.runtime.version import Call, ModelVersion
 _LENGTH_BYTES = 8
 _STEP_DIGITS = 18
 _LARGEST = 2**31
+Trial = Callable[[ModelVersion, Call], None]
+"""Runs a call and discards its result, or raises what it raises."""
+_SPARE = 100
+"""Tensors too many that are named in the sentence that rejects them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +38,17 @@ class Snapshot:
 
     @classmethod
     @deep
-    def parse(cls, data: bytes) -> "Snapshot":
+    def parse(cls, data: bytes, most: int) -> "Snapshot":
         """Read a file.
 
         Raises:
-            InvalidInputError: it is not a safetensors file, or says a step or fingerprint that cannot be.
+            InvalidInputError: it is not a safetensors file, says a step or fingerprint that cannot be, or holds far
+                more than `most` tensors, which is what a state may have.
 
         """
         header = _header(data)
+        if len(header) > 2 * most + _SPARE:
+            raise InvalidInputError(f"the file holds {len(header)} tensors; the state of the model has at most {most}")
         try:
             tensors = safetensors.torch.load(data)
         except (safetensors.SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
@@ -60,7 +67,7 @@ def _header(data: bytes) -> dict[str, Any]:
     """The file's header; its shapes are checked before torch sees them, which some numbers crash."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
     try:
-        header = json.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
+        header = orjson.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]
         if all(type(size) is int and 0 <= size < _LARGEST for shape in shapes for size in shape):
             return dict(header)
@@ -87,10 +94,11 @@ def dump(version: ModelVersion, state: bytes, step: int) -> bytes:
 
 
 @deep
-def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) -> bytes:
+def load(version: ModelVersion, snapshot: Snapshot, trial: Trial, *, migrate: bool = False) -> bytes:
     """Return a file's state as a session's bytes.
 
-    A buffer that differs from its registered shape may be one that grows: then the model itself must take the state.
+    A buffer that differs from its registered shape may be one that grows: then the model itself must take the state,
+    in a `trial`.
 
     Raises:
         ForeignStateError: it belongs to another fingerprint, and `migrate` is not asked for.
@@ -124,17 +132,13 @@ def load(version: ModelVersion, snapshot: Snapshot, *, migrate: bool = False) ->
     if (name := version.layout.non_finite(version.initial_state, state)) is not None:
         raise NonFiniteStateError(f"the state buffer {name!r} holds NaN or an infinity in the file")
     if grown:
-        _try(version, state)
+        try:
+            trial(version, Call(version.zeros(), state))
+        except ModelFailedError:
+            raise InvalidInputError(
+                "the model cannot go on from this state: the shapes of its buffers do not fit it"
+            ) from None
     return state
-
-
-def _try(version: ModelVersion, state: bytes) -> None:
-    try:
-        version.run([Call(version.zeros(), state)])
-    except CarryoverError:
-        raise InvalidInputError(
-            "the model cannot go on from this state: the shapes of its buffers do not fit it"
-        ) from None
 
 
 def _contents(name: str, tensor: Tensor | None) -> Contents | None:

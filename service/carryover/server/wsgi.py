@@ -29,7 +29,15 @@ def create_store(configured: Settings, redis_url: str, health: StoreHealth | Non
 
 def create_engine(configured: Settings, repository: Repository, redis_url: str) -> Engine:
     """Return the engine: the models of `repository`, with their sessions in the Redis at `redis_url`."""
-    limits = Limits(configured.max_batch, configured.max_queue, configured.session_ttl, configured.max_state_bytes)
+    limits = Limits(
+        batch=configured.max_batch,
+        queue=configured.max_queue,
+        ttl=configured.session_ttl,
+        state_bytes=configured.max_state_bytes,
+        timeout=configured.request_timeout,
+        elements=configured.max_elements,
+        sessions=configured.max_sessions,
+    )
     return Engine(repository, create_store(configured, redis_url), limits)
 
 

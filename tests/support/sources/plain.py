@@ -192,6 +192,20 @@ class SlowAsAsked(nn.Module):
         return x * 0 + self.total[:, None]
 
 
+class Grid(nn.Module):
+    """(N,) to (N, N): all products, which it counts."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return x[:, None] * x
+
+
 class Talks(nn.Module):
     """(T, B, 1) to (T, B, 1): a running sum, which says on standard error how many sessions each forward runs."""
 

@@ -24,6 +24,7 @@ from carryover.engine.operations import Create, Delete, Fork, Preconditions, Put
 from carryover.errors import CarryoverError, InvalidInputError, KeyInUseError, KeyReusedError
 from carryover.runtime.repository import Model
 from carryover.runtime.snapshot import Snapshot
+from carryover.threads import in_turns
 
 SNAPSHOTS = (OCTETS, "application/vnd.safetensors", "application/x-safetensors")
 
@@ -80,13 +81,14 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     given = read(inbound, PredictMany).sessions
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
-    outcomes = {session: _step_or_error(model, session, values, asked) for session, values in given.items()}
+    engine.limits.require_sessions(len(given))
+    outcomes = {session: _step_or_error(model, session, values, asked) for session, values in in_turns(given.items())}
     steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
     if steps:
         engine.run(steps)
     _raise_common(steps)
     entries: dict[str, StepPredictions | problems.Problem | orjson.Fragment] = {
-        session: orjson.Fragment(entry(outcome)) for session, outcome in outcomes.items()
+        session: orjson.Fragment(entry(outcome)) for session, outcome in in_turns(outcomes.items())
     }
     response = reply(ManySteps(sessions=entries))
     done = [step for step in steps if step.error is None]
@@ -106,7 +108,8 @@ def put_state(engine: Engine, inbound: Inbound) -> Response:
     """Replace a session's state by that in a safetensors file, or create a session with it."""
     require_media_type(inbound, *SNAPSHOTS)
     operation = Put(find(engine, inbound), names.of_path(inbound), preconditions=conditions.read(inbound))
-    operation.snapshot, operation.ttl = Snapshot.parse(inbound.body), engine.ttl
+    operation.snapshot = Snapshot.parse(inbound.body, _most_buffers(operation.model))
+    operation.trial, operation.ttl = engine.trial, engine.ttl
     return perform(engine, operation, _changed)
 
 
@@ -129,6 +132,10 @@ def entry(outcome: Step | CarryoverError) -> bytes:
         return encode(problems.problem(error))
     assert isinstance(outcome, Step)  # noqa: S101 - an error is never None
     return response_of(outcome, stepped).content()
+
+
+def _most_buffers(model: Model) -> int:
+    return max(len(version.layout.buffers) for version in model.versions.values())
 
 
 def _step_or_error(model: Model, session: str, values: object, asked: Preconditions) -> Step | CarryoverError:

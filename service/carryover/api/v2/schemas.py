@@ -13,6 +13,8 @@ from carryover.api.problems import Problem
 _LARGEST_ID = 2**64 - 1
 _LARGEST_SIZE = 2**63 - 1
 _MAX_DIMENSIONS = 32
+MAX_TENSORS = 1024
+"""The most inputs of a request, and the most outputs that it asks for."""
 
 
 def _sequence(value: object) -> object:
@@ -74,8 +76,8 @@ class Infer(BaseModel):
 
     id: StrictStr | None = None
     parameters: InferParameters | None = None
-    inputs: list[Input]
-    outputs: list[Output] | None = None
+    inputs: Annotated[list[Input], Field(max_length=MAX_TENSORS)]
+    outputs: Annotated[list[Output], Field(max_length=MAX_TENSORS)] | None = None
 
 
 class Index(BaseModel):
