@@ -32,10 +32,11 @@ Array = NDArray[Any]
 
 
 class Datatype(Enum):
-    """A datatype by its protocol name, with `.torch` and `.numpy`.
+    """A datatype by its protocol name, with `.torch`, `.numpy` and `.carrier`.
 
     `.numpy` is the type of the arrays that carry values to and from the model. numpy has no bfloat16: BF16 travels
-    as float32, which holds every one of its values; to the model it may also go as bit patterns in uint16.
+    as float32, which holds every one of its values; to the model it may also go as bit patterns in uint16. `.carrier`
+    has the bytes of a tensor as they are stored: BF16 as its 16 bits.
 
     States are stored with a datatype's place in this list: a new one goes to the end.
     """
@@ -56,11 +57,13 @@ class Datatype(Enum):
 
     torch: dtype
     numpy: np.dtype[np.generic]
+    carrier: np.dtype[np.generic]
     kind: str
 
     def __init__(self, torch_dtype: dtype, numpy_dtype: np.dtype[np.generic]) -> None:
         self.torch = torch_dtype
         self.numpy = numpy_dtype
+        self.carrier = np.dtype("<i2") if torch_dtype is bfloat16 else numpy_dtype
         self.kind = "float" if torch_dtype.is_floating_point else {"b": "bool"}.get(numpy_dtype.kind, "int")
 
 

@@ -10,6 +10,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -18,23 +19,21 @@ from torch import Tensor
 from carryover.errors import ModelFailedError
 from carryover.runtime.datatypes import Array, Datatype, of_tensor
 
-# numpy types that carry a buffer's bytes; bfloat16 crosses as its 16 bits.
-_CARRIER = {datatype: datatype.numpy for datatype in Datatype} | {Datatype.BF16: np.dtype("<i2")}
 _CODES = list(Datatype)
 _NONE = 255
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Contents:
     """What one buffer holds in one session: None, or a datatype and a shape."""
 
     datatype: Datatype
     shape: tuple[int, ...]
 
-    @property
+    @cached_property
     def nbytes(self) -> int:
         """Bytes of the values."""
-        return math.prod(self.shape) * _CARRIER[self.datatype].itemsize
+        return math.prod(self.shape) * self.datatype.carrier.itemsize
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +86,7 @@ class Layout:
         """Batch sessions of one `signature`: a fresh tensor for each buffer, along its `batch_dim`."""
         count = len(states)
         contents, start = self._table(states[0])
-        width = sum(held.nbytes for held in contents if held)
+        width = self.nbytes if contents is self._registered else sum(held.nbytes for held in contents if held)
         data = b"".join(state[start : start + width] for state in states) if start or count > 1 else states[0]
         matrix = np.frombuffer(data, np.uint8, count * width).reshape(count, width)
         tensors: list[Tensor | None] = []
@@ -97,7 +96,7 @@ class Layout:
                 tensors.append(None)
                 continue
             start, end = end, end + held.nbytes
-            rows = torch.from_numpy(matrix[:, start:end].copy().view(_CARRIER[held.datatype]))
+            rows = torch.from_numpy(matrix[:, start:end].copy().view(held.datatype.carrier))
             if held.datatype is Datatype.BF16:
                 rows = rows.view(torch.bfloat16)
             if buffer.batch_dim is None or count == 1:

@@ -143,8 +143,11 @@ class ModelVersion:
         """Calls of the same group may share a forward; None shares with none."""
         if not self.batched:
             return None
-        shapes = [(spec.batch_dim or 0, call.inputs[spec.name].shape) for spec in self.inputs]
-        return (*((*shape[:dim], *shape[dim + 1 :]) for dim, shape in shapes), self.layout.signature(call.state))
+        group: list[Hashable] = [self.layout.signature(call.state)]
+        for spec in self.inputs:
+            shape, dim = call.inputs[spec.name].shape, spec.batch_dim or 0
+            group.append((*shape[:dim], *shape[dim + 1 :]))
+        return tuple(group)
 
     @deep
     def run(self, calls: Sequence[Invocation]) -> list[Result]:

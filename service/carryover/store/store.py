@@ -44,6 +44,9 @@ class Outcome(IntEnum):
     COMMITTED = 1
 
 
+_OUTCOMES = {int(outcome): outcome for outcome in Outcome}
+
+
 class Commit(Protocol):
     """One session's write.
 
@@ -177,7 +180,7 @@ class Store:
             else:
                 for i, value in zip(group, reply, strict=True):
                     # A conflict may be with the commit's own first try.
-                    outcomes[i] = Outcome.UNKNOWN if unsure and value < 1 else Outcome(value)
+                    outcomes[i] = Outcome.UNKNOWN if unsure and value < 1 else _OUTCOMES[value]
         return outcomes
 
     def ping(self) -> None:
