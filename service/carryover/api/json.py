@@ -9,6 +9,10 @@ from pydantic import BaseModel, ValidationError
 from carryover.api.inbound import Inbound
 from carryover.api.response import JSON, Response
 from carryover.errors import InvalidInputError, MediaTypeError
+from carryover.threads import in_turns
+
+LARGE_BODY = 256 * 1024
+"""Bytes of JSON that take some 10 ms to read: larger ones are read in a native thread."""
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -75,6 +79,14 @@ def require_media_type(inbound: Inbound, *expected: str) -> None:
 def encode(value: Any) -> bytes:
     """Dump a value that may hold arrays. JSON has no NaN and no infinity: they become null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def in_parts(values: Any, part: int) -> Any:
+    """Return a list or array as `encode` takes it; one of more than `part` entries as JSON, made part by part."""
+    if len(values) <= part:
+        return values
+    starts = in_turns(range(0, len(values), part), 1)
+    return orjson.Fragment(b"[" + b",".join(encode(values[start : start + part])[1:-1] for start in starts) + b"]")
 
 
 def reply(value: Any, status: int = 200, step: int | None = None) -> Response:

@@ -6,10 +6,40 @@ from typing import Any
 import numpy as np
 
 from carryover.api.arrays import array, called
-from carryover.api.v1.schemas import Classified
+from carryover.api.inbound import Inbound
+from carryover.api.json import LARGE_BODY, in_parts, read
+from carryover.api.v1.schemas import Classified, Predict
+from carryover.engine import Operation
 from carryover.errors import InvalidInputError
 from carryover.runtime.datatypes import Array
 from carryover.runtime.manifest import TensorSpec
+from carryover.threads import run_in_thread
+
+MANY_ELEMENTS = 64 * 1024
+"""Elements of outputs that take some 10 ms to encode."""
+ROWS_OF_A_PART = 1024
+
+
+def read_instances(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array]:
+    """Read the instances of a request; those of a large body in a native thread.
+
+    Raises:
+        MediaTypeError, InvalidInputError: with the place and what would be right.
+
+    """
+    if len(inbound.body) <= LARGE_BODY:
+        return instances(specs, read(inbound, Predict).instances)
+    return run_in_thread(lambda: instances(specs, read(inbound, Predict).instances))
+
+
+def predictions_of(operation: Operation) -> Any:
+    """Return the predictions of an operation, to be encoded; many are made in a native thread, and encoded in parts."""
+    model, outputs = operation.model, operation.outputs
+    for output in outputs.values():
+        if output.size > MANY_ELEMENTS:
+            made = run_in_thread(lambda: predictions(model.outputs, outputs, model.labels))
+            return in_parts(made, ROWS_OF_A_PART)
+    return predictions(model.outputs, outputs, model.labels)
 
 
 def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array]:

@@ -1,15 +1,14 @@
 """`/v1/models`: what is served, and predictions without a session."""
 
 from carryover.api.inbound import Inbound
-from carryover.api.json import read, reply
+from carryover.api.json import reply
 from carryover.api.perform import perform
 from carryover.api.response import Response
-from carryover.api.v1.instances import instances, predictions
+from carryover.api.v1.instances import predictions_of, read_instances
 from carryover.api.v1.schemas import (
     FrozenBufferResource,
     ModelList,
     ModelResource,
-    Predict,
     Predictions,
     TensorResource,
     TensorSpecResource,
@@ -44,7 +43,7 @@ def show(engine: Engine, inbound: Inbound) -> Response:
 def predict(engine: Engine, inbound: Inbound) -> Response:
     """Run a model from its initial state and keep nothing."""
     model = find(engine, inbound)
-    return perform(engine, Prediction(model, "", instances(model.inputs, read(inbound, Predict).instances)), _predicted)
+    return perform(engine, Prediction(model, "", read_instances(model.inputs, inbound)), _predicted)
 
 
 def tensor(info: TensorInfo) -> TensorResource:
@@ -53,8 +52,7 @@ def tensor(info: TensorInfo) -> TensorResource:
 
 
 def _predicted(operation: Operation) -> Response:
-    model = operation.model
-    return reply(Predictions(predictions=predictions(model.outputs, operation.outputs, model.labels)))
+    return reply(Predictions(predictions=predictions_of(operation)))
 
 
 def describe(model: Model) -> ModelResource:

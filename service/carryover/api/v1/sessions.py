@@ -7,13 +7,12 @@ from carryover.api.inbound import Inbound
 from carryover.api.json import encode, read, reply, require_media_type, timestamp
 from carryover.api.perform import perform, response_of
 from carryover.api.response import OCTETS, Response
-from carryover.api.v1.instances import instances, predictions
+from carryover.api.v1.instances import instances, predictions_of, read_instances
 from carryover.api.v1.models import find, tensor
 from carryover.api.v1.schemas import (
     CreateSession,
     ManySteps,
     Nothing,
-    Predict,
     PredictMany,
     SessionResource,
     StepPredictions,
@@ -69,7 +68,7 @@ def fork(engine: Engine, inbound: Inbound) -> Response:
 def predict(engine: Engine, inbound: Inbound) -> Response:
     """Run one step of a session."""
     model = find(engine, inbound)
-    inputs = instances(model.inputs, read(inbound, Predict).instances)
+    inputs = read_instances(model.inputs, inbound)
     step = Step(model, names.of_path(inbound), inputs, conditions.read(inbound))
     return perform(engine, step, stepped)
 
@@ -115,8 +114,7 @@ def put_state(engine: Engine, inbound: Inbound) -> Response:
 
 def stepped(step: Operation) -> Response:
     """Return the response to a committed step."""
-    model = step.model
-    values = predictions(model.outputs, step.outputs, model.labels)
+    values = predictions_of(step)
     return reply(StepPredictions(predictions=values, session=step.session, step=step.step), step=step.step)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from carryover.api import conditions
 from carryover.api.inbound import Inbound
-from carryover.api.json import parse
+from carryover.api.json import LARGE_BODY, parse
 from carryover.api.perform import perform
 from carryover.api.response import JSON, OCTETS, Response
 from carryover.api.v2 import sequences
@@ -20,6 +20,7 @@ from carryover.engine.operations import Prediction
 from carryover.errors import CarryoverError, InvalidInputError
 from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
+from carryover.threads import run_in_thread
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _DIGITS = 20
@@ -28,7 +29,11 @@ _DIGITS = 20
 def infer(engine: Engine, inbound: Inbound) -> Response:
     """Run a model, in a sequence or without one."""
     model, body = find(engine, inbound), decoded_body(inbound)
-    asked = _Asked.read(model, body, inbound.headers.get(HEADER_LENGTH.lower()))
+    length = inbound.headers.get(HEADER_LENGTH.lower())
+    if len(body) <= LARGE_BODY:
+        asked = _Asked.read(model, body, length)
+    else:
+        asked = run_in_thread(lambda: _Asked.read(model, body, length))
     preconditions = conditions.read(inbound, body)
     step = sequences.step_of(model, asked.parameters, asked.inputs, engine.ttl, preconditions)
     if step is None:

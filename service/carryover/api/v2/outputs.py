@@ -4,13 +4,16 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from carryover.api.json import encode
+from carryover.api.json import encode, in_parts
 from carryover.api.v2.schemas import InferResponse, Output, OutputParameters, OutputTensor
 from carryover.api.v2.tensors import BITS
 from carryover.errors import InvalidInputError, UnsupportedError
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.repository import Model
+
+_PART = 64 * 1024
+"""Elements that are encoded at a time."""
 
 
 def requested(model: Model, asked: Sequence[Output], *, binary: bool) -> list[Output]:
@@ -67,7 +70,7 @@ def encode_response(
             tail.append(_raw(datatype, values))
             one["parameters"] = {"binary_data_size": tail[-1].nbytes}
         else:
-            one["data"] = values
+            one["data"] = in_parts(values, _PART)
         described.append(one)
     head["outputs"] = described
     json = encode(head)
