@@ -66,6 +66,10 @@ class BodyTooLargeError(RequestError):
     """The body, or one line of a stream, is over the limit."""
 
 
+class SlowClientError(RequestError):
+    """The client sends its body too slowly."""
+
+
 class MediaTypeError(RequestError):
     """The body is of a media type that the route does not read."""
 

@@ -42,6 +42,12 @@ class Settings(BaseSettings):
         default=4096, le=2**31, description="Most requests that may wait for one model in one worker"
     )
     max_body_bytes: _Bytes = Field(default=16 * 2**20, description="Largest body, and longest line of a stream")
+    max_inflight_bytes: _Bytes = Field(
+        default=128 * 2**20, description="Most bytes of bodies that one worker holds at a time; at least MAX_BODY_BYTES"
+    )
+    body_timeout: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds that a body, or each 256 KiB of a larger one, has to arrive"
+    )
     graceful_timeout: PositiveInt = Field(
         default=30, le=_TEN_YEARS, description="Seconds that requests have to finish when a worker stops"
     )

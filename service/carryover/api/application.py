@@ -12,11 +12,12 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter, MapAdapter
 
 from carryover.api import driver, problems
+from carryover.api.bodies import HELD, Bodies
 from carryover.api.inbound import HEADERS, Inbound
 from carryover.api.response import Response
 from carryover.api.route import Route
 from carryover.api.routes import ROUTES
-from carryover.api.transport import iter_body, read_body
+from carryover.api.transport import iter_body
 from carryover.engine import Engine
 from carryover.errors import UnavailableError
 
@@ -73,30 +74,34 @@ class _Response(FlaskResponse):
         return (b"",) if environ["REQUEST_METHOD"] == "HEAD" else (body,)
 
 
-def create_app(engine: Engine | None = None, max_body_bytes: int = 0) -> Flask:
+def create_app(engine: Engine | None = None, bodies: Bodies | None = None) -> Flask:
     """Return the application; without an engine, every route says that it does not serve."""
     app = Application("carryover", static_folder=None)
     app.url_map.merge_slashes = False  # a path with a slash too many does not exist, rather than redirect
     app.url_map.converters["name"] = NameConverter
     for route in ROUTES:
-        view = partial(_respond, route, engine, max_body_bytes) if engine is not None else _not_served
+        view = partial(_respond, route, engine, bodies) if engine and bodies else _not_served
         for path in route.paths():
             app.add_url_rule(path, route.name, view, methods=[route.method])
     app.register_error_handler(HTTPException, _http_error)
     return app
 
 
-def _respond(route: Route, engine: Engine, max_body_bytes: int, **parameters: str) -> FlaskResponse:
+def _respond(route: Route, engine: Engine, bodies: Bodies, **parameters: str) -> FlaskResponse:
     environ = request.environ
     headers: dict[str, str] = {}
     for name, key in _IN_ENVIRON:
         if key in environ:
             headers[name] = environ[key]
     path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
-    inbound = Inbound(environ["REQUEST_METHOD"], path, query, parameters, headers, max_body_bytes)
+    inbound = Inbound(environ["REQUEST_METHOD"], path, query, parameters, headers, bodies.limit)
     if route.streams:
         inbound.chunks = iter_body(environ)
-    return _Response(driver.respond(route, engine, inbound, partial(read_body, environ, max_body_bytes)))
+    try:
+        return _Response(driver.respond(route, engine, inbound, partial(bodies.read, environ)))
+    finally:
+        if HELD in environ:
+            bodies.release(environ)
 
 
 def _not_served(**_: str) -> FlaskResponse:

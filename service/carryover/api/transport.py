@@ -7,16 +7,14 @@ import gevent
 from gevent.hub import get_hub
 from gevent.queue import Queue
 from greenlet import greenlet
-from gunicorn.http.body import ChunkedReader
+from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.errors import NoMoreData, ParseException
-
-from carryover.errors import BodyTooLargeError, InvalidInputError
 
 AHEAD = 64
 """Pieces that are read ahead of whoever takes them, at most; gunicorn reads 8 kB at a time."""
 
-# gunicorn's NoMoreData is an OSError.
-_BROKEN = (OSError, ParseException)
+BROKEN = (OSError, ParseException)
+"""What reading raises when the connection breaks, or its chunks are malformed; gunicorn's NoMoreData is an OSError."""
 
 _waiting: set[greenlet] = set()
 _drained = False
@@ -28,33 +26,6 @@ class CutShortError(Exception):
 
 class _DrainedError(Exception):
     """The worker ends: stop waiting for the client."""
-
-
-def read_body(environ: dict[str, Any], limit: int) -> bytes:
-    """Return a request's body.
-
-    Raises:
-        BodyTooLargeError: it has more than `limit` bytes, announced or not.
-        InvalidInputError: it ended before its end, or is malformed.
-
-    """
-    announced = environ.get("CONTENT_LENGTH")
-    length = int(announced or limit + 1)
-    if length > limit and announced is not None:
-        raise _too_large(limit)
-    try:
-        data: bytes = environ["wsgi.input"].read(length)
-    except _BROKEN:
-        raise InvalidInputError("the body broke off before its end, or its chunks are malformed") from None
-    if len(data) > limit:
-        raise _too_large(limit)
-    if len(data) < length <= limit:
-        raise InvalidInputError(f"the body is incomplete; expected {length} bytes, got {len(data)}")
-    return data
-
-
-def _too_large(limit: int) -> BodyTooLargeError:
-    return BodyTooLargeError(f"the body is larger than {limit} bytes (MAX_BODY_BYTES)")
 
 
 def iter_body(environ: dict[str, Any]) -> Iterator[bytes]:
@@ -88,7 +59,7 @@ def _taken(queue: "Queue[bytes | Exception]") -> bytes:
 def _read_ahead(environ: dict[str, Any], queue: "Queue[bytes | Exception]") -> None:
     """Put the pieces of a request's body into the queue, and at last EOFError, or what broke them off."""
     try:
-        for piece in _pieces(environ):
+        for piece in _until_drained(environ["wsgi.input"]):
             queue.put(piece)
     except Exception as error:  # noqa: BLE001 - it is raised where the pieces are taken
         queue.put(error)
@@ -96,23 +67,27 @@ def _read_ahead(environ: dict[str, Any], queue: "Queue[bytes | Exception]") -> N
         queue.put(EOFError())
 
 
-def _pieces(environ: dict[str, Any]) -> Iterator[bytes]:
-    """Yield the pieces of a request's body.
+def pieces(body: Body) -> Iterator[bytes]:
+    """Yield the pieces of a request's body, what one receive brings.
 
     gunicorn's `read` and `readline` return only when all that was asked for is there, and ask for at least 1,024 bytes:
     a client that waits for a response before it sends more would wait for ever. Its readers, one level below, do not.
     """
-    body = environ["wsgi.input"]
     reader = body.reader
-    pieces = reader.parser if isinstance(reader, ChunkedReader) else _sized(reader)
+    return reader.parser if isinstance(reader, ChunkedReader) else _sized(reader)
+
+
+def _until_drained(body: Body) -> Iterator[bytes]:
+    """Yield the pieces of a request's body until the worker ends."""
+    arriving = pieces(body)
     waiter = gevent.getcurrent()
     while True:
         _waiting.add(waiter)
         try:
             if _drained:
                 raise _DrainedError
-            piece = next(pieces, None)
-        except (_DrainedError, *_BROKEN):
+            piece = next(arriving, None)
+        except (_DrainedError, *BROKEN):
             body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the response
             raise CutShortError from None
         finally:
@@ -140,7 +115,7 @@ def _sized(reader: Any) -> Iterator[bytes]:
     """The pieces of a body whose length is known: what one receive brings, never more than the body's rest."""
     unreader = reader.unreader
     while reader.length > 0:
-        data = unreader.read()
+        data = unreader.read(read_ahead=reader.length)
         if not data:
             raise NoMoreData
         unreader.unread(data[reader.length :])

@@ -80,13 +80,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
         return handled
 
     def load_wsgi(self) -> None:
-        """Load the application; a response that is sent while the worker stops is the last on its connection."""
+        """Load the application.
+
+        A response is the last on its connection if the worker stops, or if the request's body was not read to its end.
+        """
         super().load_wsgi()
         application = self.wsgi
 
         def last(environ: dict[str, Any], start_response: Any) -> Any:
             response = application(environ, start_response)
-            if not self.alive:
+            if not self.alive or environ["wsgi.input"].failed:
                 start_response.__self__.force_close()
             return response
 

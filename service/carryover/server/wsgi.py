@@ -6,6 +6,7 @@ import torch
 
 from carryover import settings
 from carryover.api.application import create_app
+from carryover.api.bodies import Bodies
 from carryover.engine import Engine, Limits
 from carryover.errors import ConfigurationError
 from carryover.runtime.repository import Repository
@@ -34,4 +35,4 @@ try:
 except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 
-app = create_app(engine, configured.max_body_bytes)
+app = create_app(engine, Bodies(configured.max_body_bytes, configured.body_timeout, configured.max_inflight_bytes))

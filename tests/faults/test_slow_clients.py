@@ -1,0 +1,124 @@
+"""Clients that send or read slowly, or stop in the middle: each costs a bounded time and a bounded memory."""
+
+import time
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+
+import pytest
+
+from tests.support.client import JSON, problem
+from tests.support.connections import Wire, request_bytes
+from tests.support.repository import write_batching
+from tests.support.service import Launch, Service
+from tests.support.waiting import eventually
+
+PREDICT = "/v1/models/twice:predict"
+BODY = b'{"instances":[1]}'
+KIB = 1024
+
+
+def sized(length: int) -> bytes:
+    """The head of a prediction whose body has `length` bytes."""
+    return request_bytes("POST", PREDICT, {"Content-Type": JSON, "Content-Length": str(length)})
+
+
+CHUNKED = request_bytes("POST", PREDICT, {"Content-Type": JSON, "Transfer-Encoding": "chunked"})
+
+
+def padded(length: int) -> bytes:
+    """A body of this length that asks for one prediction."""
+    return BODY[:-1].ljust(length - 1) + b"}"
+
+
+@pytest.fixture(scope="module")
+def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that waits for bodies for a second only."""
+    folder = tmp_path_factory.mktemp("hasty")
+    write_batching(folder / "models")
+    limits = {"BODY_TIMEOUT": 1, "MAX_BODY_BYTES": 2**20}
+    running = Service(folder / "service", MODEL_REPOSITORY=folder / "models", WORKERS=1, **limits)
+    try:
+        yield running.start()
+    finally:
+        running.end()
+
+
+@pytest.fixture
+def wire(hasty: Service) -> Iterator[Wire]:
+    connection = Wire(hasty.port)
+    yield connection
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        sized(100),
+        sized(100) + BODY,
+        sized(2**20) + padded(2**20)[: 900 * KIB],
+        CHUNKED,
+        CHUNKED + b"1",
+        CHUNKED + b"11\r\n" + BODY[:5],
+        CHUNKED + b"11\r\n" + BODY + b"\r\n0\r\n",
+    ],
+    ids=["nothing", "a-part", "most", "no-chunk", "part-of-a-size", "part-of-a-chunk", "no-end"],
+)
+def test_a_body_that_stops_arriving_is_408_and_the_connection_is_closed(wire: Wire, sent: bytes) -> None:
+    wire.send(sent)
+    response = wire.response()
+    assert "BODY_TIMEOUT" in problem(response, 408)
+    assert response.headers["Connection"] == "close"
+    assert wire.rest() == b""
+
+
+@pytest.mark.parametrize("framing", ["sized", "chunked", "size-of-a-chunk"])
+def test_a_body_that_trickles_is_408(wire: Wire, framing: str) -> None:
+    head, piece = {
+        "sized": (sized(100_000), b" "),
+        "chunked": (CHUNKED, b"1\r\n \r\n"),
+        "size-of-a-chunk": (CHUNKED + b"1;a=", b"a"),
+    }[framing]
+    wire.send(head)
+    start = time.monotonic()
+    while wire.silent():
+        assert time.monotonic() - start < 30
+        wire.send(piece)
+    problem(wire.response(), 408)
+
+
+def test_a_large_body_that_keeps_arriving_may_take_longer(wire: Wire) -> None:
+    body = padded(2**20)
+    wire.send(sized(len(body)))
+    start = time.monotonic()
+    for part in range(4):
+        assert wire.silent(0.6)
+        wire.send(body[part * 256 * KIB : (part + 1) * 256 * KIB])
+    assert time.monotonic() - start > 2
+    assert wire.response().expect()["predictions"]
+
+
+def test_bodies_in_flight_are_bounded_together(launch: Launch, few: Path) -> None:
+    service = launch(MODEL_REPOSITORY=few, WORKERS=1, MAX_BODY_BYTES=2**20, MAX_INFLIGHT_BYTES=2**21)
+    silent = [Wire(service.port) for _ in range(2)]
+    for wire in silent:
+        wire.send(sized(2**20) + padded(2**20)[:-10])
+
+    def status() -> int:
+        with service.client() as client:
+            return client.post(PREDICT, padded(2**19)).status
+
+    eventually("the limit", lambda: status() == HTTPStatus.SERVICE_UNAVAILABLE)
+    with service.client() as client:
+        response = client.post(PREDICT, padded(2**19))
+        assert "MAX_INFLIGHT_BYTES" in problem(response, 503)
+        assert int(response.headers["Retry-After"]) >= 1
+        client.predict("twice", [1])  # on the same connection
+    silent[0].send(padded(2**20)[-10:])
+    silent[0].response().expect()
+    silent[1].abort()
+    eventually("room for others", lambda: status() == HTTPStatus.OK)
+    with service.clients(8) as clients:
+        for client in clients:
+            client.post(PREDICT, padded(2**20)).expect()
+    silent[0].close()
