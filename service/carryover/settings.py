@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     body_timeout: float = Field(
         default=30.0, gt=0, le=3600, description="Seconds that a body, or each 256 KiB of a larger one, has to arrive"
     )
+    send_timeout: float = Field(
+        default=60.0, gt=0, le=3600, description="Seconds that a client has to read some more of a response"
+    )
     graceful_timeout: PositiveInt = Field(
         default=30, le=_TEN_YEARS, description="Seconds that requests have to finish when a worker stops"
     )

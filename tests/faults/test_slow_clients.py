@@ -1,7 +1,9 @@
 """Clients that send or read slowly, or stop in the middle: each costs a bounded time and a bounded memory."""
 
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
 
@@ -33,10 +35,10 @@ def padded(length: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that waits for bodies for a second only."""
+    """A service that waits for a second only, for a body and for its responses to be read."""
     folder = tmp_path_factory.mktemp("hasty")
     write_batching(folder / "models")
-    limits = {"BODY_TIMEOUT": 1, "MAX_BODY_BYTES": 2**20}
+    limits = {"BODY_TIMEOUT": 1, "SEND_TIMEOUT": 1, "MAX_BODY_BYTES": 2**20}
     running = Service(folder / "service", MODEL_REPOSITORY=folder / "models", WORKERS=1, **limits)
     try:
         yield running.start()
@@ -122,3 +124,55 @@ def test_bodies_in_flight_are_bounded_together(launch: Launch, few: Path) -> Non
         for client in clients:
             client.post(PREDICT, padded(2**20)).expect()
     silent[0].close()
+
+
+REQUESTS = 24
+
+
+@pytest.fixture
+def large(hasty: Service) -> Iterator[Wire]:
+    """A connection with requests whose responses are together more than the sockets' buffers hold."""
+    connection = Wire(hasty.port)
+    body = b'{"instances":[%s]}' % b",".join([b"1"] * 100_000)
+    last = request_bytes("GET", "/v2/health/live", {"Connection": "close"})
+    requests = (sized(len(body)) + body) * REQUESTS + last
+    sender = threading.Thread(target=suppressing(OSError, lambda: connection.send(requests)), daemon=True)
+    sender.start()
+    yield connection
+    connection.abort()
+    sender.join()
+
+
+def suppressing(error: type[Exception], work: Callable[[], None]) -> Callable[[], None]:
+    def run() -> None:
+        with suppress(error):
+            work()
+
+    return run
+
+
+def held(service: Service, wire: Wire) -> bool:
+    """Whether the worker still holds the connection."""
+    port = wire.socket.getsockname()[1]
+    (worker,) = service.workers()
+    return any(end.raddr and end.raddr.port == port for end in worker.net_connections("tcp4"))
+
+
+def test_a_client_that_does_not_read_is_closed(hasty: Service, large: Wire) -> None:
+    eventually("a response", lambda: not large.silent())
+    eventually("the end of the connection", lambda: not held(hasty, large))
+    assert "SEND_TIMEOUT" in hasty.err()
+    assert "Traceback" not in hasty.err()
+
+
+def test_a_client_that_reads_slowly_gets_everything(large: Wire) -> None:
+    eventually("a response", lambda: not large.silent())
+    start = time.monotonic()
+    received = bytearray()
+    while time.monotonic() - start < 4:  # four times SEND_TIMEOUT
+        received += large.socket.recv(256 * KIB)
+        time.sleep(0.3)
+    while piece := large.socket.recv(2**20):
+        received += piece
+    assert received.count(b"HTTP/1.1 200 OK\r\n") == REQUESTS + 1
+    assert received.endswith(b'{"live":true}')

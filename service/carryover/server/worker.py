@@ -13,6 +13,7 @@ from gunicorn.util import close_graceful
 from gunicorn.workers.ggevent import GeventWorker
 
 from carryover.api import problems, transport
+from carryover.api.sending import send
 from carryover.errors import UnavailableError
 
 _NOTICE = 1.0
@@ -33,6 +34,21 @@ def _respond_malformed(sock: Any, status: int, _: str, reason: str) -> None:
 
 
 util.write_error = _respond_malformed  # gunicorn's own writes HTML
+
+
+def limit_sending(seconds: float) -> None:
+    """Close a connection whose client takes nothing of a response for `seconds`; gunicorn waits for ever."""
+
+    def write_chunk(sock: Any, data: bytes) -> None:
+        send(sock, b"%X\r\n%s\r\n" % (len(data), data), seconds)
+
+    def write(sock: Any, data: bytes, chunked: bool = False) -> None:
+        if chunked:
+            write_chunk(sock, data)
+        else:
+            send(sock, data, seconds)
+
+    util.write, util.write_chunk = write, write_chunk
 
 
 class _Pause(gevent.Timeout):
