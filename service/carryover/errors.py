@@ -92,6 +92,15 @@ class UnavailableError(CarryoverError):
     retry_after = 1
 
 
+class StreamEndedError(UnavailableError):
+    """The service ends a stream; its problem is the stream's last line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}: the stream ends here; lines that have no response were not run, send them in another stream"
+        )
+
+
 class OverloadedError(UnavailableError):
     """More requests are queued than `MAX_QUEUE` allows."""
 

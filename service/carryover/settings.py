@@ -51,6 +51,12 @@ class Settings(BaseSettings):
     send_timeout: float = Field(
         default=60.0, gt=0, le=3600, description="Seconds that a client has to read some more of a response"
     )
+    max_streams: PositiveInt = Field(default=4096, le=2**31, description="Most streams of one worker at a time")
+    max_stream_buffer: _Bytes = Field(
+        default=4 * 2**20, description="Most bytes of responses that a stream keeps until its client reads them"
+    )
+    max_stream_idle: PositiveInt = Field(default=3600, le=_TEN_YEARS, description="Seconds that a stream may be idle")
+    max_stream_seconds: PositiveInt = Field(default=86400, le=_TEN_YEARS, description="Seconds that a stream may last")
     graceful_timeout: PositiveInt = Field(
         default=30, le=_TEN_YEARS, description="Seconds that requests have to finish when a worker stops"
     )

@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.support.client import JSON, problem
-from tests.support.connections import Wire, request_bytes
+from tests.support.client import JSON, problem, sentence
+from tests.support.connections import Stream, Wire, line_of, request_bytes
 from tests.support.repository import write_batching
 from tests.support.service import Launch, Service
-from tests.support.waiting import eventually
+from tests.support.waiting import eventually, together
 
 PREDICT = "/v1/models/twice:predict"
 BODY = b'{"instances":[1]}'
@@ -38,7 +39,14 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service that waits for a second only, for a body and for its responses to be read."""
     folder = tmp_path_factory.mktemp("hasty")
     write_batching(folder / "models")
-    limits = {"BODY_TIMEOUT": 1, "SEND_TIMEOUT": 1, "MAX_BODY_BYTES": 2**20}
+    limits = {
+        "BODY_TIMEOUT": 1,
+        "SEND_TIMEOUT": 1,
+        "MAX_STREAM_BUFFER": 2**20,
+        "MAX_STREAM_IDLE": 2,
+        "MAX_STREAMS": 3,
+        "MAX_BODY_BYTES": 2**20,
+    }
     running = Service(folder / "service", MODEL_REPOSITORY=folder / "models", WORKERS=1, **limits)
     try:
         yield running.start()
@@ -166,7 +174,6 @@ def test_a_client_that_does_not_read_is_closed(hasty: Service, large: Wire) -> N
 
 
 def test_a_client_that_reads_slowly_gets_everything(large: Wire) -> None:
-    eventually("a response", lambda: not large.silent())
     start = time.monotonic()
     received = bytearray()
     while time.monotonic() - start < 4:  # four times SEND_TIMEOUT
@@ -176,3 +183,111 @@ def test_a_client_that_reads_slowly_gets_everything(large: Wire) -> None:
         received += piece
     assert received.count(b"HTTP/1.1 200 OK\r\n") == REQUESTS + 1
     assert received.endswith(b'{"live":true}')
+
+
+def ended(line: Any, setting: str) -> None:
+    """Check that a line says why its stream ends."""
+    assert line["type"] == "urn:carryover:stream-ended"
+    assert setting in sentence(line, 503)
+
+
+def session(service: Service, model: str = "total") -> str:
+    with service.client() as client:
+        return client.create(model)
+
+
+@pytest.mark.parametrize("sent", [b"", line_of([1]), line_of([1])[:5]], ids=["nothing", "a-line", "part-of-a-line"])
+def test_a_stream_that_is_idle_ends_and_says_so(hasty: Service, sent: bytes) -> None:
+    with hasty.stream(session(hasty)) as stream:
+        if sent:
+            stream.send(sent)
+        if sent.endswith(b"\n"):
+            assert stream.line()["step"] == 1
+        ended(stream.line(), "MAX_STREAM_IDLE")
+        assert stream.line() is None
+        assert stream.wire.rest() == b""
+
+
+def test_a_stream_that_is_busy_may_last_until_its_total_time(launch: Launch, few: Path) -> None:
+    service = launch(MODEL_REPOSITORY=few, WORKERS=1, MAX_STREAM_IDLE=2, MAX_STREAM_SECONDS=4)
+    start = time.monotonic()
+    with service.stream(session(service)) as stream:
+        while "step" in (line := stream.step([1])):
+            time.sleep(0.2)
+        ended(line, "MAX_STREAM_SECONDS")
+    assert time.monotonic() - start >= 4
+
+
+def test_streams_beyond_the_limit_are_503_until_one_ends(hasty: Service) -> None:
+    address = session(hasty)
+    streams = [hasty.stream(address) for _ in range(3)]
+    late = Stream(hasty.port, address)
+    response = late.wire.response()
+    assert "MAX_STREAMS" in problem(response, 503)
+    assert int(response.headers["Retry-After"]) >= 1
+    late.close()
+    for stream in streams:
+        stream.close()
+
+    def opened() -> bool:
+        stream = Stream(hasty.port, address)
+        try:
+            return stream.status() == HTTPStatus.OK
+        finally:
+            stream.close()
+
+    eventually("room for a stream", opened)
+
+
+NUMBERS = line_of([1] * 1_000)
+ROWS = line_of([[1]] * 1_000)
+LINES = 2_000
+
+
+def send_all(stream: Stream, line: bytes) -> None:
+    for _ in range(LINES):
+        stream.send(line)
+    stream.finish()
+
+
+def test_a_client_that_sends_everything_before_it_reads_is_told_why_its_stream_ended(hasty: Service) -> None:
+    """The responses are about 20 MB: more than the sockets and the stream hold."""
+    address = session(hasty, "talks")
+    with hasty.stream(address) as stream:
+        send_all(stream, ROWS)
+        lines = list(iter(stream.line, None))
+    ended(lines[-1], "SEND_TIMEOUT")
+    assert [line["step"] for line in lines[:-1]] == list(range(1, len(lines)))
+    assert 10 < len(lines) < LINES
+    with hasty.client() as client:
+        assert client.step_of(address) == len(lines) - 1
+        client.predict("twice", [1])
+
+
+def test_a_client_that_sends_everything_first_gets_all_that_fits(hasty: Service) -> None:
+    with hasty.stream(session(hasty)) as stream:
+        send_all(stream, NUMBERS)
+        assert [line["step"] for line in iter(stream.line, None)] == list(range(1, LINES + 1))
+
+
+def test_streams_that_are_not_read_hold_little_and_are_closed(hasty: Service) -> None:
+    (worker,) = hasty.workers()
+    address = session(hasty, "talks")
+    with hasty.client() as client:
+        client.step(address, [[1]] * 1_000)
+    before = worker.memory_info().rss
+    streams = [hasty.stream(address) for _ in range(3)]
+    peak = 0
+
+    def send(stream: Stream) -> None:
+        nonlocal peak
+        with suppress(OSError):
+            while True:
+                stream.send(ROWS)
+                peak = max(peak, worker.memory_info().rss)
+
+    together(send, streams)
+    assert peak - before < 64 * 2**20
+    for stream in streams:
+        assert not held(hasty, stream.wire)
+        stream.close()

@@ -31,8 +31,8 @@ class Bodies:
     def __init__(self, limit: int, timeout: float, budget: int) -> None:
         self.limit = limit
         self._timeout = timeout
-        self._budget = max(budget, limit)
-        self._held = 0
+        self.budget = max(budget, limit)
+        self.held = 0
 
     def read(self, environ: dict[str, Any]) -> bytes:
         """Return a request's body.
@@ -57,7 +57,7 @@ class Bodies:
 
     def release(self, environ: dict[str, Any]) -> None:
         """Count what was read of a request's body no longer."""
-        self._held -= environ.pop(HELD)
+        self.held -= environ.pop(HELD)
 
     def _receive(self, environ: dict[str, Any], body: Body) -> bytes:
         data = bytearray()
@@ -86,11 +86,11 @@ class Bodies:
         return bytes(data)
 
     def _hold(self, environ: dict[str, Any], size: int) -> None:
-        if self._held + size > self._budget:
+        if self.held + size > self.budget:
             raise UnavailableError(
-                f"this worker is receiving bodies of {self._budget} bytes in all (MAX_INFLIGHT_BYTES); retry"
+                f"this worker is receiving bodies of {self.budget} bytes in all (MAX_INFLIGHT_BYTES); retry"
             )
-        self._held += size
+        self.held += size
         environ[HELD] = environ.get(HELD, 0) + size
 
     def _too_large(self) -> BodyTooLargeError:

@@ -5,13 +5,11 @@ from typing import Any
 
 import gevent
 from gevent.hub import get_hub
-from gevent.queue import Queue
 from greenlet import greenlet
 from gunicorn.http.body import Body, ChunkedReader
 from gunicorn.http.errors import NoMoreData, ParseException
 
-AHEAD = 64
-"""Pieces that are read ahead of whoever takes them, at most; gunicorn reads 8 kB at a time."""
+from carryover.errors import StreamEndedError
 
 BROKEN = (OSError, ParseException)
 """What reading raises when the connection breaks, or its chunks are malformed; gunicorn's NoMoreData is an OSError."""
@@ -21,50 +19,11 @@ _drained = False
 
 
 class CutShortError(Exception):
-    """The connection, or the worker, ended before the body did; or what came is no body."""
+    """The connection ended before the body did, or what came is no body."""
 
 
 class _DrainedError(Exception):
     """The worker ends: stop waiting for the client."""
-
-
-def iter_body(environ: dict[str, Any]) -> Iterator[bytes]:
-    """Yield a request's body as it arrives: at each turn all that has come since the last one, waiting for something.
-
-    Raises:
-        CutShortError: the connection or the worker ends before the body does, or its chunks are malformed.
-
-    """
-    queue: Queue[bytes | Exception] = Queue(AHEAD)
-    reader = gevent.spawn(_read_ahead, environ, queue)
-    try:
-        while True:
-            pieces = [_taken(queue)]
-            while not queue.empty() and isinstance(queue.peek(), bytes):
-                pieces.append(_taken(queue))
-            yield b"".join(pieces)
-    except EOFError:
-        return
-    finally:
-        reader.kill(block=False)
-
-
-def _taken(queue: "Queue[bytes | Exception]") -> bytes:
-    item = queue.get()
-    if isinstance(item, Exception):
-        raise item
-    return item
-
-
-def _read_ahead(environ: dict[str, Any], queue: "Queue[bytes | Exception]") -> None:
-    """Put the pieces of a request's body into the queue, and at last EOFError, or what broke them off."""
-    try:
-        for piece in _until_drained(environ["wsgi.input"]):
-            queue.put(piece)
-    except Exception as error:  # noqa: BLE001 - it is raised where the pieces are taken
-        queue.put(error)
-    else:
-        queue.put(EOFError())
 
 
 def pieces(body: Body) -> Iterator[bytes]:
@@ -77,8 +36,14 @@ def pieces(body: Body) -> Iterator[bytes]:
     return reader.parser if isinstance(reader, ChunkedReader) else _sized(reader)
 
 
-def _until_drained(body: Body) -> Iterator[bytes]:
-    """Yield the pieces of a request's body until the worker ends."""
+def until_drained(body: Body) -> Iterator[bytes]:
+    """Yield the pieces of a request's body as they arrive, until the worker ends.
+
+    Raises:
+        CutShortError: the connection ends before the body does, or its chunks are malformed.
+        StreamEndedError: the worker ends before the body does.
+
+    """
     arriving = pieces(body)
     waiter = gevent.getcurrent()
     while True:
@@ -87,8 +52,11 @@ def _until_drained(body: Body) -> Iterator[bytes]:
             if _drained:
                 raise _DrainedError
             piece = next(arriving, None)
-        except (_DrainedError, *BROKEN):
+        except _DrainedError:
             body.failed = True  # what follows on this connection is unknown: gunicorn closes it after the response
+            raise StreamEndedError("the service is stopping") from None
+        except BROKEN:
+            body.failed = True
             raise CutShortError from None
         finally:
             _waiting.discard(waiter)
@@ -97,8 +65,13 @@ def _until_drained(body: Body) -> Iterator[bytes]:
         yield piece
 
 
+def draining() -> bool:
+    """Whether the worker ends."""
+    return _drained
+
+
 def drain() -> None:
-    """End every wait in `iter_body`, now and from now on: what has come so far is all that comes."""
+    """End every wait in `until_drained`, now and from now on: what has come so far is all that comes."""
     global _drained  # noqa: PLW0603 - as there is one worker in a process
     _drained = True
     for waiter in list(_waiting):

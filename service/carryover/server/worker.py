@@ -40,7 +40,8 @@ def limit_sending(seconds: float) -> None:
     """Close a connection whose client takes nothing of a response for `seconds`; gunicorn waits for ever."""
 
     def write_chunk(sock: Any, data: bytes) -> None:
-        send(sock, b"%X\r\n%s\r\n" % (len(data), data), seconds)
+        # A stream's: after half of this it ends by itself, and its last line says why.
+        send(sock, b"%X\r\n%s\r\n" % (len(data), data), 2 * seconds)
 
     def write(sock: Any, data: bytes, chunked: bool = False) -> None:
         if chunked:
@@ -93,6 +94,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
         except StopIteration:
             close_graceful(sock)
             raise
+        if req.body.failed:
+            close_graceful(sock)
+            raise StopIteration
         return handled
 
     def load_wsgi(self) -> None:
