@@ -8,6 +8,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.support.client import JSON, problem, sentence
@@ -291,3 +292,29 @@ def test_streams_that_are_not_read_hold_little_and_are_closed(hasty: Service) ->
     for stream in streams:
         assert not held(hasty, stream.wire)
         stream.close()
+
+
+def test_out_of_file_descriptors_the_service_goes_on_and_logs_one_line(launch: Launch, few: Path) -> None:
+    service = launch(MODEL_REPOSITORY=few, WORKERS=1)
+    address = session(service)
+    (worker,) = service.workers()
+    limit = worker.num_fds() + 20
+    worker.rlimit(psutil.RLIMIT_NOFILE, (limit, limit))
+
+    idle = [Wire(service.port) for _ in range(100)]
+    with service.client() as client:
+        assert client.step(address, [1])["step"] == 1
+    for wire in idle:
+        wire.close()
+
+    streams = [Stream(service.port, address) for _ in range(40)]
+    eventually("the limit", lambda: worker.num_fds() >= limit)
+    late = Wire(service.port)
+    late.send(request_bytes("GET", "/v2/health/live", {}))
+    assert late.silent(1)
+    for stream in streams:
+        stream.close()
+    late.response().expect()
+    late.close()
+    assert service.err().count("cannot accept connections") == 1
+    assert "Traceback" not in service.err()

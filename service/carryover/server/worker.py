@@ -3,6 +3,7 @@
 import os
 import signal
 from http import HTTPStatus
+from itertools import islice
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Literal, Self
 
@@ -10,15 +11,19 @@ import gevent
 from gevent.hub import get_hub
 from gunicorn import util
 from gunicorn.util import close_graceful
+from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from carryover.api import problems, transport
 from carryover.api.sending import send
 from carryover.errors import UnavailableError
+from carryover.server.listener import Listener
 
 _NOTICE = 1.0
 """Seconds that may pass until a worker notices that it must stop, and no longer accepts connections."""
 _RELOAD_SECONDS = 120.0
+_CLOSED_AT_A_TIME = 16
+"""Idle connections that are closed when a new one finds no file descriptor."""
 _LAST_CALL = 0.5
 """Seconds between the signal and the closing of idle connections: a request in transit still arrives."""
 
@@ -55,14 +60,15 @@ def limit_sending(seconds: float) -> None:
 class _Pause(gevent.Timeout):
     """The wait for the next request on a persistent connection; gunicorn closes the connection when this is raised."""
 
-    waiting: ClassVar[set["_Pause"]] = set()
+    waiting: ClassVar[dict["_Pause", None]] = {}
+    """All that are in progress, the oldest first."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds, False)  # type: ignore[arg-type]  # False: end the block, raise nothing
         self.greenlet = gevent.getcurrent()
 
     def __enter__(self) -> Self:
-        self.waiting.add(self)
+        self.waiting[self] = None
         super().__enter__()
         return self
 
@@ -74,8 +80,17 @@ class _Pause(gevent.Timeout):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> Literal[True] | None:
-        self.waiting.discard(self)
+        self.waiting.pop(self, None)
         return super().__exit__(kind, value, traceback)
+
+
+def _close_oldest() -> None:
+    for pause in list(islice(_Pause.waiting, _CLOSED_AT_A_TIME)):
+        get_hub().loop.run_callback(pause.end)
+
+
+Listener.free = staticmethod(_close_oldest)
+ggevent.StreamServer = Listener
 
 
 class Worker(GeventWorker):  # type: ignore[misc]

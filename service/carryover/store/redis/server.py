@@ -46,7 +46,10 @@ class Server:
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands over one connection."""
-        link = self._idle.pop() if self._idle else _Link(self._connection())
+        try:
+            link = self._idle.pop() if self._idle else _Link(self._connection())
+        except OSError as error:  # out of file descriptors: redis-py reads its own version from a file
+            return [error] * len(commands)
         connection = link.connection
         replies: list[Any] = []
         try:
