@@ -209,6 +209,32 @@ def test_a_stream_that_is_idle_ends_and_says_so(hasty: Service, sent: bytes) -> 
         assert stream.wire.rest() == b""
 
 
+def test_a_long_line_that_stops_arriving_ends_its_stream(hasty: Service) -> None:
+    with hasty.stream(session(hasty)) as stream:
+        stream.send(b" " * 100_000)
+        ended(stream.line(), "BODY_TIMEOUT")
+        assert stream.line() is None
+
+
+def test_what_streams_hold_is_bounded_together(launch: Launch, few: Path) -> None:
+    service = launch(MODEL_REPOSITORY=few, WORKERS=1, MAX_BODY_BYTES=2**20, MAX_INFLIGHT_BYTES=2**21)
+    address = session(service)
+    first, second, third = (service.stream(address) for _ in range(3))
+    first.send(b" " * 900_000)
+    second.send(b" " * 900_000)
+    third.send(b" " * 900_000)
+    streams = [first, second, third]
+    stuck = eventually("the limit", lambda: next((one for one in streams if not one.wire.silent()), None))
+    ended(stuck.line(), "MAX_INFLIGHT_BYTES")
+    stuck.close()
+    for stream in streams:
+        if stream is not stuck:
+            assert stream.wire.silent()
+            stream.send(line_of([1]))
+            assert "step" in stream.line()
+            stream.close()
+
+
 def test_a_stream_that_is_busy_may_last_until_its_total_time(launch: Launch, few: Path) -> None:
     service = launch(MODEL_REPOSITORY=few, WORKERS=1, MAX_STREAM_IDLE=2, MAX_STREAM_SECONDS=4)
     start = time.monotonic()

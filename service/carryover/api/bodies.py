@@ -30,7 +30,7 @@ class Bodies:
 
     def __init__(self, limit: int, timeout: float, budget: int) -> None:
         self.limit = limit
-        self._timeout = timeout
+        self.timeout = timeout
         self.budget = max(budget, limit)
         self.held = 0
 
@@ -61,7 +61,7 @@ class Bodies:
 
     def _receive(self, environ: dict[str, Any], body: Body) -> bytes:
         data = bytearray()
-        timer = _timer(self._timeout, data)
+        timer = _timer(self.timeout, data)
         try:
             for piece in pieces(body):
                 self._hold(environ, len(piece))
@@ -71,7 +71,7 @@ class Bodies:
         except _SlowError:
             body.failed = True  # where the next request starts is unknown: gunicorn closes the connection
             raise SlowClientError(
-                f"the body arrives too slowly; expected its end, or {PROGRESS} more bytes, within {self._timeout:g} s "
+                f"the body arrives too slowly; expected its end, or {PROGRESS} more bytes, within {self.timeout:g} s "
                 f"(BODY_TIMEOUT), got {len(data)} bytes so far"
             ) from None
         except BROKEN as error:

@@ -8,7 +8,7 @@ from typing import Any, Self
 import gevent
 from gevent.event import Event
 
-from carryover.api.bodies import Bodies
+from carryover.api.bodies import PROGRESS, Bodies
 from carryover.api.transport import draining, until_drained
 from carryover.errors import StreamEndedError, UnavailableError
 
@@ -87,6 +87,7 @@ class Duplex:
         self._body = body
         self._arrived, self._unsent = bytearray(), bytearray()
         self._line = 0  # bytes of the line that is arriving
+        self._line_before = (0.0, 0)  # when they were last looked at, and how many there were
         self._received: BaseException | None = None  # how the body ended
         self._ended: StreamEndedError | None = None
         self._finished = self._closed = False
@@ -178,8 +179,19 @@ class Duplex:
             self._end(f"the client has not read its responses for {limits.send:g} s (SEND_TIMEOUT)")
         elif stalled > _INTERVAL and draining():
             self._end("the service is stopping")
+        elif self._line > PIECE and now - self._line_before[0] > self._streams.bodies.timeout:
+            self._check_line(now)
         elif now - self._active > limits.idle:
             self._end(f"it was idle for {limits.idle:g} s (MAX_STREAM_IDLE)")
+
+    def _check_line(self, now: float) -> None:
+        """End it if a long line arrives too slowly: it is limited as a body is."""
+        if self._line - self._line_before[1] < PROGRESS:
+            seconds = self._streams.bodies.timeout
+            self._end(
+                f"a line arrives too slowly; expected its end or {PROGRESS} bytes in {seconds:g} s (BODY_TIMEOUT)"
+            )
+        self._line_before = (now, self._line)
 
     def _end(self, reason: str) -> None:
         if self._ended is None:
@@ -208,6 +220,8 @@ class Duplex:
 
     def _count_line(self, piece: bytes) -> None:
         before, rest = self._line, len(piece) - piece.rfind(b"\n") - 1
+        if before == 0 or rest < len(piece):
+            self._line_before = (self._active, 0)
         self._line = min(rest if rest < len(piece) else before + rest, self._streams.bodies.limit)
         self._hold(self._line - before, self._line)
 
