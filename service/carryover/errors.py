@@ -70,6 +70,10 @@ class LimitExceededError(RequestError):
     """The request asks for more work than a setting allows."""
 
 
+class SlowClientError(RequestError):
+    """The client sends its body too slowly."""
+
+
 class MediaTypeError(RequestError):
     """The body is of a media type that the route does not read."""
 
@@ -90,6 +94,15 @@ class UnavailableError(CarryoverError):
     """The service cannot do this now; `retry_after` says after how many seconds to retry."""
 
     retry_after = 1
+
+
+class StreamEndedError(UnavailableError):
+    """The service ends a stream; its problem is the stream's last line."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(
+            f"{reason}: the stream ends here; lines that have no response were not run, send them in another stream"
+        )
 
 
 class OverloadedError(UnavailableError):

@@ -47,6 +47,21 @@ class Settings(BaseSettings):
         default=4096, le=2**31, description="Most requests that may wait for one model in one worker"
     )
     max_body_bytes: _Bytes = Field(default=16 * 2**20, description="Largest body, and longest line of a stream")
+    max_inflight_bytes: _Bytes = Field(
+        default=128 * 2**20, description="Most bytes of bodies that one worker holds at a time; at least MAX_BODY_BYTES"
+    )
+    body_timeout: float = Field(
+        default=30.0, gt=0, le=3600, description="Seconds that a body, or each 256 KiB of a larger one, has to arrive"
+    )
+    send_timeout: float = Field(
+        default=60.0, gt=0, le=3600, description="Seconds that a client has to read some more of a response"
+    )
+    max_streams: PositiveInt = Field(default=4096, le=2**31, description="Most streams of one worker at a time")
+    max_stream_buffer: _Bytes = Field(
+        default=4 * 2**20, description="Most bytes of responses that a stream keeps until its client reads them"
+    )
+    max_stream_idle: PositiveInt = Field(default=3600, le=_TEN_YEARS, description="Seconds that a stream may be idle")
+    max_stream_seconds: PositiveInt = Field(default=86400, le=_TEN_YEARS, description="Seconds that a stream may last")
     graceful_timeout: PositiveInt = Field(
         default=30, le=_TEN_YEARS, description="Seconds that requests have to finish when a worker stops"
     )

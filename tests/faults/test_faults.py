@@ -191,6 +191,9 @@ def test_the_service_ends_soon_though_connections_and_streams_are_open(launch: L
     assert steps == list(range(1, 21))
     for stream in streams + fresh:
         if number is signal.SIGTERM:
+            last = stream.line()
+            assert last["type"] == "urn:carryover:stream-ended"
+            assert "the service is stopping" in sentence(last, 503)
             assert stream.line() is None
         stream.close()
     for client in idle:
@@ -237,9 +240,10 @@ def test_a_stop_ends_streams_that_are_busy_and_loses_none_of_their_lines(launch:
         def work() -> int:
             stream = service.stream(addresses[number])
             try:
-                while (answer := stream.step([ROW])) is not None:
+                while "step" in (answer := stream.step([ROW])):
                     answered[number] += 1
                     assert answer["step"] == answered[number]
+                assert answer["type"] == "urn:carryover:stream-ended"
             except OSError:
                 pass  # a line that was sent after the end
             stream.close()

@@ -1,6 +1,6 @@
 """The Flask application: a rule for each route, in front of the driver. The one place that knows Flask's request."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,12 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter, MapAdapter
 
 from carryover.api import driver, problems
+from carryover.api.bodies import HELD, Bodies
+from carryover.api.duplex import Streams
 from carryover.api.inbound import HEADERS, Inbound
 from carryover.api.response import Response
 from carryover.api.route import Route
 from carryover.api.routes import ROUTES
-from carryover.api.transport import iter_body, read_body
 from carryover.engine import Engine
 from carryover.errors import UnavailableError
 
@@ -52,8 +53,9 @@ class Application(Flask):
 class _Response(FlaskResponse):
     """A response that is complete as it is: Flask's own would look through its headers once more to send it."""
 
-    def __init__(self, response: Response) -> None:
+    def __init__(self, response: Response, pieces: Iterable[bytes] = ()) -> None:
         self._plain = response
+        self._pieces = pieces
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Send it."""
@@ -66,37 +68,62 @@ class _Response(FlaskResponse):
         body = plain.body
         if not isinstance(body, bytes):
             start_response(_STATUS_LINES[plain.status], headers)
-            return body
+            return self._pieces
         if plain.status != HTTPStatus.NO_CONTENT:
             headers.append(("Content-Length", str(len(body))))
         start_response(_STATUS_LINES[plain.status], headers)
         return (b"",) if environ["REQUEST_METHOD"] == "HEAD" else (body,)
 
 
-def create_app(engine: Engine | None = None, max_body_bytes: int = 0) -> Flask:
+def create_app(engine: Engine | None = None, bodies: Bodies | None = None, streams: Streams | None = None) -> Flask:
     """Return the application; without an engine, every route says that it does not serve."""
     app = Application("carryover", static_folder=None)
     app.url_map.merge_slashes = False  # a path with a slash too many does not exist, rather than redirect
     app.url_map.converters["name"] = NameConverter
     for route in ROUTES:
-        view = partial(_respond, route, engine, max_body_bytes) if engine is not None else _not_served
+        view: Callable[..., FlaskResponse] = _not_served
+        if engine is not None and bodies is not None and streams is not None:
+            view = partial(_respond, route, engine, bodies)
+            if route.streams:
+                view = partial(_stream, route, engine, streams)
         for path in route.paths():
             app.add_url_rule(path, route.name, view, methods=[route.method])
     app.register_error_handler(HTTPException, _http_error)
     return app
 
 
-def _respond(route: Route, engine: Engine, max_body_bytes: int, **parameters: str) -> FlaskResponse:
+def _respond(route: Route, engine: Engine, bodies: Bodies, **parameters: str) -> FlaskResponse:
     environ = request.environ
+    inbound = _inbound(environ, parameters, bodies.limit)
+    try:
+        return _Response(driver.respond(route, engine, inbound, partial(bodies.read, environ)))
+    finally:
+        if HELD in environ:
+            bodies.release(environ)
+
+
+def _stream(route: Route, engine: Engine, streams: Streams, **parameters: str) -> FlaskResponse:
+    environ = request.environ
+    inbound = _inbound(environ, parameters, streams.bodies.limit)
+    try:
+        duplex = streams.open(environ)
+    except UnavailableError as error:
+        return _Response(problems.response(error, inbound.path))
+    inbound.chunks = duplex.chunks()
+    response = driver.respond(route, engine, inbound, bytes)
+    if isinstance(response.body, bytes):
+        duplex.close()
+        return _Response(response)
+    return _Response(response, duplex.respond(response.body))
+
+
+def _inbound(environ: dict[str, Any], parameters: dict[str, str], max_bytes: int) -> Inbound:
     headers: dict[str, str] = {}
     for name, key in _IN_ENVIRON:
         if key in environ:
             headers[name] = environ[key]
     path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
-    inbound = Inbound(environ["REQUEST_METHOD"], path, query, parameters, headers, max_body_bytes)
-    if route.streams:
-        inbound.chunks = iter_body(environ)
-    return _Response(driver.respond(route, engine, inbound, partial(read_body, environ, max_body_bytes)))
+    return Inbound(environ["REQUEST_METHOD"], path, query, parameters, headers, max_bytes)
 
 
 def _not_served(**_: str) -> FlaskResponse:

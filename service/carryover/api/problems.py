@@ -18,6 +18,7 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.ConflictError: HTTPStatus.CONFLICT,
     errors.GoneError: HTTPStatus.GONE,
     errors.PreconditionFailedError: HTTPStatus.PRECONDITION_FAILED,
+    errors.SlowClientError: HTTPStatus.REQUEST_TIMEOUT,
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.LimitExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,

@@ -1,7 +1,7 @@
 """A response as handlers make it: plain values, whoever sends them. It can be stored for a retry."""
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, replace
 
 import orjson
@@ -21,12 +21,12 @@ _REPLAYED: Headers = (("Idempotency-Replayed", "true"),)
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A response; an iterator as its body is sent piece by piece.
+    """A response; a generator as its body is sent piece by piece.
 
     `step` is the session's, which becomes the ETag. Without `media_type` there is no body.
     """
 
-    body: bytes | Iterator[bytes] = b""
+    body: bytes | Generator[bytes] = b""
     status: int = 200
     step: int | None = None
     media_type: str | None = JSON

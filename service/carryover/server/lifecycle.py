@@ -90,9 +90,10 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
     import numpy as np
     import torch
 
-    from carryover.server.worker import reload_all
+    from carryover.server.worker import limit_sending, reload_all
     from carryover.server.wsgi import engine
 
+    limit_sending(_settings.send_timeout)
     engine.statistics.claim(worker.slot)
     engine.reload = partial(reload_all, worker)
     torch.seed()

@@ -3,6 +3,7 @@
 import os
 import signal
 from http import HTTPStatus
+from itertools import islice
 from types import FrameType, TracebackType
 from typing import Any, ClassVar, Literal, Self
 
@@ -10,14 +11,19 @@ import gevent
 from gevent.hub import get_hub
 from gunicorn import util
 from gunicorn.util import close_graceful
+from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from carryover.api import problems, transport
+from carryover.api.sending import send
 from carryover.errors import UnavailableError
+from carryover.server.listener import Listener
 
 _NOTICE = 1.0
 """Seconds that may pass until a worker notices that it must stop, and no longer accepts connections."""
 _RELOAD_SECONDS = 120.0
+_CLOSED_AT_A_TIME = 16
+"""Idle connections that are closed when a new one finds no file descriptor."""
 _LAST_CALL = 0.5
 """Seconds between the signal and the closing of idle connections: a request in transit still arrives."""
 
@@ -35,17 +41,34 @@ def _respond_malformed(sock: Any, status: int, _: str, reason: str) -> None:
 util.write_error = _respond_malformed  # gunicorn's own writes HTML
 
 
+def limit_sending(seconds: float) -> None:
+    """Close a connection whose client takes nothing of a response for `seconds`; gunicorn waits for ever."""
+
+    def write_chunk(sock: Any, data: bytes) -> None:
+        # A stream's: after half of this it ends by itself, and its last line says why.
+        send(sock, b"%X\r\n%s\r\n" % (len(data), data), 2 * seconds)
+
+    def write(sock: Any, data: bytes, chunked: bool = False) -> None:
+        if chunked:
+            write_chunk(sock, data)
+        else:
+            send(sock, data, seconds)
+
+    util.write, util.write_chunk = write, write_chunk
+
+
 class _Pause(gevent.Timeout):
     """The wait for the next request on a persistent connection; gunicorn closes the connection when this is raised."""
 
-    waiting: ClassVar[set["_Pause"]] = set()
+    waiting: ClassVar[dict["_Pause", None]] = {}
+    """All that are in progress, the oldest first."""
 
     def __init__(self, seconds: float) -> None:
         super().__init__(seconds, False)  # type: ignore[arg-type]  # False: end the block, raise nothing
         self.greenlet = gevent.getcurrent()
 
     def __enter__(self) -> Self:
-        self.waiting.add(self)
+        self.waiting[self] = None
         super().__enter__()
         return self
 
@@ -57,8 +80,17 @@ class _Pause(gevent.Timeout):
     def __exit__(
         self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> Literal[True] | None:
-        self.waiting.discard(self)
+        self.waiting.pop(self, None)
         return super().__exit__(kind, value, traceback)
+
+
+def _close_oldest() -> None:
+    for pause in list(islice(_Pause.waiting, _CLOSED_AT_A_TIME)):
+        get_hub().loop.run_callback(pause.end)
+
+
+Listener.free = staticmethod(_close_oldest)
+ggevent.StreamServer = Listener
 
 
 class Worker(GeventWorker):  # type: ignore[misc]
@@ -77,16 +109,22 @@ class Worker(GeventWorker):  # type: ignore[misc]
         except StopIteration:
             close_graceful(sock)
             raise
+        if req.body.failed:
+            close_graceful(sock)
+            raise StopIteration
         return handled
 
     def load_wsgi(self) -> None:
-        """Load the application; a response that is sent while the worker stops is the last on its connection."""
+        """Load the application.
+
+        A response is the last on its connection if the worker stops, or if the request's body was not read to its end.
+        """
         super().load_wsgi()
         application = self.wsgi
 
         def last(environ: dict[str, Any], start_response: Any) -> Any:
             response = application(environ, start_response)
-            if not self.alive:
+            if not self.alive or environ["wsgi.input"].failed:
                 start_response.__self__.force_close()
             return response
 

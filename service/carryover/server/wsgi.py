@@ -7,6 +7,8 @@ import torch
 
 from carryover import settings
 from carryover.api.application import create_app
+from carryover.api.bodies import Bodies
+from carryover.api.duplex import StreamLimits, Streams
 from carryover.engine import Engine, Limits
 from carryover.errors import ConfigurationError, StoreUnavailableError
 from carryover.runtime.repository import Repository
@@ -71,4 +73,18 @@ try:
 except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 
-app = create_app(engine, configured.max_body_bytes)
+
+def create_streams(configured: Settings, bodies: Bodies) -> Streams:
+    """Return the streams, which are none yet."""
+    limits = StreamLimits(
+        streams=configured.max_streams,
+        idle=configured.max_stream_idle,
+        seconds=configured.max_stream_seconds,
+        buffer=configured.max_stream_buffer,
+        send=configured.send_timeout,
+    )
+    return Streams(limits, bodies)
+
+
+bodies = Bodies(configured.max_body_bytes, configured.body_timeout, configured.max_inflight_bytes)
+app = create_app(engine, bodies, create_streams(configured, bodies))

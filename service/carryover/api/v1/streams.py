@@ -1,6 +1,6 @@
 """`:stream`: newline-delimited JSON both ways over one request, each line answered as soon as its step is committed."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 
 from carryover.api import conditions, names
@@ -14,7 +14,7 @@ from carryover.api.v1.schemas import Line
 from carryover.api.v1.sessions import entry, stepped
 from carryover.engine import Engine
 from carryover.engine.operations import Preconditions, Step
-from carryover.errors import BodyTooLargeError, CarryoverError, InvalidInputError
+from carryover.errors import BodyTooLargeError, CarryoverError, InvalidInputError, StreamEndedError
 from carryover.runtime.repository import Model
 
 MAX_AHEAD = 64
@@ -47,13 +47,15 @@ class _Stream:
         self._first: Preconditions | None = asked if asked.exists else None
         self._rest = Preconditions(migrate=asked.migrate)
 
-    def responses(self, lines: "_Lines") -> Iterator[bytes]:
-        """Yield the responses to the lines."""
-        yield b""  # the response's head is sent before the first line arrives
-        for batch in lines:
-            outcomes = [self._step(line) for line in batch]
-            self._run([outcome for outcome in outcomes if isinstance(outcome, Step)])
-            yield b"".join(entry(outcome) + b"\n" for outcome in outcomes)
+    def responses(self, lines: "_Lines") -> Generator[bytes]:
+        """Yield the responses to the lines, and at last why the stream ends, if not because they do."""
+        try:
+            for batch in lines:
+                outcomes = [self._step(line) for line in batch]
+                self._run([outcome for outcome in outcomes if isinstance(outcome, Step)])
+                yield b"".join(entry(outcome) + b"\n" for outcome in outcomes)
+        except StreamEndedError as error:
+            yield entry(error) + b"\n"
 
     def _run(self, steps: list[Step]) -> None:
         # Until one step is committed, each runs alone: that one must find the session where the stream is to start.

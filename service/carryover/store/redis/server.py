@@ -63,7 +63,10 @@ class Server:
 
     def send(self, commands: Sequence[tuple[Any, ...]]) -> "_Link":
         """Send commands over one connection, whose replies `receive` reads; until then nobody else uses it."""
-        link = self._idle.pop() if self._idle else _Link(self._connection())
+        try:
+            link = self._idle.pop() if self._idle else _Link(self._connection())
+        except OSError as error:  # out of file descriptors: redis-py reads its own version from a file
+            return _Link(None, error=error)
         connection = link.connection
         try:
             if time.monotonic() - link.used > LONG_IDLE:
@@ -77,6 +80,8 @@ class Server:
     def receive(self, link: "_Link", count: int) -> list[Any]:
         """Read the replies to as many commands; where sending or reading fails, the rest of them are the error."""
         connection, error, link.error = link.connection, link.error, None
+        if connection is None:
+            return [error] * count
         replies: list[Any] = []
         try:
             if error is not None:

@@ -1,0 +1,255 @@
+"""Streams: requests whose body is read while the response is sent, in bounded time and memory."""
+
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+import gevent
+from gevent.event import Event
+
+from carryover.api.bodies import PROGRESS, Bodies
+from carryover.api.transport import draining, until_drained
+from carryover.errors import StreamEndedError, UnavailableError
+
+AHEAD = 64 * 1024
+"""Bytes that are read ahead of whoever takes them, before one more piece; a piece has at most 1 MiB."""
+PIECE = 64 * 1024
+"""Most bytes of the responses that are sent at a time."""
+_INTERVAL = 0.5
+"""Seconds between two looks at the time limits."""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamLimits:
+    """`streams` is the most streams of a worker at a time.
+
+    Each may last `seconds`, of which it may be idle for `idle`. It keeps up to `buffer` bytes of responses that the
+    client has not read; the client must read some of them every `send` seconds.
+    """
+
+    streams: int
+    idle: float
+    seconds: float
+    buffer: int
+    send: float
+
+
+class Streams:
+    """The streams of a worker; what they hold is counted with the bodies in flight."""
+
+    def __init__(self, limits: StreamLimits, bodies: Bodies) -> None:
+        self.limits = limits
+        self.bodies = bodies
+        self._opened: set[Duplex] = set()
+        self._watching = False
+
+    def open(self, environ: dict[str, Any]) -> "Duplex":
+        """Return the stream of a request, to be closed.
+
+        Raises:
+            UnavailableError: there are as many as there may be.
+
+        """
+        if len(self._opened) >= self.limits.streams:
+            environ["wsgi.input"].failed = True  # nobody reads the body: gunicorn closes the connection
+            raise UnavailableError(f"this worker has {self.limits.streams} streams (MAX_STREAMS); retry")
+        duplex = Duplex(self, environ["wsgi.input"])
+        self._opened.add(duplex)
+        if not self._watching:
+            self._watching = True
+            gevent.spawn(self._watch)
+        return duplex
+
+    def close(self, duplex: "Duplex") -> None:
+        """Count a stream no longer."""
+        self._opened.discard(duplex)
+
+    def _watch(self) -> None:
+        while self._opened:
+            gevent.sleep(_INTERVAL)
+            now = time.monotonic()
+            for duplex in list(self._opened):
+                duplex.check(now)
+        self._watching = False
+
+
+class Duplex:
+    """One stream.
+
+    One greenlet receives the body, another one runs the lines, and the request's own sends the responses, as gunicorn
+    iterates over this. So lines are run while a client does not read, up to the limits; then the stream ends, and what
+    else the client sends is discarded: a client that reads only after it has sent everything then reads why.
+    """
+
+    def __init__(self, streams: Streams, body: Any) -> None:
+        self._streams = streams
+        self._body = body
+        self._arrived, self._unsent = bytearray(), bytearray()
+        self._line = 0  # bytes of the line that is arriving
+        self._line_before = (0.0, 0)  # when they were last looked at, and how many there were
+        self._received: BaseException | None = None  # how the body ended
+        self._ended: StreamEndedError | None = None
+        self._finished = self._closed = False
+        self._failure: BaseException | None = None
+        self._arrival, self._room, self._output, self._sent = Event(), Event(), Event(), Event()
+        self._opened = self._active = time.monotonic()
+        self._sending: float | None = None
+        self._reader: gevent.Greenlet[..., None] | None = None
+        self._responses: Generator[bytes]
+
+    def chunks(self) -> Iterator[bytes]:
+        """Yield the body as it arrives: at each turn all that has come since the last one, waiting for something.
+
+        Raises:
+            CutShortError: the connection ends before the body does, or its chunks are malformed.
+            StreamEndedError: the stream ends before the body does.
+
+        """
+        while True:
+            while not (self._arrived or self._received or self._ended):
+                self._arrival.clear()
+                self._arrival.wait()
+            if self._ended is not None:
+                raise self._ended
+            if self._arrived:
+                data = bytes(self._arrived)
+                self._arrived.clear()
+                self._room.set()
+                yield data
+            elif isinstance(self._received, EOFError):
+                return
+            else:
+                assert self._received is not None  # noqa: S101 - nothing else ends the wait
+                raise self._received
+
+    def respond(self, responses: Generator[bytes]) -> Self:
+        """Send what `responses` yields, which takes the lines from `chunks`."""
+        self._responses = responses
+        return self
+
+    def __iter__(self) -> Self:
+        """Return it: it is an iterator."""
+        return self
+
+    def __next__(self) -> bytes:
+        """Return what is to be sent next; at first nothing, so that the head is sent before any line arrives."""
+        if self._reader is None:
+            self._reader = gevent.spawn(self._receive)
+            gevent.spawn(self._run)
+            return b""
+        if self._sending is not None:
+            self._sending, self._active = None, time.monotonic()
+        while not (self._unsent or self._finished):
+            self._output.clear()
+            self._output.wait()
+        if not self._unsent:
+            if self._failure is not None:
+                raise self._failure
+            raise StopIteration
+        piece = bytes(self._unsent[:PIECE])
+        del self._unsent[:PIECE]
+        self._streams.bodies.held -= len(piece)
+        self._sent.set()
+        self._sending = time.monotonic()
+        return piece
+
+    def close(self) -> None:
+        """End it, when everything is sent or the connection is lost."""
+        if self._closed:
+            return
+        self._closed = True
+        self._streams.close(self)
+        self._streams.bodies.held -= len(self._unsent) + self._line
+        self._line = 0
+        self._unsent.clear()
+        if self._reader is not None and self._received is None:
+            self._body.failed = True
+            self._reader.kill(block=False)
+        # The lines' greenlet is not killed: it may be running a batch with the requests of others.
+        self._end("the connection is closed")
+
+    def check(self, now: float) -> None:
+        """End it if it is over one of its time limits."""
+        limits = self._streams.limits
+        stalled = 0.0 if self._sending is None else now - self._sending
+        if now - self._opened > limits.seconds:
+            self._end(f"it has lasted {limits.seconds:g} s (MAX_STREAM_SECONDS)")
+        elif stalled > limits.send:
+            self._end(f"the client has not read its responses for {limits.send:g} s (SEND_TIMEOUT)")
+        elif stalled > _INTERVAL and draining():
+            self._end("the service is stopping")
+        elif self._line > PIECE and now - self._line_before[0] > self._streams.bodies.timeout:
+            self._check_line(now)
+        elif now - self._active > limits.idle:
+            self._end(f"it was idle for {limits.idle:g} s (MAX_STREAM_IDLE)")
+
+    def _check_line(self, now: float) -> None:
+        """End it if a long line arrives too slowly: it is limited as a body is."""
+        if self._line - self._line_before[1] < PROGRESS:
+            seconds = self._streams.bodies.timeout
+            self._end(
+                f"a line arrives too slowly; expected its end or {PROGRESS} bytes in {seconds:g} s (BODY_TIMEOUT)"
+            )
+        self._line_before = (now, self._line)
+
+    def _end(self, reason: str) -> None:
+        if self._ended is None:
+            self._ended = StreamEndedError(reason)
+            self._arrived.clear()
+            for event in (self._arrival, self._room, self._sent):
+                event.set()
+
+    def _receive(self) -> None:
+        try:
+            for piece in until_drained(self._body):
+                if self._ended is not None:
+                    continue  # discarded
+                self._active = time.monotonic()
+                self._arrived += piece
+                self._count_line(piece)
+                self._arrival.set()
+                while len(self._arrived) > AHEAD:
+                    self._room.clear()
+                    self._room.wait()
+        except Exception as error:  # noqa: BLE001 - it is raised where the body is taken
+            self._received = error
+        else:
+            self._received = EOFError()
+        self._arrival.set()
+
+    def _count_line(self, piece: bytes) -> None:
+        before, rest = self._line, len(piece) - piece.rfind(b"\n") - 1
+        if before == 0 or rest < len(piece):
+            self._line_before = (self._active, 0)
+        self._line = min(rest if rest < len(piece) else before + rest, self._streams.bodies.limit)
+        self._hold(self._line - before, self._line)
+
+    def _hold(self, size: int, total: int) -> None:
+        """Count `size` bytes more; the stream ends if there is no room, unless it has very little itself."""
+        bodies = self._streams.bodies
+        bodies.held += size
+        if bodies.held > bodies.budget and total > PIECE:
+            self._end(f"this worker holds {bodies.budget} bytes of bodies and streams (MAX_INFLIGHT_BYTES)")
+
+    def _run(self) -> None:
+        responses = self._responses
+        try:
+            while True:
+                self._put(next(responses) if self._ended is None else responses.throw(self._ended))
+        except (StopIteration, StreamEndedError):
+            pass
+        except Exception as error:  # noqa: BLE001 - it is raised in the request's own greenlet
+            self._failure = error
+        self._finished = True
+        self._output.set()
+
+    def _put(self, data: bytes) -> None:
+        if self._closed:
+            return
+        self._unsent += data
+        self._hold(len(data), len(self._unsent))
+        self._output.set()
+        while len(self._unsent) > self._streams.limits.buffer and self._ended is None:
+            self._sent.clear()
+            self._sent.wait()
