@@ -8,9 +8,12 @@ from typing import Any, Protocol
 
 import redis
 from redis import exceptions
+from redis.driver_info import DriverInfo
 
 ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
 """Every way in which a server can fail."""
+_DRIVER = DriverInfo()
+"""Made once: redis-py reads its version from a file for each, which fails when there is no free file descriptor."""
 LONG_IDLE = 1.0
 """Seconds after which an unused connection is probed before it carries a command."""
 
@@ -46,10 +49,7 @@ class Server:
 
     def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """Run commands over one connection."""
-        try:
-            link = self._idle.pop() if self._idle else _Link(self._connection())
-        except OSError as error:  # out of file descriptors: redis-py reads its own version from a file
-            return [error] * len(commands)
+        link = self._idle.pop() if self._idle else _Link(self._connection())
         connection = link.connection
         replies: list[Any] = []
         try:
@@ -96,7 +96,7 @@ class Server:
     def _connection(self) -> Any:
         # Not taken from the pool, which counts every connection ever made and stops at a hundred.
         pool = self._client.connection_pool
-        return pool.connection_class(**pool.connection_kwargs)
+        return pool.connection_class(**{"driver_info": _DRIVER} | pool.connection_kwargs)
 
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match."""
