@@ -83,18 +83,23 @@ def create_app(engine: Engine | None = None, bodies: Bodies | None = None, strea
     for route in ROUTES:
         view: Callable[..., FlaskResponse] = _not_served
         if engine is not None and bodies is not None and streams is not None:
-            view = partial(_respond, route, engine, bodies)
-            if route.streams:
-                view = partial(_stream, route, engine, streams)
+            view = partial(_respond, route, engine, bodies, streams)
         for path in route.paths():
             app.add_url_rule(path, route.name, view, methods=[route.method])
     app.register_error_handler(HTTPException, _http_error)
     return app
 
 
-def _respond(route: Route, engine: Engine, bodies: Bodies, **parameters: str) -> FlaskResponse:
+def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **parameters: str) -> FlaskResponse:
     environ = request.environ
-    inbound = _inbound(environ, parameters, bodies.limit)
+    headers: dict[str, str] = {}
+    for name, key in _IN_ENVIRON:
+        if key in environ:
+            headers[name] = environ[key]
+    path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
+    inbound = Inbound(environ["REQUEST_METHOD"], path, query, parameters, headers, bodies.limit)
+    if route.streams:
+        return _stream(route, engine, streams, inbound)
     try:
         return _Response(driver.respond(route, engine, inbound, partial(bodies.read, environ)))
     finally:
@@ -102,11 +107,9 @@ def _respond(route: Route, engine: Engine, bodies: Bodies, **parameters: str) ->
             bodies.release(environ)
 
 
-def _stream(route: Route, engine: Engine, streams: Streams, **parameters: str) -> FlaskResponse:
-    environ = request.environ
-    inbound = _inbound(environ, parameters, streams.bodies.limit)
+def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) -> FlaskResponse:
     try:
-        duplex = streams.open(environ)
+        duplex = streams.open(request.environ)
     except UnavailableError as error:
         return _Response(problems.response(error, inbound.path))
     inbound.chunks = duplex.chunks()
@@ -115,15 +118,6 @@ def _stream(route: Route, engine: Engine, streams: Streams, **parameters: str) -
         duplex.close()
         return _Response(response)
     return _Response(response, duplex.respond(response.body))
-
-
-def _inbound(environ: dict[str, Any], parameters: dict[str, str], max_bytes: int) -> Inbound:
-    headers: dict[str, str] = {}
-    for name, key in _IN_ENVIRON:
-        if key in environ:
-            headers[name] = environ[key]
-    path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
-    return Inbound(environ["REQUEST_METHOD"], path, query, parameters, headers, max_bytes)
 
 
 def _not_served(**_: str) -> FlaskResponse:

@@ -8,11 +8,14 @@ from typing import Any, Protocol
 
 import redis
 from redis import exceptions
+from redis.driver_info import DriverInfo
 
 from carryover.store.redis import tls
 
 ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
 """Every way in which a server can fail."""
+_DRIVER = DriverInfo()
+"""Made once: redis-py reads its version from a file for each, which fails when there is no free file descriptor."""
 LONG_IDLE = 1.0
 """Seconds after which an unused connection is probed before it carries a command."""
 
@@ -63,10 +66,7 @@ class Server:
 
     def send(self, commands: Sequence[tuple[Any, ...]]) -> "_Link":
         """Send commands over one connection, whose replies `receive` reads; until then nobody else uses it."""
-        try:
-            link = self._idle.pop() if self._idle else _Link(self._connection())
-        except OSError as error:  # out of file descriptors: redis-py reads its own version from a file
-            return _Link(None, error=error)
+        link = self._idle.pop() if self._idle else _Link(self._connection())
         connection = link.connection
         try:
             if time.monotonic() - link.used > LONG_IDLE:
@@ -80,8 +80,6 @@ class Server:
     def receive(self, link: "_Link", count: int) -> list[Any]:
         """Read the replies to as many commands; where sending or reading fails, the rest of them are the error."""
         connection, error, link.error = link.connection, link.error, None
-        if connection is None:
-            return [error] * count
         replies: list[Any] = []
         try:
             if error is not None:
@@ -127,7 +125,7 @@ class Server:
     def _connection(self) -> Any:
         # Not taken from the pool, which counts every connection ever made and stops at a hundred.
         pool = self._client.connection_pool
-        return pool.connection_class(**pool.connection_kwargs)
+        return pool.connection_class(**{"driver_info": _DRIVER} | pool.connection_kwargs)
 
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match."""
