@@ -31,6 +31,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         dtype = str(DTYPES[datatype]).removeprefix("torch.")
         axes = same_axes("[-1]").replace("FP32", datatype)
         Case(own_models.Inverse, f'{axes}arguments.dtype = "{dtype}"').write(models, f"inverse-{datatype.lower()}")
+    Case(own_models.Logarithm, same_axes("[-1]")).write(models, "logarithm")
     service = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=models)
     try:
         with service.start().client() as client:
@@ -147,3 +148,12 @@ def test_an_output_that_is_not_finite_is_null_in_json_and_itself_in_binary(clien
     assert found.tolist() == [np.inf, 1]
     body["outputs"] = [{"name": "y", "parameters": {"classification": 2, "binary_data": False}}]
     assert client.post(infer, body).expect()["outputs"][0]["data"] == ["inf:0", "1.0:1"]
+
+
+def test_not_a_number_is_the_last_of_the_classes(client: Client) -> None:
+    given = {"name": "x", "datatype": "FP32", "shape": [4], "data": [-1, 4, 0, 1]}
+    name = client.get("/v2/models/logarithm").expect()["outputs"][0]["name"]
+    wanted = {"name": name, "parameters": {"classification": 4}}
+    (output,) = client.post("/v2/models/logarithm/infer", {"inputs": [given], "outputs": [wanted]}).expect()["outputs"]
+    assert [text.split(":")[1] for text in output["data"]] == ["1", "3", "2", "0"]
+    assert output["data"][3].startswith("nan:")

@@ -145,13 +145,6 @@ def test_classification_with_labels(service: Service) -> None:
         np.testing.assert_allclose([float(text.split(":")[0]) for text in classes], row[order], rtol=1e-5)
 
 
-def test_not_a_number_is_the_last_of_the_classes(service: Service) -> None:
-    with connected(service) as client:
-        x = np.array([np.nan, 1, np.inf, -np.inf], np.float32)
-        result = client.infer("identity-fp32-0", [tensor(x)], outputs=[wanted("x", classes=3)])
-    assert [text.split(":")[1] for text in _texts(result)] == ["2", "1", "0"]
-
-
 def test_a_model_of_sequences_without_one(service: Service) -> None:
     x = RANDOM.standard_normal((4, 1, 3)).astype(np.float32)
     with connected(service) as client:

@@ -1204,6 +1204,13 @@ class Locked(nn.Module):
         return x + sum(self.table.values())
 
 
+class Logarithm(nn.Module):
+    """(T,) to (T,): minus infinity at zero, and no number below."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.log()
+
+
 class Inverse(nn.Module):
     """(T,) to (T,) in a floating datatype: infinite at zero."""
 

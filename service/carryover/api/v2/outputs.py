@@ -92,8 +92,10 @@ def _classified(values: Array, count: int, labels: Sequence[str] | None) -> tupl
     Source: Triton's classification extension.
     """
     rows = values.reshape(-1, values.shape[-1] if values.ndim else 1)
-    compared = np.where(np.isnan(rows), -np.inf, rows) if rows.dtype.kind == "f" else rows
-    ascending = np.argsort(compared[:, ::-1], axis=1, kind="stable")
+    missing = np.isnan(rows) if rows.dtype.kind == "f" else np.zeros(rows.shape, bool)
+    compared = np.where(missing, rows.dtype.type(0), rows)[:, ::-1]
+    # The last key counts first: numbers before NaN, then by value; reversed, so that a lower index comes first.
+    ascending = np.lexsort((compared, ~missing[:, ::-1]), axis=1)
     best = (rows.shape[1] - 1 - ascending)[:, ::-1][:, :count]
     texts = [
         f"{value!s}:{index}" if labels is None else f"{value!s}:{index}:{labels[index]}"
