@@ -90,6 +90,8 @@ class Actor(threading.Thread):
         except Exception as error:  # noqa: BLE001 - whatever it is, the test must hear of it
             with self.tally.lock:
                 self.tally.wrong.append(f"{self.name}: {type(error).__name__}: {error}")
+        finally:
+            self._client.close()
 
     def begin(self) -> None:
         """Do what comes before the first turn."""
