@@ -14,6 +14,6 @@ def test_a_step_makes_few_calls_few_objects_and_crosses_few_packages() -> None:
     ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     counts = json.loads(ended.stdout)
-    assert counts["calls"] <= 420
+    assert counts["calls"] <= 410
     assert counts["objects"] <= 9
     assert counts["package_changes"] <= 14
