@@ -17,8 +17,7 @@ def of_path(inbound: Inbound, parameter: str = "session") -> str:
         InvalidInputError: no session can have it.
 
     """
-    name = inbound.parameters[parameter]
-    return name if _NAME.fullmatch(name) is not None else checked(name)
+    return checked(inbound.parameters[parameter])
 
 
 def checked(name: str) -> str:
