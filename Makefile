@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-# What `make test` runs: a file, a test or any options of pytest; by default all tests, after lint and types.
+# What `make test` runs: a file, a test or any options of pytest; by default all tests, after lint and types, some files
+# at a time.
 T ?=
+ALL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-compose test-chaos test-gpu lint bench checkpoints clean
@@ -21,7 +23,7 @@ check: lint ## lint, types and unit tests, in under a minute
 	$(BIN)/pytest tests/unit
 
 test: $(if $(T),$(VENV)/.dev,lint) ## lint, types and all tests; with T=tests/http/v1/test_sessions.py that file only
-	$(BIN)/pytest $(T)
+	$(BIN)/pytest $(or $(T),$(ALL))
 
 test-compose: $(VENV)/.dev ## test the deployment; needs a container engine
 	$(BIN)/pytest tests/compose
