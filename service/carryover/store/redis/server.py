@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import redis
+from hiredis import pack_command
 from redis import exceptions
 from redis.driver_info import DriverInfo
 
@@ -72,7 +73,7 @@ class Server:
             if time.monotonic() - link.used > LONG_IDLE:
                 self._probe(link)
             connection.connect()  # does nothing if it is connected; with Sentinel, this asks for the master
-            connection.send_packed_command(connection.pack_commands(commands), check_health=False)
+            connection.send_packed_command((b"".join(map(pack_command, commands)),), check_health=False)
         except ERRORS as error:
             link.error = error
         return link
