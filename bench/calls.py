@@ -1,12 +1,18 @@
-"""What one session step through Flask is made of: Python calls, objects of the package, changes of its packages.
+"""What one session step is made of: Python calls, objects of the package, changes of its packages.
 
-Run as `python -m bench.calls`. The application runs in this process, with an embedded Valkey, and `sys.setprofile`
-counts what one request does after the caches are warm. These numbers are exact where times are noisy.
+Run as `python -m bench.calls` for a step through Flask, with `short` for one on the short way. The application runs in
+this process, with an embedded Valkey, and `sys.setprofile` counts what one request does after the caches are warm.
+These numbers are exact where times are noisy.
 """
+
+from gevent import monkey
+
+monkey.patch_all()
 
 import io
 import json
 import os
+import socket
 import sys
 import tempfile
 from collections import Counter
@@ -16,6 +22,13 @@ from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import Any
+
+from gunicorn.config import Config
+
+from carryover.api.bodies import Bodies
+from carryover.engine import Engine
+from carryover.server.fast_path import FastPath
+from carryover.server.waits import Waits
 
 PACKAGE = "carryover"
 _SESSION = "/v1/models/digits-rnn/sessions"
@@ -37,13 +50,8 @@ class Counts:
     package_changes: int
 
 
-def measure(application: Callable[..., Iterable[bytes]]) -> Counts:
+def measure(step: Callable[[], None]) -> Counts:
     """Step a session until the caches are warm, and count what one more step does."""
-
-    def step() -> None:
-        _request(application, f"{_SESSION}/counted:predict", _STEP)
-
-    _request(application, _SESSION, b'{"session": "counted"}')
     for _ in range(_WARM):
         step()
     # A step does ten calls more for each reply of Redis that it waits for, none to two, and now and then it lets others
@@ -51,6 +59,40 @@ def measure(application: Callable[..., Iterable[bytes]]) -> Counts:
     counted = [_calls_of(step) for _ in range(_STEPS)]
     calls, changes = (sorted(numbers)[_STEPS // 2] for numbers in zip(*counted, strict=True))
     return Counts(calls, sum(_objects_of(step).values()), changes)
+
+
+def through_flask(application: Callable[..., Iterable[bytes]]) -> Callable[[], None]:
+    """Return what steps the session through the WSGI application."""
+    return lambda: _request(application, f"{_SESSION}/counted:predict", _STEP)
+
+
+def short_way(engine: Engine, bodies: Bodies) -> Callable[[], None]:
+    """Return what steps the session on the short way, over a connection whose client sends nothing more."""
+    fast_path = FastPath(_Worker(), engine, bodies, Config(), 1.0)
+    near, far = socket.socketpair()
+    far.shutdown(socket.SHUT_WR)
+    head = f"POST {_SESSION}/counted:predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(_STEP)}\r\n\r\n"
+    request = head.encode() + _STEP
+
+    def step() -> None:
+        fast_path.serve(near, request)
+        response = os.read(far.fileno(), 4096)
+        if not response.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"the short way returned {response!r}")
+
+    return step
+
+
+class _Worker:
+    """A worker that serves for ever."""
+
+    alive = True
+
+    def __init__(self) -> None:
+        self.waits = Waits()
+
+    def count(self) -> None:
+        """Count nothing."""
 
 
 def _request(application: Callable[..., Iterable[bytes]], path: str, body: bytes) -> None:
@@ -134,16 +176,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(DATA_DIR=folder, MODEL_REPOSITORY=str(Path(__file__).parents[1] / "checkpoints"))
         os.environ.pop("REDIS_URL", None)
-        from gevent import monkey  # noqa: PLC0415 - before anything else that it patches
-
-        monkey.patch_all()
         from carryover.server import wsgi  # noqa: PLC0415 - it reads the environment
 
         valkey = wsgi.embedded_valkey
         assert valkey is not None  # noqa: S101 - there is no REDIS_URL
         valkey.start()
         try:
-            print(json.dumps(asdict(measure(wsgi.app))))
+            _request(wsgi.app, _SESSION, b'{"session": "counted"}')
+            short = sys.argv[1:] == ["short"]
+            step = short_way(wsgi.engine, wsgi.bodies) if short else through_flask(wsgi.app)
+            print(json.dumps(asdict(measure(step))))
         finally:
             valkey.stop()
 

@@ -60,19 +60,10 @@ class _Response(FlaskResponse):
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Send it."""
         plain = self._plain
-        headers = [*plain.headers]
-        if plain.media_type is not None:
-            headers.append(("Content-Type", plain.media_type))
-        if plain.step is not None:
-            headers.append(("ETag", f'"{plain.step}"'))
-        body = plain.body
-        if not isinstance(body, bytes):
-            start_response(_STATUS_LINES[plain.status], headers)
+        start_response(_STATUS_LINES[plain.status], plain.fields())
+        if not isinstance(plain.body, bytes):
             return self._pieces
-        if plain.status != HTTPStatus.NO_CONTENT:
-            headers.append(("Content-Length", str(len(body))))
-        start_response(_STATUS_LINES[plain.status], headers)
-        return (b"",) if environ["REQUEST_METHOD"] == "HEAD" else (body,)
+        return (b"",) if environ["REQUEST_METHOD"] == "HEAD" else (plain.body,)
 
 
 def create_app(engine: Engine | None = None, bodies: Bodies | None = None, streams: Streams | None = None) -> Flask:
@@ -84,7 +75,7 @@ def create_app(engine: Engine | None = None, bodies: Bodies | None = None, strea
         view: Callable[..., FlaskResponse] = _not_served
         if engine is not None and bodies is not None and streams is not None:
             view = partial(_respond, route, engine, bodies, streams)
-        for path in route.paths():
+        for path in route.rules():
             app.add_url_rule(path, route.name, view, methods=[route.method])
     app.register_error_handler(HTTPException, _http_error)
     return app
@@ -113,7 +104,7 @@ def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) ->
     except UnavailableError as error:
         return _Response(problems.response(error, inbound.path))
     inbound.chunks = duplex.chunks()
-    response = driver.respond(route, engine, inbound, bytes)
+    response = driver.respond(route, engine, inbound)
     if isinstance(response.body, bytes):
         duplex.close()
         return _Response(response)

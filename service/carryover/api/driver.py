@@ -13,10 +13,10 @@ from carryover.errors import CarryoverError
 log = logging.getLogger(__name__)
 
 
-def respond(route: Route, engine: Engine, inbound: Inbound, read_body: Callable[[], bytes]) -> Response:
-    """Return the response to a request; `read_body` reads its body, of a route that takes one whole."""
+def respond(route: Route, engine: Engine, inbound: Inbound, read_body: Callable[[], bytes] | None = None) -> Response:
+    """Return the response to a request; `read_body` reads its body, where it is not there and the route takes one."""
     try:
-        if route.body is not None and not route.streams:
+        if read_body is not None and route.body is not None:
             inbound.body = read_body()
         return route.handler(engine, inbound)
     except CarryoverError as error:

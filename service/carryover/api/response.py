@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 
 import orjson
 
@@ -58,6 +59,17 @@ class Response:
         media_type, headers = orjson.loads(data[_HEAD.size : end])
         named = tuple((name, value) for name, value in headers)
         return cls(data[end:], status, None if step < 0 else step, media_type, named + _REPLAYED)
+
+    def fields(self) -> list[tuple[str, str]]:
+        """Return its headers, with those that say what the body is."""
+        fields = [*self.headers]
+        if self.media_type is not None:
+            fields.append(("Content-Type", self.media_type))
+        if self.step is not None:
+            fields.append(("ETag", f'"{self.step}"'))
+        if isinstance(self.body, bytes) and self.status != HTTPStatus.NO_CONTENT:
+            fields.append(("Content-Length", str(len(self.body))))
+        return fields
 
     def content(self) -> bytes:
         """Return the body, which must be whole.

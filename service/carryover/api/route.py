@@ -53,8 +53,10 @@ class Route:
         """What it is called: its handler's place in this package."""
         return f"{self.handler.__module__.removeprefix('carryover.api.')}.{self.handler.__name__}"
 
-    def paths(self) -> list[str]:
-        """Return the paths, each with and without what may be left out, in Flask's form."""
-        with_all = _OPTIONAL.sub(r"\1", self.path)
-        without = _OPTIONAL.sub("", self.path)
-        return [_PARAMETER.sub(r"<name:\1>", path) for path in dict.fromkeys((without, with_all))]
+    def templates(self) -> list[str]:
+        """Return the paths, with and without what may be left out."""
+        return list(dict.fromkeys((_OPTIONAL.sub("", self.path), _OPTIONAL.sub(r"\1", self.path))))
+
+    def rules(self) -> list[str]:
+        """Return the paths in Flask's form."""
+        return [_PARAMETER.sub(r"<name:\1>", path) for path in self.templates()]

@@ -2,14 +2,14 @@
 
 import os
 import signal
+from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from http import HTTPStatus
-from itertools import islice
-from types import FrameType, TracebackType
-from typing import Any, ClassVar, Literal, Self
+from types import FrameType
+from typing import Any
 
 import gevent
-from gevent.hub import get_hub
-from gunicorn import util
+from gunicorn import http, util
 from gunicorn.util import close_graceful
 from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
@@ -17,13 +17,16 @@ from gunicorn.workers.ggevent import GeventWorker
 from carryover.api import problems, transport
 from carryover.api.sending import send
 from carryover.errors import UnavailableError
+from carryover.server.fast_path import Connection, FastPath
 from carryover.server.listener import Listener
+from carryover.server.waits import Waits
 
 _NOTICE = 1.0
 """Seconds that may pass until a worker notices that it must stop, and no longer accepts connections."""
 _RELOAD_SECONDS = 120.0
 _CLOSED_AT_A_TIME = 16
 """Idle connections that are closed when a new one finds no file descriptor."""
+_NOTHING = nullcontext()
 _LAST_CALL = 0.5
 """Seconds between the signal and the closing of idle connections: a request in transit still arrives."""
 
@@ -57,39 +60,6 @@ def limit_sending(seconds: float) -> None:
     util.write, util.write_chunk = write, write_chunk
 
 
-class _Pause(gevent.Timeout):
-    """The wait for the next request on a persistent connection; gunicorn closes the connection when this is raised."""
-
-    waiting: ClassVar[dict["_Pause", None]] = {}
-    """All that are in progress, the oldest first."""
-
-    def __init__(self, seconds: float) -> None:
-        super().__init__(seconds, False)  # type: ignore[arg-type]  # False: end the block, raise nothing
-        self.greenlet = gevent.getcurrent()
-
-    def __enter__(self) -> Self:
-        self.waiting[self] = None
-        super().__enter__()
-        return self
-
-    def end(self) -> None:
-        """End the pause now, if it has not ended; runs in the hub."""
-        if self in self.waiting:
-            self.greenlet.throw(self)
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> Literal[True] | None:
-        self.waiting.pop(self, None)
-        return super().__exit__(kind, value, traceback)
-
-
-def _close_oldest() -> None:
-    for pause in list(islice(_Pause.waiting, _CLOSED_AT_A_TIME)):
-        get_hub().loop.run_callback(pause.end)
-
-
-Listener.free = staticmethod(_close_oldest)
 ggevent.StreamServer = Listener
 
 
@@ -97,10 +67,32 @@ class Worker(GeventWorker):  # type: ignore[misc]
     """Serves until told to stop; then responds to the requests it has accepted, and exits."""
 
     wsgi: Any
+    alive: bool
 
-    def timeout_ctx(self) -> _Pause:
-        """Limit the wait for a connection's next request."""
-        return _Pause(self.cfg.keepalive if self.alive else _LAST_CALL)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.waits = Waits()
+        self.fast_path: FastPath | None = None
+
+    def timeout_ctx(self) -> AbstractContextManager[None]:
+        """Do nothing: `notify` ends the waits for requests."""
+        return _NOTHING
+
+    def notify(self) -> None:
+        """Tell the arbiter that the worker lives, about every second, and close connections that are idle."""
+        super().notify()
+        self.waits.end(self.cfg.keepalive if self.alive else _LAST_CALL)
+
+    def requests(self, cfg: Any, sock: Any, address: Any, **_: Any) -> Connection:
+        """Return what gunicorn takes a connection's requests from."""
+        return Connection(self.fast_path, self.waits, cfg, sock, address)
+
+    def count(self) -> None:
+        """Count a request that gunicorn has not seen; after as many as it may handle, the worker ends."""
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Handle a request; if it is the connection's last, the response reaches a client that is still sending."""
@@ -129,11 +121,22 @@ class Worker(GeventWorker):  # type: ignore[misc]
             return response
 
         self.wsgi = last
+        http.get_parser = self.requests
+        Listener.free = partial(self.waits.end_oldest, _CLOSED_AT_A_TIME)
+        plain = not (self.cfg.is_ssl or self.cfg.accesslog or self.cfg.statsd_host) and self.cfg.proxy_protocol == "off"
+        if plain and self.cfg.keepalive:
+            from carryover.server.wsgi import bodies, configured, engine  # noqa: PLC0415 - it reads the environment
+
+            self.fast_path = FastPath(self, engine, bodies, self.cfg, configured.send_timeout)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gracefully, on SIGTERM."""
         super().handle_exit(sig, frame)
-        gevent.spawn_later(_LAST_CALL, _drain, list(_Pause.waiting))
+        gevent.spawn_later(_LAST_CALL, self._drain)
+
+    def _drain(self) -> None:
+        self.waits.end(_LAST_CALL)
+        transport.drain()
 
 
 def reload_all(worker: Worker) -> None:
@@ -149,9 +152,3 @@ def reload_all(worker: Worker) -> None:
             gevent.sleep(_LAST_CALL / 10)
     # The other old workers stop at the same time: let them notice that too.
     gevent.sleep(_NOTICE + _LAST_CALL)
-
-
-def _drain(pauses: list[_Pause]) -> None:
-    for pause in pauses:
-        get_hub().loop.run_callback(pause.end)
-    transport.drain()

@@ -1,0 +1,268 @@
+"""The short way: ordinary requests to hot routes, from the socket to their handlers and back.
+
+gunicorn takes the requests of a connection from a `Connection`, one after another. Before that gives it one, it answers
+those that it can itself, through the driver and the handlers of the route table, as Flask's way does. Most of what a
+small request costs is saved: gunicorn's parser, WSGI's environment, Flask's routing and contexts.
+
+Why a request means the same on both ways:
+
+- llhttp (`httptools`) reads the head, and a request is taken only if it is ordinary: `ordinary` and `FastPath.find` say
+  what that is. It is a part of what gunicorn accepts, in which the two parsers cannot differ: printable ASCII, whole
+  lines, no header twice, nothing that changes where the body ends, who the client is or how it is to be answered.
+- Everything else goes back, byte for byte, to gunicorn's parser, which has read nothing of it: malformed requests,
+  whatever arrives slowly, bodies that are large or of unknown length. It is the one that words errors and keeps time.
+- A request is given back or answered, never both: nothing is given back once its handler has been called.
+"""
+
+import re
+import time
+from http import HTTPStatus
+from typing import Any, Protocol
+
+from gevent.socket import wait_read
+from gunicorn.http import RequestParser
+from gunicorn.http.wsgi import SERVER
+from gunicorn.util import close_graceful, http_date
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
+
+from carryover.api import driver
+from carryover.api.bodies import Bodies
+from carryover.api.inbound import HEADERS, Inbound
+from carryover.api.response import Response
+from carryover.api.route import Route
+from carryover.api.routes import ROUTES
+from carryover.api.sending import send
+from carryover.engine import Engine
+from carryover.server.waits import IdleError, Waits
+
+MAX_HEAD = 4096
+MAX_HEADERS = 50
+MAX_BODY = 64 * 1024
+"""Bytes of a body; larger ones gain little."""
+_PIECE = 16 * 1024
+_PATIENCE = 1.0
+"""Seconds in which a body must arrive."""
+_HEADERS = tuple((name, name.encode()) for name in HEADERS)
+_UNUSUAL = frozenset(
+    (
+        b"content-encoding", b"expect", b"forwarded", b"http2-settings", b"keep-alive", b"proxy-connection", b"te",
+        b"trailer", b"transfer-encoding", b"upgrade", b"x-forwarded-proto", b"x-forwarded-protocol", b"x-forwarded-ssl",
+    )
+)  # fmt: skip
+"""Headers that change how a request is to be read or answered, beside `Connection`."""
+_NOT_PLAIN = re.compile(rb"[^\r\n -~]| \r|\r(?!\n)|(?<!\r)\n")
+_LENGTH = re.compile(rb"[0-9]{1,9}")
+_END = b"\r\n\r\n"
+_NAME = "[A-Za-z0-9._~-]+"
+"""What stands for a parameter; a path with another name is not ordinary."""
+
+
+class Head:
+    """The head of a request, as llhttp reads it; `unique` says that it has no header twice."""
+
+    __slots__ = ("headers", "target", "unique")
+
+    def __init__(self) -> None:
+        self.headers: dict[bytes, bytes] = {}
+        self.target = b""
+        self.unique = True
+
+    def on_url(self, target: bytes) -> None:
+        """Take a piece of the request's target."""
+        self.target += target
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header."""
+        name = name.lower()
+        if name in self.headers:
+            self.unique = False
+        self.headers[name] = value
+
+
+class Serving(Protocol):
+    """What the short way needs of its worker: whether it goes on, where to wait, and to count what it has answered."""
+
+    alive: bool
+    waits: Waits
+
+    def count(self) -> None:
+        """Count a request."""
+
+
+class FastPath:
+    """The short way of one worker; `cfg` is gunicorn's configuration, whose limits hold here as well."""
+
+    def __init__(self, worker: Serving, engine: Engine, bodies: Bodies, cfg: Any, send_timeout: float) -> None:
+        self._worker = worker
+        self._engine = engine
+        self._bodies = bodies
+        self._send_timeout = send_timeout
+        self._max_head = _least(MAX_HEAD, cfg.limit_request_line, cfg.limit_request_field_size)
+        self._max_headers = _least(MAX_HEADERS, cfg.limit_request_fields)
+        self._paths, self._matched = _patterns([route for route in ROUTES if route.hot])
+        self._second = 0
+        self._starts: dict[int, str] = {}
+
+    def serve(self, sock: Any, data: bytes) -> bytes | None:
+        """Answer requests for as long as they are ordinary, and return what gunicorn is to read.
+
+        `data` has been received already. None: the connection is to be closed.
+        """
+        worker = self._worker
+        while True:
+            if not data:
+                with worker.waits:
+                    data = sock.recv(_PIECE)
+            end = data.find(_END) + len(_END)
+            found = self.find(data[:end]) if len(_END) < end <= self._max_head else None
+            if found is None:
+                return data
+            route, inbound, length = found
+            data = self._received(sock, data, end + length)
+            if len(data) < end + length:
+                return data
+            inbound.body, data = data[end : end + length], data[end + length :]
+            self._send(sock, driver.respond(route, self._engine, inbound))
+            worker.count()
+            if not worker.alive:
+                close_graceful(sock)
+                return None
+
+    def find(self, head: bytes) -> tuple[Route, Inbound, int] | None:
+        """Return the request that has this head, without its body, and how long that is; None if it is not ordinary."""
+        parsed = ordinary(head)
+        if parsed is None:
+            return None
+        headers = parsed.headers
+        length = int(headers[b"content-length"])
+        path, _, query = parsed.target.decode().partition("?")
+        matched = self._paths.fullmatch(path)
+        if matched is None or "#" in query or len(headers) > self._max_headers:
+            return None
+        if length > MAX_BODY or length > self._bodies.limit:
+            return None
+        route, parameters = self._matched[matched.lastindex or 0]
+        named = {name: matched[position] for name, position in parameters}
+        held = {name: headers[raw].decode() for name, raw in _HEADERS if raw in headers}
+        return route, Inbound("POST", path, query, named, held, self._bodies.limit), length
+
+    def _received(self, sock: Any, data: bytes, size: int) -> bytes:
+        """Receive until there are `size` bytes, or too much time has passed."""
+        missing = size - len(data)
+        if missing <= 0:
+            return data
+        bodies, until = self._bodies, time.monotonic() + _PATIENCE
+        if bodies.held + missing > bodies.budget:
+            return data
+        bodies.held += missing
+        try:
+            while len(data) < size:
+                wait_read(sock.fileno(), max(0.0, until - time.monotonic()))
+                piece = sock.recv(max(_PIECE, size - len(data)))
+                if not piece:
+                    break
+                data += piece
+        except TimeoutError:
+            pass
+        finally:
+            bodies.held -= missing
+        return data
+
+    def _send(self, sock: Any, response: Response) -> None:
+        lines = "".join([f"{name}: {value}\r\n" for name, value in response.fields()])
+        head = f"{self._start(response.status)}{lines}\r\n".encode("latin-1")
+        send(sock, head + response.content(), self._send_timeout)
+
+    def _start(self, status: int) -> str:
+        """Return the lines that all responses of a status start with in this second."""
+        now = int(time.time())
+        if now != self._second or not self._worker.alive:
+            self._second = now
+            self._starts.clear()
+        start = self._starts.get(status)
+        if start is None:
+            connection = "keep-alive" if self._worker.alive else "close"
+            start = self._starts[status] = (
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+                f"Server: {SERVER}\r\nDate: {http_date()}\r\nConnection: {connection}\r\n"
+            )
+        return start
+
+
+class Connection(RequestParser):  # type: ignore[misc]
+    """What gunicorn takes a connection's requests from: those that the short way has not answered."""
+
+    mesg: Any
+
+    def __init__(self, fast_path: FastPath | None, waits: Waits, cfg: Any, sock: Any, address: Any) -> None:
+        super().__init__(cfg, sock, address)
+        self._fast_path = fast_path
+        self._waits = waits
+        self._sock = sock
+
+    def __next__(self) -> Any:
+        """Return the next request.
+
+        Raises:
+            StopIteration: there is none, and the connection is to be closed.
+
+        """
+        try:
+            if self._fast_path is not None:
+                with self._waits:
+                    if self.mesg is not None and (self.mesg.should_close() or not self.finish_body()):
+                        raise StopIteration
+                self.mesg = None
+                data = self._fast_path.serve(self._sock, self.unreader.take_buffered())
+                if data is None:
+                    raise StopIteration
+                self.unreader.unread(data)
+            with self._waits:
+                return super().__next__()
+        except IdleError:
+            raise StopIteration from None
+
+
+def ordinary(head: bytes) -> Head | None:
+    """Return the head of an ordinary POST; None of any other request."""
+    if not head.startswith(b"POST /") or _NOT_PLAIN.search(head) is not None:
+        return None
+    parsed = Head()
+    parser = HttpRequestParser(parsed)
+    try:
+        parser.feed_data(head)
+    except (HttpParserError, HttpParserUpgrade):
+        return None
+    headers = parsed.headers
+    named = (
+        parsed.unique
+        and b"_" not in b"".join(headers)
+        and _LENGTH.fullmatch(headers.get(b"content-length", b"")) is not None
+        and parser.get_http_version() == "1.1"
+        and headers.pop(b"connection", b"keep-alive").lower() == b"keep-alive"
+    )
+    return parsed if named and _UNUSUAL.isdisjoint(headers) else None
+
+
+def _least(*limits: int) -> int:
+    """Return the least of gunicorn's limits, among which 0 means none."""
+    return min(limit for limit in limits if limit > 0)
+
+
+def _patterns(routes: list[Route]) -> tuple[re.Pattern[str], dict[int, tuple[Route, list[tuple[str, int]]]]]:
+    """Return what matches the paths of all routes, and by the last group that has matched the route and its parameters.
+
+    A route's group ends after those of its parameters, which stand for themselves by their numbers.
+    """
+    alternatives: list[str] = []
+    found: dict[int, tuple[Route, list[tuple[str, int]]]] = {}
+    group = 1
+    for route in routes:
+        for template in route.templates():
+            parts = re.split(r"\{(\w+)\}", template)
+            names = parts[1::2]
+            fixed = [re.escape(part) for part in parts[::2]]
+            alternatives.append(f"({f'({_NAME})'.join(fixed)})")
+            found[group] = route, [(name, group + number) for number, name in enumerate(names, 1)]
+            group += 1 + len(names)
+    return re.compile("|".join(alternatives)), found
