@@ -28,7 +28,7 @@ test: $(if $(T),$(VENV)/.dev,lint) ## lint, types and all tests; with T=tests/ht
 test-compose: $(VENV)/.dev ## test the deployment; needs a container engine
 	$(BIN)/pytest tests/compose
 
-test-chaos: $(VENV)/.dev ## kill, cut and stop everything under load; SECONDS=120, SEED
+test-chaos: $(VENV)/.dev ## kill, cut and stop everything under load; SECONDS=120, SEED, PHASES
 	$(BIN)/python -m tests.chaos
 
 test-gpu: $(VENV)/.dev ## test what needs an NVIDIA GPU and torch's build for it

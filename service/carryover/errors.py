@@ -118,7 +118,7 @@ class DamagedRecordError(StoreUnavailableError):
 
 
 class CommitUnknownError(StoreUnavailableError):
-    """The connection to Redis broke during a commit, which may have been made or not."""
+    """A commit was made or not, or may get lost: its connection to Redis broke, or no replica has confirmed it."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, ValidationError, field_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from carryover.errors import ConfigurationError
@@ -23,6 +23,12 @@ class Settings(BaseSettings):
         default=None, description="The Redis or Valkey server; without it the service runs an embedded Valkey"
     )
     redis_timeout: float = Field(default=2.0, gt=0, le=3600, description="Seconds that Redis has to reply")
+    redis_min_replicas: NonNegativeInt = Field(
+        default=0, le=100, description="How many replicas of Redis must have a step before it is acknowledged"
+    )
+    redis_replicas_timeout: float = Field(
+        default=0.5, ge=0.001, le=3600, description="Seconds that the replicas have to confirm; below REDIS_TIMEOUT"
+    )
     redis_prefix: str = Field(
         default="carryover",
         pattern=r"^[A-Za-z0-9._:-]{1,64}$",

@@ -1,4 +1,4 @@
-"""`make test-chaos`: SECONDS (120) of faults; SEED makes a schedule happen again."""
+"""`make test-chaos`: SECONDS (120) of faults in all PHASES, or some; SEED makes a schedule happen again."""
 
 import argparse
 import os
@@ -6,14 +6,15 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TypeVar
+from typing import Any
 
 from tests.chaos.clients import Stepper, Tally
 from tests.chaos.durability import PROMISES, try_policy
-from tests.chaos.faults import Cluster, Failovers, Fault, OneServer, play, schedule
+from tests.chaos.faults import LOSSY, Cluster, Failovers, Fault, OneServer, play, schedule
 from tests.chaos.sessions import KINDS, Session, judge
 from tests.support.paths import CHECKPOINTS
 from tests.support.redis_server import RedisServer
@@ -29,7 +30,40 @@ SHARED = 2
 """Sessions of each kind that all clients step."""
 WORKERS = 3
 
-Servers = TypeVar("Servers", Sentinels, RedisCluster)
+UNCONFIRMED = "acknowledged steps lost in failovers, as REDIS_MIN_REPLICAS=0 permits"
+
+
+@dataclass(frozen=True)
+class Several:
+    """A phase on several servers, which lasts a `share` of the time.
+
+    `confirmed` is REDIS_MIN_REPLICAS. Where `loses`, it is counted what is lost, and nothing else is an error.
+    """
+
+    name: str
+    share: float
+    servers: Callable[[], Any]
+    faults: Callable[[Service, Any], Failovers | Cluster]
+    rates: Mapping[str, float]
+    confirmed: int = 0
+    loses: bool = False
+
+
+def _quick_sentinels() -> Sentinels:
+    return Sentinels(down_after=400, timeout=500)
+
+
+ONE = "one-server"
+PHASES = (
+    Several("sentinels", 0.12, Sentinels, Failovers, Failovers.RATES),
+    Several("cluster", 0.12, RedisCluster, Cluster, Cluster.RATES),
+    Several("sentinels-confirmed", 0.16, _quick_sentinels, Failovers, LOSSY, confirmed=1),
+    Several("cluster-confirmed", 0.16, RedisCluster, Cluster, LOSSY, confirmed=1),
+    Several("sentinels-unconfirmed", 0.07, _quick_sentinels, Failovers, LOSSY, loses=True),
+    Several("cluster-unconfirmed", 0.07, RedisCluster, Cluster, LOSSY, loses=True),
+)
+SHARE = 0.3
+"""Of the time, for the phase with one server."""
 
 
 def main() -> int:
@@ -37,15 +71,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=float(os.environ.get("SECONDS") or 120))
     parser.add_argument("--seed", type=int, default=int(os.environ.get("SEED") or secrets.randbelow(10**6)))
+    names = (ONE, *(phase.name for phase in PHASES))
+    parser.add_argument("--phases", nargs="*", choices=names, default=(os.environ.get("PHASES") or "").split() or names)
     asked = parser.parse_args()
+    shares = {ONE: SHARE} | {phase.name: phase.share for phase in PHASES}
+    unit = asked.seconds / sum(shares[name] for name in asked.phases)
     print(f"chaos for {asked.seconds:.0f} s; SEED={asked.seed} makes this schedule happen again", flush=True)
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="carryover-chaos-") as folder:
         repository = _repository(Path(folder) / "models")
-        _one_server(Path(folder), repository, asked.seed, asked.seconds * 0.6, tally)
-        rest = repository, asked.seed, asked.seconds * 0.2, tally
-        _several("sentinels", Sentinels(), Failovers, Path(folder) / "two", *rest)
-        _several("cluster", RedisCluster(), Cluster, Path(folder) / "three", *rest)
+        if ONE in asked.phases:
+            _one_server(Path(folder), repository, asked.seed, unit * SHARE, tally)
+        for phase in PHASES:
+            if phase.name in asked.phases:
+                _several(phase, Path(folder), repository, asked.seed, unit * phase.share, tally)
     _report(tally)
     return 1 if tally.wrong or tally.counts["lost steps"] or tally.counts["doubled steps"] else 0
 
@@ -73,26 +112,32 @@ def _one_server(folder: Path, repository: Path, seed: int, seconds: float, tally
         server.end()
 
 
-def _several(
-    name: str,
-    servers: Servers,
-    faults_of: Callable[[Service, Servers], Failovers | Cluster],
-    folder: Path,
-    repository: Path,
-    seed: int,
-    seconds: float,
-    tally: Tally,
-) -> None:
-    """Run the phase of a topology of several servers; the schedule is named after the service's folder."""
-    service = Service(folder, MODEL_REPOSITORY=repository, WORKERS=WORKERS, REDIS_URL=servers.url)
+def _several(phase: Several, folder: Path, repository: Path, seed: int, seconds: float, tally: Tally) -> None:
+    """Run a phase on several servers; what one that may lose steps has lost is counted apart."""
+    servers = phase.servers()
+    service = Service(
+        folder / phase.name,
+        MODEL_REPOSITORY=repository,
+        WORKERS=WORKERS,
+        REDIS_URL=servers.url,
+        REDIS_MIN_REPLICAS=phase.confirmed,
+    )
+    own = Tally() if phase.loses else tally
+    lost = tally.counts["lost steps"]
     try:
         servers.start()
         service.start()
-        faults = faults_of(service, servers)
-        _phase(name, service, schedule(seed, folder.name, seconds, faults.RATES), faults.do, seconds, seed, tally)
+        do = phase.faults(service, servers).do
+        faults = schedule(seed, phase.name, seconds, phase.rates)
+        _phase(phase.name, service, faults, do, seconds, seed, own)
     finally:
         service.end()
         servers.end()
+    if phase.loses:
+        tally.count(UNCONFIRMED, own.counts["lost steps"])
+        tally.count("steps acknowledged with REDIS_MIN_REPLICAS=0", own.counts["steps"])
+    else:
+        print(f"{phase.name}: {tally.counts['lost steps'] - lost} of them lost", flush=True)
 
 
 def _phase(

@@ -96,6 +96,17 @@ class OneServer:
         self._server.signal(signal.SIGCONT)
 
 
+AT_ONCE = "master killed (kill -9) at once"
+LAGGING = "master killed (kill -9) while its replica lags"
+LOSSY: Mapping[str, float] = {AT_ONCE: 5, LAGGING: 5, "worker killed (kill -9)": 11}
+"""Failovers to replicas that nobody has brought up to date."""
+
+
+def _lag(fault: Fault) -> float | None:
+    """For how many seconds the replica gets nothing before its master is killed; None if it has everything."""
+    return {AT_ONCE: 0.0, LAGGING: 0.1 + 0.4 * fault.draw}.get(fault.kind)
+
+
 class Failovers:
     """Faults of a service on sentinels."""
 
@@ -110,8 +121,8 @@ class Failovers:
 
     def do(self, fault: Fault) -> None:
         """Make it happen."""
-        if fault.kind == "failover by the sentinels":
-            self._sentinels.revive(self._sentinels.failover())
+        if fault.kind in ("failover by the sentinels", AT_ONCE, LAGGING):
+            self._sentinels.revive(self._sentinels.failover(_lag(fault)))
         else:
             self._workers.do(fault)
 
@@ -135,8 +146,8 @@ class Cluster:
         master = masters[int(fault.draw * len(masters))]
         if fault.kind == "handover in a cluster":
             self._cluster.hand_over(master)
-        elif fault.kind == "master of a cluster killed (kill -9)":
-            self._cluster.kill(master)
+        elif fault.kind in ("master of a cluster killed (kill -9)", AT_ONCE, LAGGING):
+            self._cluster.kill(master, _lag(fault))
             self._cluster.revive(master)
         else:
             self._workers.do(fault)

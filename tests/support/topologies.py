@@ -2,8 +2,10 @@
 
 import itertools
 import shutil
+import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,9 +21,13 @@ SLOTS = 16384
 
 
 class Sentinels:
-    """A master, a replica, and three sentinels that watch them."""
+    """A master, a replica, and three sentinels that watch them.
 
-    def __init__(self) -> None:
+    The sentinels take a master to be down after `down_after` ms, and start another failover twice `timeout` ms later.
+    """
+
+    def __init__(self, down_after: int = 1000, timeout: int = 3000) -> None:
+        self._down_after, self._timeout = down_after, timeout
         self.servers = [RedisServer(), RedisServer()]
         self._folder = Path(tempfile.mkdtemp(prefix="carryover-test-"))
         self._ports = [free_port() for _ in range(3)]
@@ -43,8 +49,8 @@ class Sentinels:
             config.write_text(
                 f"port {port}\nbind 127.0.0.1\ndir {folder}\nlogfile log\n"
                 f"sentinel monitor {SERVICE} 127.0.0.1 {first.port} 2\n"
-                f"sentinel down-after-milliseconds {SERVICE} 1000\n"
-                f"sentinel failover-timeout {SERVICE} 3000\n"
+                f"sentinel down-after-milliseconds {SERVICE} {self._down_after}\n"
+                f"sentinel failover-timeout {SERVICE} {self._timeout}\n"
             )
             self._sentinels.append(subprocess.Popen([get_binary_path(), config, "--sentinel"]))
         eventually("sentinels that know of each other and of the replica", self._settled)
@@ -70,11 +76,17 @@ class Sentinels:
         command(master.redis, "CLIENT", "PAUSE", 60_000, "WRITE")
         _caught_up(master.redis, replica.redis)
 
-    def failover(self) -> RedisServer:
-        """Kill the master, its replica having all its writes, and wait for the sentinels; returns the dead one."""
-        self.pause()
+    def failover(self, lag: float | None = None) -> RedisServer:
+        """Kill the master and wait for the sentinels; returns the dead one.
+
+        Its replica has all its writes, or with `lag` may lack those of so many seconds and of an instant more.
+        """
         dead = self.master()
-        dead.kill()
+        if lag is None:
+            self.pause()
+            dead.kill()
+        else:
+            kill_ahead(dead, self.replica(), lag)
         eventually("another master", lambda: self._agreed(dead))
         return dead
 
@@ -183,12 +195,18 @@ class RedisCluster:
         port = master.redis.info("replication")["slave0"]["port"]
         return next(server for server in self.servers if server.port == port)
 
-    def kill(self, master: RedisServer) -> None:
-        """Kill a master, its replica having all its writes, and wait until that has taken its place."""
+    def kill(self, master: RedisServer, lag: float | None = None) -> None:
+        """Kill a master and wait until its replica has taken its place.
+
+        The replica has all its writes, or with `lag` may lack those of so many seconds and of an instant more.
+        """
         replica = self.replica_of(master)
-        command(master.redis, "CLIENT", "PAUSE", 60_000, "WRITE")
-        _caught_up(master.redis, replica.redis)
-        master.kill()
+        if lag is None:
+            command(master.redis, "CLIENT", "PAUSE", 60_000, "WRITE")
+            _caught_up(master.redis, replica.redis)
+            master.kill()
+        else:
+            kill_ahead(master, replica, lag)
         eventually("the replica as master", lambda: _role(replica.redis) == "master")
 
     def revive(self, dead: RedisServer) -> None:
@@ -227,6 +245,17 @@ def command(client: "redis.Redis", *arguments: str | int, **options: Any) -> Any
     """Run a command, for which redis-py has no types."""
     untyped: Any = client
     return untyped.execute_command(*arguments, **options)
+
+
+def kill_ahead(master: RedisServer, replica: RedisServer, seconds: float) -> None:
+    """Kill a master whose replica gets nothing that was written in the last seconds."""
+    if seconds:
+        replica.signal(signal.SIGSTOP)
+        command(master.redis, "CLIENT", "KILL", "TYPE", "replica")
+        time.sleep(seconds)
+    master.kill()
+    if seconds:
+        replica.signal(signal.SIGCONT)
 
 
 def _role(client: "redis.Redis") -> str | None:

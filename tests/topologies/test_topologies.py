@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from carryover.errors import StoreUnavailableError
+from carryover.errors import ConfigurationError, StoreUnavailableError
 from carryover.store import Store
 from carryover.store.redis import LONG_IDLE, connect
 from tests.support.calls import REPLAYED, fresh, held, post, put_state, state
@@ -22,7 +22,7 @@ from tests.support.client import Client, Response, problem, sentence
 from tests.support.proxy import Certificates, Proxy
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.repository import rnn, write_recurrent
-from tests.support.service import Service
+from tests.support.service import Launch, Service
 from tests.support.topologies import RedisCluster, Sentinels, command
 from tests.support.waiting import eventually, together
 
@@ -179,6 +179,66 @@ class TestTheWholeInterface:
         whole_api(cluster_service)
         # The sessions of the call for many lay on all masters.
         assert all(master.redis.dbsize() for master in cluster.masters())
+
+
+@dataclass
+class Replicated:
+    """A service that has each step confirmed by a replica, which can be stopped."""
+
+    service: Service
+    replica: RedisServer
+
+
+@pytest.fixture(params=["one server", "a cluster"])
+def replicated(request: pytest.FixtureRequest, launch: Launch, few: Path) -> Iterator[Replicated]:
+    cluster = RedisCluster() if request.param == "a cluster" else None
+    servers = [RedisServer(), RedisServer()]
+    try:
+        if cluster is None:
+            for server in servers:
+                server.start()
+            command(servers[1].redis, "REPLICAOF", "127.0.0.1", servers[0].port)
+            url, replica = f"redis://127.0.0.1:{servers[0].port}", servers[1]
+        else:
+            cluster.start()
+            url, replica = cluster.url, cluster.replica_of(cluster.masters()[0])
+        settings = {"MODEL_REPOSITORY": few, "REDIS_URL": url, "REDIS_MIN_REPLICAS": 1, "REDIS_REPLICAS_TIMEOUT": "0.2"}
+        yield Replicated(launch(**settings), replica)
+    finally:
+        for server in (*servers, *((cluster,) if cluster else ())):
+            server.end()
+
+
+def test_a_step_is_acknowledged_when_a_replica_has_it(replicated: Replicated) -> None:
+    with replicated.service.client() as client:
+        addresses = [client.create("rnn", fresh()) for _ in range(12)]  # in a cluster, some are on each master
+        for address in addresses:
+            client.step(address, [ROW])
+        replicated.replica.signal(signal.SIGSTOP)
+        body, key = {"instances": [ROW]}, {"key": fresh("key")}
+        found = {address: post(client, f"{address}:predict", body, **key) for address in addresses}
+        unsure = [address for address, response in found.items() if response.status != 200]
+        assert unsure
+        for address in unsure:
+            assert "not known whether this request was committed" in problem(found[address], 503)
+            assert post(client, f"{address}:predict", body, **key).status == 503  # nor is the stored response certain
+        eventually("no readiness", lambda: not replicated.service.ready())
+        replicated.replica.signal(signal.SIGCONT)
+        for address in unsure:
+            path = f"{address}:predict"
+            retried = eventually("a confirmed response", lambda: _good(post(client, path, body, **key)))  # noqa: B023 - called at once
+            assert retried.headers[REPLAYED] == "true"
+            assert retried.json["step"] == 2
+            assert client.step(address, [ROW])["step"] == 3
+
+
+def _good(response: Response) -> Response | None:
+    return response if response.status == 200 else None
+
+
+def test_the_replicas_must_have_less_time_than_redis() -> None:
+    with pytest.raises(ConfigurationError, match="REDIS_REPLICAS_TIMEOUT=1: expected less than REDIS_TIMEOUT"):
+        Store("redis://127.0.0.1:1", 1, 60).require_replicas(1, 1)
 
 
 @pytest.mark.parametrize("form", ["redis://{}", "redis+sentinel://{}/service", "redis+cluster://{}"])

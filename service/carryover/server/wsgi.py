@@ -26,7 +26,9 @@ _CHECK_SECONDS = 5.0
 def create_store(configured: Settings, redis_url: str, health: StoreHealth | None = None) -> Store:
     """Return the store of the sessions in the Redis at `redis_url`."""
     timeout, keep, prefix = configured.redis_timeout, configured.idempotency_ttl, configured.redis_prefix
-    return Store(redis_url, timeout, keep, prefix, health)
+    store = Store(redis_url, timeout, keep, prefix, health)
+    store.require_replicas(configured.redis_min_replicas, configured.redis_replicas_timeout)
+    return store
 
 
 def create_engine(configured: Settings, repository: Repository, redis_url: str) -> Engine:

@@ -8,6 +8,7 @@ import redis
 from redis import exceptions
 
 from carryover.errors import StoreUnavailableError
+from carryover.store.redis import UnconfirmedError
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,7 @@ _REASONS: dict[type[BaseException], str] = {
     exceptions.ReadOnlyError: "Redis is a read-only replica",
     exceptions.OutOfMemoryError: "Redis is full",
     exceptions.BusyLoadingError: "Redis is loading its data",
+    UnconfirmedError: "fewer replicas of Redis than REDIS_MIN_REPLICAS have confirmed the step in time",
     exceptions.TimeoutError: "Redis does not answer in time",
     exceptions.ConnectionError: "Redis does not answer",
     OSError: "Redis does not answer",
@@ -39,6 +41,8 @@ _TEXTS = {
 
 def reason(error: BaseException) -> str:
     """Return what the failure of a command means, for the client to read."""
+    if isinstance(error, UnconfirmedError) and error.__cause__ is not None:
+        return reason(error.__cause__)
     if type(error) is redis.ResponseError:
         return next((why for start, why in _TEXTS.items() if str(error).startswith(start)), _ERROR)
     return next(_REASONS[cls] for cls in type(error).__mro__ if cls in _REASONS)

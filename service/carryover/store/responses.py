@@ -24,6 +24,11 @@ _REQUEST = slice(1, 17)
 _STORED = 17
 
 
+def is_response(found: bytes) -> bool:
+    """Whether what was found under a key is a response, not a lock."""
+    return found[:1] == _RESPONSE
+
+
 @dataclass(frozen=True, slots=True)
 class IdempotencyKey:
     """A client's key, and the request that it stands for.

@@ -13,15 +13,14 @@ from typing import Any, Protocol, TypeVar
 import redis
 from redis import exceptions
 
-from carryover.errors import CommitUnknownError, StoreUnavailableError
+from carryover.errors import CommitUnknownError, ConfigurationError, StoreUnavailableError
 from carryover.store import keys as names
 from carryover.store.health import StoreHealth, reason, unavailable
 from carryover.store.record import GRACE, SESSION, Record, parse, tombstone
-from carryover.store.redis import ERRORS, connect
-from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey
+from carryover.store.redis import ERRORS, Command, UnconfirmedError, connect
+from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey, is_response
 
 T = TypeVar("T")
-Command = tuple[Any, ...]
 
 _PAUSES = (0.02, 0.05, 0.2)
 """Seconds before each new try after a broken connection."""
@@ -103,9 +102,24 @@ class Store:
         self._may_ask = True
         self._prefix = prefix
         self._keep = keep_responses * 1000
+        self._timeout = timeout
+        self._wait: Command | None = None
         self._topology = connect(url, timeout)
-        self._scripts = {name: _Script(name) for name in ("commit", "elect", "policy", "release", "sweep")}
+        self._scripts = {name: _Script(name) for name in ("commit", "elect", "policy", "release", "replay", "sweep")}
         self._sources = {script.sha: script.source for script in self._scripts.values()}
+
+    def require_replicas(self, count: int, seconds: float) -> None:
+        """Have each commit, and each response that is read for a retry, confirmed by `count` replicas within `seconds`.
+
+        Raises:
+            ConfigurationError: that is not less than the time that a reply has.
+
+        """
+        if count and seconds >= self._timeout:
+            raise ConfigurationError(
+                f"REDIS_REPLICAS_TIMEOUT={seconds:g}: expected less than REDIS_TIMEOUT, which is {self._timeout:g}"
+            )
+        self._wait = ("WAIT", count, int(seconds * 1000)) if count else None
 
     def load(
         self, keys: Sequence[str], locks: Sequence[tuple[str, IdempotencyKey]] = (), expiring: Sequence[int] = ()
@@ -143,6 +157,8 @@ class Store:
             for number, (_, idempotency_key) in enumerate(locks):
                 if len(groups) + number in again and before[number] == idempotency_key.lock():
                     before[number] = None  # its own, of the first try; if not, no harm is done
+        if self._wait is not None:
+            self._confirm(locks, before)
         return found, before
 
     def look(self, key: str) -> Record | None:
@@ -168,19 +184,24 @@ class Store:
         commands = [self._commit([(places[i], commits[i]) for i in group]) for group in groups]
         release = self._scripts["release"].sha
         commands += [("EVALSHA", release, 1, self._response_key(key, held)) for key, held in releases]
-        replies, again = self._run(commands)
+        replies, again = self._run(commands, self._wait if commits else None)
         outcomes: list[Outcome | StoreUnavailableError] = [Outcome.UNKNOWN] * len(commits)
         for number, (group, reply) in enumerate(zip(groups, replies, strict=False)):
             unsure = number in again
-            if isinstance(reply, Exception):
+            if isinstance(reply, UnconfirmedError):
+                unconfirmed, values = CommitUnknownError(reason(reply)), reply.reply
+            elif isinstance(reply, Exception):
                 unsure = unsure or isinstance(reply, (redis.ConnectionError, redis.TimeoutError))
                 error = CommitUnknownError(reason(reply)) if unsure else unavailable(reply)
                 for i in group:
                     outcomes[i] = error
+                continue
             else:
-                for i, value in zip(group, reply, strict=True):
-                    # A conflict may be with the commit's own first try.
-                    outcomes[i] = Outcome.UNKNOWN if unsure and value < 1 else _OUTCOMES[value]
+                unconfirmed, values = None, reply
+            for i, value in zip(group, values, strict=True):
+                # A conflict may be with the commit's own first try.
+                outcome = Outcome.UNKNOWN if unsure and value < 1 else _OUTCOMES[value]
+                outcomes[i] = unconfirmed if unconfirmed and outcome is Outcome.COMMITTED else outcome
         return outcomes
 
     def ping(self) -> None:
@@ -213,8 +234,8 @@ class Store:
                 ("EVALSHA", self._scripts["commit"].sha, 2, key, response, *write),
             ]
             deletions.append(("DEL", key, response))
-        for each in (commands, deletions):
-            _whole(self._run(each)[0])
+        _whole(self._run(commands, self._wait)[0])
+        _whole(self._run(deletions)[0])
         self._check_policy(keys)
 
     def _check_policy(self, keys: Sequence[str]) -> None:
@@ -308,6 +329,17 @@ class Store:
             if isinstance(replies[i], Exception):
                 replies[i] = unavailable(replies[i])
 
+    def _confirm(
+        self, locks: Sequence[tuple[str, IdempotencyKey]], found: list[bytes | StoreUnavailableError | None]
+    ) -> None:
+        """Have the responses among what was found confirmed by replicas: a replay acknowledges its step."""
+        stored = [i for i, value in enumerate(found) if isinstance(value, bytes) and is_response(value)]
+        if stored:
+            sha = self._scripts["replay"].sha
+            commands = [("EVALSHA", sha, 1, self._response_key(*locks[i])) for i in stored]
+            for i, reply in zip(stored, self._run(commands, self._wait)[0], strict=True):
+                found[i] = CommitUnknownError(reason(reply)) if isinstance(reply, Exception) else reply
+
     def _response_key(self, key: str, idempotency_key: IdempotencyKey) -> str:
         return names.response(self._prefix, key, idempotency_key.name)
 
@@ -327,14 +359,16 @@ class Store:
             self._lost(error)
             raise unavailable(error) from error
 
-    def _run(self, commands: list[Command]) -> tuple[list[Any], set[int]]:
+    def _run(self, commands: list[Command], wait: Command | None = None) -> tuple[list[Any], set[int]]:
         """Run commands; those whose connection broke, again, which the scripts allow.
+
+        Each server runs `wait` after them: where fewer replicas confirm them, their replies are UnconfirmedError.
 
         Returns:
             The replies, and which of the commands may have been carried out before.
 
         """
-        replies = self._topology.run(commands)
+        replies = self._topology.run(commands, wait)
         again: set[int] = set()
         for pause in _PAUSES:
             errors = [i for i, reply in enumerate(replies) if isinstance(reply, Exception)]
@@ -346,7 +380,7 @@ class Store:
             if broken := [i for i in failed if isinstance(replies[i], redis.ConnectionError)]:
                 again.update(broken)
                 time.sleep(pause)
-            repeated = self._topology.run([self._in_full(commands[i], replies[i]) for i in failed])
+            repeated = self._topology.run([self._in_full(commands[i], replies[i]) for i in failed], wait)
             for i, reply in zip(failed, repeated, strict=True):
                 replies[i] = reply
         for reply in replies:

@@ -13,7 +13,7 @@ from redis.cluster import REDIS_ALLOWED_KEYS, ClusterNode, RedisCluster
 from redis.crc import key_slot
 
 from carryover.store.redis import tls
-from carryover.store.redis.server import ERRORS, Server
+from carryover.store.redis.server import ERRORS, Command, Server
 
 _LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
 _REDIRECTIONS = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)
@@ -61,7 +61,7 @@ class Cluster:
             groups.setdefault(key_slot(key if isinstance(key, bytes) else key.encode()), []).append(position)
         return list(groups.values())
 
-    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def run(self, commands: Sequence[Command], wait: Command | None = None) -> list[Any]:
         """Run commands, those for one node in one round trip, all nodes at once; only redirected ones are sent again.
 
         redis-py's own pipeline resends whatever broke or was late, one command at a time. But whether a commit may be
@@ -80,16 +80,16 @@ class Cluster:
             for server in servers:
                 server.ping_idle()
         links = [
-            server.send([commands[position] for position in positions])
+            server.send([commands[position] for position in positions], wait)
             for server, positions in zip(servers, nodes.values(), strict=True)
         ]
         for (name, positions), server, link in zip(nodes.items(), servers, links, strict=True):
-            found = server.receive(link, len(positions))
+            found = server.receive(link, len(positions), wait)
             for position, reply in zip(positions, found, strict=True):
                 replies[position] = reply
             if isinstance(found[-1], _LOST):
                 lost = name
-        self._redirect(commands, replies)
+        self._redirect(commands, replies, wait)
         if lost is not None:
             with suppress(*ERRORS):
                 self._client.nodes_manager.initialize(last_failed_node_name=lost)
@@ -97,10 +97,12 @@ class Cluster:
 
     def _server(self, name: str) -> Server:
         if name not in self._servers:
-            self._servers[name] = Server(self._client.get_redis_connection(self._client.get_node(node_name=name)))
+            host, _, port = name.rpartition(":")
+            node = self._client.get_node(node_name=name) or _ClusterNode(host, int(port))
+            self._servers[name] = Server(self._client.get_redis_connection(node))
         return self._servers[name]
 
-    def _redirect(self, commands: Sequence[tuple[Any, ...]], replies: list[Any]) -> None:
+    def _redirect(self, commands: Sequence[Command], replies: list[Any], wait: Command | None) -> None:
         """Follow the redirections among the replies; if the connection to one target is lost, give up on the rest."""
         lost: Exception | None = None
         for position, reply in enumerate(replies):
@@ -108,10 +110,19 @@ class Cluster:
                 continue
             command = commands[position]
             try:
-                replies[position] = lost or self._client.execute_command(*command, **_options(command))
+                if lost is None and wait is not None and not isinstance(reply, exceptions.TryAgainError):
+                    replies[position] = self._confirmed_at(reply, command, wait)
+                else:
+                    replies[position] = lost or self._client.execute_command(*command, **_options(command))
             except ERRORS as error:
                 replies[position] = error
                 lost = error if isinstance(error, _LOST) else None
+
+    def _confirmed_at(self, redirection: Any, command: Command, wait: Command) -> Any:
+        """Run a command where it was redirected to; a `WAIT` concerns what its own connection wrote."""
+        if isinstance(redirection, exceptions.MovedError):
+            self._client.nodes_manager.move_slot(redirection)
+        return self._server(f"{redirection.host}:{redirection.port}").run([("ASKING",), command], wait)[1]
 
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match."""
@@ -130,11 +141,11 @@ class Cluster:
         return list(keys.values())
 
 
-def _options(command: tuple[Any, ...]) -> dict[str, Any]:
+def _options(command: Command) -> dict[str, Any]:
     # SET … GET returns a value, where redis-py expects OK.
     return {"get": True} if "GET" in command[1:] else {}
 
 
-def _key_of(command: tuple[Any, ...]) -> str | bytes:
+def _key_of(command: Command) -> str | bytes:
     key: str | bytes = command[3] if command[0] in ("EVALSHA", "EVAL") else command[1]
     return key

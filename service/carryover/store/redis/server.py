@@ -21,14 +21,33 @@ LONG_IDLE = 1.0
 """Seconds after which an unused connection is probed before it carries a command."""
 
 
+Command = tuple[Any, ...]
+
+
+class UnconfirmedError(redis.RedisError):
+    """A command was carried out, with this `reply`, but too few replicas have confirmed what it wrote.
+
+    `cause` is the error where the server could not even be asked for that.
+    """
+
+    def __init__(self, reply: Any, cause: Exception | None = None) -> None:
+        super().__init__("too few replicas have confirmed a write" if cause is None else str(cause))
+        self.reply = reply
+        self.__cause__ = cause
+
+
 class Topology(Protocol):
     """What the store needs from the servers it talks to."""
 
     def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
         """Partition keys, by index, into groups that one command may name together."""
 
-    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """Run commands in one round trip to each server; the reply to a command that fails is the error."""
+    def run(self, commands: Sequence[Command], wait: Command | None = None) -> list[Any]:
+        """Run commands in one round trip to each server; the reply to a command that fails is the error.
+
+        `wait` is a `WAIT`, which each server runs after its commands: where fewer replicas confirm them, their replies
+        are UnconfirmedError.
+        """
 
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match, asking for about `count` at a time."""
@@ -50,9 +69,9 @@ class Server:
         """Put all keys in one group."""
         return [list(range(len(keys)))] if keys else []
 
-    def run(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
+    def run(self, commands: Sequence[Command], wait: Command | None = None) -> list[Any]:
         """Run commands over one connection."""
-        return self.receive(self.send(commands), len(commands))
+        return self.receive(self.send(commands, wait), len(commands), wait)
 
     def ping_idle(self) -> None:
         """Start to probe the connection that is used next, if it was long unused: `send` waits for the response."""
@@ -65,8 +84,10 @@ class Server:
                 self._disconnect(link)
             self._idle.append(link)
 
-    def send(self, commands: Sequence[tuple[Any, ...]]) -> "_Link":
+    def send(self, commands: Sequence[Command], wait: Command | None = None) -> "_Link":
         """Send commands over one connection, whose replies `receive` reads; until then nobody else uses it."""
+        if wait is not None:
+            commands = (*commands, wait)
         link = self._idle.pop() if self._idle else _Link(self._connection())
         connection = link.connection
         try:
@@ -78,15 +99,18 @@ class Server:
             link.error = error
         return link
 
-    def receive(self, link: "_Link", count: int) -> list[Any]:
+    def receive(self, link: "_Link", count: int, wait: Command | None = None) -> list[Any]:
         """Read the replies to as many commands; where sending or reading fails, the rest of them are the error."""
+        if wait is not None:
+            *replies, replicas = self.receive(link, count + 1)
+            return _confirmed(replies, replicas, wait[1])
         connection, error, link.error = link.connection, link.error, None
-        replies: list[Any] = []
+        replies = []
         try:
             if error is not None:
                 raise error
             for _ in range(count):
-                replies.append(_reply(connection))  # noqa: PERF401 - those that came before an error are kept
+                replies.append(_reply(connection))
         except BaseException as error:
             # If one connection broke, the others are probably broken too, or lead to a former master.
             self._disconnect(link)
@@ -166,6 +190,16 @@ def connect_one(client: Any) -> Server:
         raise ValueError(str(error)) from None
     tls.check(pool.connection_kwargs)
     return Server(client)
+
+
+def _confirmed(replies: list[Any], replicas: Any, needed: int) -> list[Any]:
+    """Return the replies to commands that were followed by a `WAIT`, whose reply is how many `replicas` have them."""
+    if isinstance(replicas, int) and replicas >= needed:
+        return replies
+    if isinstance(replicas, (redis.ConnectionError, redis.TimeoutError, OSError)):
+        return [reply if isinstance(reply, Exception) else replicas for reply in replies]
+    cause = replicas if isinstance(replicas, Exception) else None
+    return [reply if isinstance(reply, Exception) else UnconfirmedError(reply, cause) for reply in replies]
 
 
 def _reply(connection: Any) -> Any:

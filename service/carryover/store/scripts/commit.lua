@@ -13,7 +13,8 @@
 --   KEYS   where the response is stored
 --   ARGV   the response
 -- Returns, for each session:
---    1  committed; also if this very commit was made before and only its reply was lost
+--    1  committed; also if this very commit was made before and only its reply was lost: then it is written again, since
+--       a WAIT concerns only what its own connection has written
 --    0  conflict: another commit came first, or has already stored one of the responses
 --   -1  expired or deleted since it was read
 
@@ -24,16 +25,18 @@ local k, a = 1, 3
 local function commit(session, live, expected, record, expiry, responses)
   local size = math.max(#expected, 9)
   local header = redis.call('GETRANGE', session, 0, size - 1)
-  if string.sub(header, 1, 9) == string.sub(record, 1, 9) then return 1 end
-  if live == '1' and (string.byte(header) ~= 1 or redis.call('PTTL', session) <= grace) then return -1 end
-  if header ~= expected then return 0 end
-  for i = 0, responses - 1 do
-    local found = redis.call('GET', KEYS[k + i])
-    if found and string.byte(found) == 1 then return 0 end
+  local again = string.sub(header, 1, 9) == string.sub(record, 1, 9)
+  if not again then
+    if live == '1' and (string.byte(header) ~= 1 or redis.call('PTTL', session) <= grace) then return -1 end
+    if header ~= expected then return 0 end
+    for i = 0, responses - 1 do
+      local found = redis.call('GET', KEYS[k + i])
+      if found and string.byte(found) == 1 then return 0 end
+    end
   end
   -- After a script's first write, Redis does not check whether its memory is full: this is how a session can be deleted
   -- then, which frees memory.
-  if string.byte(record) == 0 then redis.call('DEL', session) end
+  if again or string.byte(record) == 0 then redis.call('DEL', session) end
   redis.call('SET', session, record, 'PX', expiry)
   for i = 0, responses - 1 do
     redis.call('SET', KEYS[k + i], ARGV[a + i], 'PX', keep)
