@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     max_elements: PositiveInt = Field(
         default=4 * 2**20, le=2**40, description="Most elements in the inputs of a request, and in its outputs"
     )
+    max_keyed_elements: PositiveInt = Field(
+        default=128 * 1024, description="Most elements in the outputs of a step whose response is stored for retries"
+    )
     max_sessions: PositiveInt = Field(
         default=1000, le=2**31, description="Most sessions in one request that steps several"
     )

@@ -26,7 +26,7 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("limits")
     write_model(folder / "models", "sum", plain.PlainAccumulator(), [spec((-1,))], [spec((), name="sum")])
     write_model(folder / "models", "grid", plain.Grid(), [spec((-1,))], [spec((-1, -1), name="y")])
-    limits = {"MAX_ELEMENTS": 100, "MAX_SESSIONS": 10}
+    limits = {"MAX_ELEMENTS": 100, "MAX_KEYED_ELEMENTS": 64, "MAX_SESSIONS": 10}
     running = Service(folder / "service", MODEL_REPOSITORY=folder / "models", WORKERS=1, **limits)
     try:
         yield running.start()
@@ -70,6 +70,15 @@ def test_elements_of_inputs(client: Client) -> None:
     ):
         rejected(response, 413, "MAX_ELEMENTS")
     assert client.step_of(path) == 1
+
+
+def test_elements_of_outputs_whose_response_is_stored(client: Client) -> None:
+    path, key = client.create("grid"), fresh()
+    large, small = {"instances": [1.0] * 9}, {"instances": [1.0] * 8}
+    rejected(post(client, f"{path}:predict", large, key=key), 413, "MAX_KEYED_ELEMENTS")
+    assert client.step_of(path) == 0
+    post(client, f"{path}:predict", small, key=key).expect()  # nothing was stored under the key
+    assert post(client, f"{path}:predict", large).expect()["step"] == 2
 
 
 def test_elements_of_outputs_and_the_step_is_not_committed(client: Client) -> None:

@@ -14,7 +14,9 @@ from carryover.errors import CarryoverError
 from carryover.runtime.version import Call, Invocation, Result
 from carryover.telemetry.counters import Statistics
 
-LIMITS = Limits(batch=8, queue=8, ttl=60, state_bytes=2**20, timeout=60.0, elements=200_000, sessions=8)
+LIMITS = Limits(
+    batch=8, queue=8, ttl=60, state_bytes=2**20, timeout=60.0, elements=200_000, keyed_elements=200_000, sessions=8
+)
 SHORT, LONG, VERY_LONG = 0.0, 0.01, 0.06
 
 

@@ -36,8 +36,7 @@ class Transaction:
         self._store = store
         self._executor = executor
         self._statistics = statistics
-        self._timeout = limits.timeout
-        self._max_state_bytes = limits.state_bytes
+        self._limits = limits
 
     def process(self, operations: list[Operation]) -> None:
         """Finish the operations, in two round trips to the store; those that lost a race are left unfinished.
@@ -62,12 +61,12 @@ class Transaction:
         alone: list[SessionBatch] = []
         for operation in operations:
             if not operation.session:
-                alone.append(SessionBatch("", operation, self._max_state_bytes))
+                alone.append(SessionBatch("", operation, self._limits))
                 continue
             name = key(operation.model, operation.session)
             batch = batches.get(name)
             if batch is None:
-                batches[name] = SessionBatch(name, operation, self._max_state_bytes)
+                batches[name] = SessionBatch(name, operation, self._limits)
             else:
                 batch.operations.append(operation)
         return [*batches.values(), *alone]
@@ -113,12 +112,12 @@ class Transaction:
 
     def _expire(self, batches: Sequence["SessionBatch"], now: int) -> None:
         """Fail the operations that have waited too long: their clients may have left."""
-        due = now - int(self._timeout * 1e9)
+        due = now - int(self._limits.timeout * 1e9)
         for batch in batches:
             for operation in batch.operations:
                 if operation.queued < due and not operation.attempts and operation.replay is None:
                     name = operation.model.name
-                    operation.error = operation.error or ForwardTimeoutError(name, self._timeout)
+                    operation.error = operation.error or ForwardTimeoutError(name, self._limits.timeout)
 
     def _run(self, batches: Sequence["SessionBatch"], deadline: float) -> None:
         """Run the forwards, in rounds of at most one operation a session."""
@@ -193,13 +192,13 @@ class SessionBatch:
     """
 
     __slots__ = (
-        "_max_state_bytes", "_position", "_record", "_start",
+        "_limits", "_position", "_record", "_start",
         "after", "before", "changed", "key", "keys", "operations", "outcome", "running",
     )  # fmt: skip
 
     _start: Start
 
-    def __init__(self, name: str, operation: Operation, max_state_bytes: int) -> None:
+    def __init__(self, name: str, operation: Operation, limits: Limits) -> None:
         self.key = name
         self.operations = [operation]
         self.running = operation
@@ -209,7 +208,7 @@ class SessionBatch:
         self.after: Record | None = None
         self.keys: KeyLocks | None = None
         self._record: Record | None = None
-        self._max_state_bytes = max_state_bytes
+        self._limits = limits
         self._position = 0
 
     def take_key(self, operation: Operation, held: IdempotencyKey, found: bytes | StoreUnavailableError | None) -> None:
@@ -260,6 +259,8 @@ class SessionBatch:
                 f"this step would make the state buffer {result.non_finite!r} NaN or infinite; "
                 f"the session stays at step {step}"
             )
+        elif operation.preconditions.key is not None and (error := self._limits.storable(result.outputs.values())):
+            operation.error = error
         else:
             operation.outputs = result.outputs
             self._apply(operation, (version, record, step + 1, result.state))
@@ -305,8 +306,8 @@ class SessionBatch:
             self.after, self._record = None, DELETED
         else:
             version, record, step, state = after
-            if len(state) > self._max_state_bytes:
-                limit = f"over the limit of {self._max_state_bytes} (MAX_STATE_BYTES)"
+            if len(state) > self._limits.state_bytes:
+                limit = f"over the limit of {self._limits.state_bytes} (MAX_STATE_BYTES)"
                 operation.error = StateTooLargeError(
                     f"this step would make the session's state {len(state)} bytes large, {limit}; "
                     f"the session stays at step {record.step}"

@@ -40,6 +40,7 @@ def create_engine(configured: Settings, repository: Repository, redis_url: str) 
         state_bytes=configured.max_state_bytes,
         timeout=configured.request_timeout,
         elements=configured.max_elements,
+        keyed_elements=configured.max_keyed_elements,
         sessions=configured.max_sessions,
     )
     return Engine(repository, create_store(configured, redis_url), limits)
