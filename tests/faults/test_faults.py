@@ -22,7 +22,9 @@ from tests.support.client import Client, Response, problem, sentence
 from tests.support.connections import Stream, Wire, line_of
 from tests.support.paths import CHECKPOINTS
 from tests.support.redis_server import RedisServer, free_port, servers_on
+from tests.support.repository import spec, write_model
 from tests.support.service import Launch, Service
+from tests.support.sources import lingering
 from tests.support.waiting import at_once, eventually
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
@@ -166,6 +168,24 @@ def test_sessions_survive_a_restart_of_the_service(launch: Launch) -> None:
             rtol=0,
             atol=1e-5,
         )
+
+
+def test_a_worker_ends_though_its_interpreter_would_not(launch: Launch, tmp_path: Path) -> None:
+    write_model(tmp_path / "models", "lingering", lingering.Lingering(), [spec((-1, 1))])
+    service = launch(MODEL_REPOSITORY=tmp_path / "models")
+    with service.client() as client:
+        client.post("/v1/models/lingering:predict", {"instances": [[1.0]]}).expect()
+    start = time.monotonic()
+    assert service.stop(signal.SIGTERM) == 0
+    assert time.monotonic() - start < PROMPT
+
+
+def test_no_worker_outlives_a_master_that_is_killed(launch: Launch) -> None:
+    service = launch()
+    workers = service.workers()
+    service.process.kill()
+    _, alive = psutil.wait_procs(workers, timeout=PROMPT)
+    assert alive == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
