@@ -91,9 +91,9 @@ class Sentinels:
         return dead
 
     def revive(self, dead: RedisServer) -> None:
-        """Start a dead server again and wait until it follows the master."""
+        """Start a dead server again and wait for a replica, whichever it is: a busy machine may fail over once more."""
         dead.start().redis.replicaof("127.0.0.1", self.master().port)  # the sentinels would see to it in ten seconds
-        eventually("a replica in step", lambda: _in_step(self.master().redis, dead.redis))
+        eventually("a replica in step", lambda: _in_step(self.master().redis, self.replica().redis))
 
     def end(self) -> None:
         for process in self._sentinels:
