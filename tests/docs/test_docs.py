@@ -215,5 +215,5 @@ def test_every_setting_is_listed_with_its_default() -> None:
         row = re.search(rf"^\| `{name.upper()}` \| (.*?) ?\|", page, re.MULTILINE)
         assert row, name
         if field.default is not None:
-            default = int(field.default) if isinstance(field.default, float) else field.default
+            default = f"{field.default:g}" if isinstance(field.default, float) else field.default
             assert row[1].strip("`") == str(default).replace("False", "false"), name
