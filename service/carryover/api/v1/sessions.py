@@ -1,5 +1,7 @@
 """`/v1/models/{model}/sessions`: state that continues from call to call."""
 
+from collections.abc import Mapping
+
 import orjson
 
 from carryover.api import conditions, names, problems
@@ -86,14 +88,7 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     if steps:
         engine.run(steps)
     _raise_common(steps)
-    entries: dict[str, StepPredictions | problems.Problem | orjson.Fragment] = {
-        session: orjson.Fragment(entry(outcome)) for session, outcome in in_turns(outcomes.items())
-    }
-    response = reply(ManySteps(sessions=entries))
-    done = [step for step in steps if step.error is None]
-    if done and all(step.replay is not None for step in done):
-        return response.with_headers(("Idempotency-Replayed", "true"))
-    return response
+    return _together(outcomes, steps)
 
 
 def get_state(engine: Engine, inbound: Inbound) -> Response:
@@ -143,6 +138,18 @@ def _step_or_error(model: Model, session: str, values: object, asked: Preconditi
         return Step(model, names.checked(session), instances(model.inputs, values), asked, stepped)
     except CarryoverError as error:
         return error
+
+
+def _together(outcomes: Mapping[str, Step | CarryoverError], steps: list[Step]) -> Response:
+    """Return the response to a step of each of many sessions, some of which were `steps`."""
+    entries: dict[str, StepPredictions | problems.Problem | orjson.Fragment] = {
+        session: orjson.Fragment(entry(outcome)) for session, outcome in in_turns(outcomes.items())
+    }
+    response = reply(ManySteps(sessions=entries))
+    done = [step for step in steps if step.error is None]
+    if done and all(step.replay is not None for step in done):
+        return response.with_headers(("Idempotency-Replayed", "true"))
+    return response
 
 
 def _raise_common(steps: list[Step]) -> None:

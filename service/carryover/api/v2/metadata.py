@@ -18,6 +18,7 @@ from carryover.api.v2.schemas import (
 from carryover.engine import Engine
 from carryover.runtime.datatypes import Datatype
 from carryover.runtime.manifest import TensorSpec
+from carryover.runtime.repository import Model
 from carryover.runtime.version import TensorInfo
 
 NAME = "carryover"
@@ -64,7 +65,10 @@ def ready(engine: Engine, inbound: Inbound) -> Response:
 
 def config(engine: Engine, inbound: Inbound) -> Response:
     """Return a model's configuration. Its shapes are whole ones: without `max_batch_size`, no axis is added to them."""
-    found = find(engine, inbound)
+    return reply(_config(find(engine, inbound), engine.ttl))
+
+
+def _config(found: Model, ttl: int) -> ModelConfig:
     version = found.default
     described = ModelConfig(
         name=found.name,
@@ -78,8 +82,8 @@ def config(engine: Engine, inbound: Inbound) -> Response:
         parameters={"version": {"string_value": version.version}},
     )
     if found.stateful:
-        described["sequence_batching"] = _sequences(version.state_buffers(), engine.ttl)
-    return reply(described)
+        described["sequence_batching"] = _sequences(version.state_buffers(), ttl)
+    return described
 
 
 def _tensor(spec: TensorSpec) -> TensorMetadata:

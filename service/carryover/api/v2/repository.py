@@ -29,15 +29,7 @@ def load(engine: Engine, inbound: Inbound) -> Response:
             f"failed to load {model!r:.80}: this service takes a model's manifest and files from its folder in the "
             "model repository only, and none from a request"
         )
-    try:
-        # It takes its time; torch and the file system let the worker go on meanwhile.
-        run_in_thread(lambda: engine.repository.probe(model))
-    except NotFoundError:
-        raise InvalidInputError(
-            f"failed to load {model!r:.80}, failed to poll from model repository: it has no folder of this name"
-        ) from None
-    except ConfigurationError as error:
-        raise InvalidInputError(f"failed to load {model!r:.80}, {error}") from None
+    _probe(engine, model)
     engine.reload()
     return _done()
 
@@ -54,6 +46,24 @@ def unload(engine: Engine, inbound: Inbound) -> Response:
     if any(served.name == model for served in engine.repository):
         engine.reload()
     return _done()
+
+
+def _probe(engine: Engine, model: str) -> None:
+    """Try to load a model.
+
+    Raises:
+        InvalidInputError: it does not load.
+
+    """
+    try:
+        # It takes its time; torch and the file system let the worker go on meanwhile.
+        run_in_thread(lambda: engine.repository.probe(model))
+    except NotFoundError:
+        raise InvalidInputError(
+            f"failed to load {model!r:.80}, failed to poll from model repository: it has no folder of this name"
+        ) from None
+    except ConfigurationError as error:
+        raise InvalidInputError(f"failed to load {model!r:.80}, {error}") from None
 
 
 def _done() -> Response:
