@@ -12,7 +12,7 @@ import pytest
 from carryover.api.routes import ROUTES
 from tests.support.client import Client
 from tests.support.connections import Wire
-from tests.support.service import Service
+from tests.support.service import Launch, Service
 
 RNN = "/v1/models/digits-rnn"
 ROW = [0, 0, 7, 15, 13, 1, 0, 0]
@@ -208,3 +208,20 @@ def test_a_request_that_is_cut_short_changes_nothing(service: Service, client: C
     assert b" 400 " in wire.rest()
     wire.close()
     assert client.get(f"{RNN}/sessions/fast").expect(200)["step"] == 1
+
+
+def test_a_worker_that_has_handled_all_it_may_says_so_on_both_ways(launch: Launch) -> None:
+    unusual = Case("", "/v1/accumulators/last", {"values": [1]}).data(UNUSUAL)
+    ordinary = Case("", "/v1/accumulators/last", {"values": [1]}).data()
+    for request in (ordinary, unusual):
+        service = launch(WORKERS=1, GUNICORN_CMD_ARGS="--max-requests 50")
+        with service.client() as client:
+            client.get("/v2/health/live").expect()
+        wire = Wire(service.port)
+        said: list[str | None] = []
+        while not said or said[-1] == "keep-alive":
+            wire.send(request)
+            said.append(wire.response().headers["Connection"])
+        assert said[-1] == "close"
+        assert wire.rest() == b""
+        wire.close()

@@ -101,7 +101,7 @@ class FastPath:
         self._max_headers = _least(MAX_HEADERS, cfg.limit_request_fields)
         self._paths, self._matched = _patterns([route for route in ROUTES if route.hot])
         self._second = 0
-        self._starts: dict[int, str] = {}
+        self._starts: dict[tuple[int, str], str] = {}
 
     def serve(self, sock: Any, data: bytes) -> bytes | None:
         """Answer requests for as long as they are ordinary, and return what gunicorn is to read.
@@ -122,9 +122,11 @@ class FastPath:
             if len(data) < end + length:
                 return data
             inbound.body, data = data[end : end + length], data[end + length :]
-            self._send(sock, driver.respond(route, self._engine, inbound))
             worker.count()
-            if not worker.alive:
+            response = driver.respond(route, self._engine, inbound)
+            last = not worker.alive
+            self._send(sock, response, "close" if last else "keep-alive")
+            if last:
                 close_graceful(sock)
                 return None
 
@@ -168,21 +170,20 @@ class FastPath:
             bodies.held -= missing
         return data
 
-    def _send(self, sock: Any, response: Response) -> None:
+    def _send(self, sock: Any, response: Response, connection: str) -> None:
         lines = "".join([f"{name}: {value}\r\n" for name, value in response.fields()])
-        head = f"{self._start(response.status)}{lines}\r\n".encode("latin-1")
+        head = f"{self._start(response.status, connection)}{lines}\r\n".encode("latin-1")
         send(sock, head + response.content(), self._send_timeout)
 
-    def _start(self, status: int) -> str:
-        """Return the lines that all responses of a status start with in this second."""
+    def _start(self, status: int, connection: str) -> str:
+        """Return the lines that all such responses start with in this second."""
         now = int(time.time())
-        if now != self._second or not self._worker.alive:
+        if now != self._second:
             self._second = now
             self._starts.clear()
-        start = self._starts.get(status)
+        start = self._starts.get((status, connection))
         if start is None:
-            connection = "keep-alive" if self._worker.alive else "close"
-            start = self._starts[status] = (
+            start = self._starts[status, connection] = (
                 f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
                 f"Server: {SERVER}\r\nDate: {http_date()}\r\nConnection: {connection}\r\n"
             )

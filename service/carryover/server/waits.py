@@ -34,17 +34,17 @@ class Waits:
         for waiter, since in self._since.items():
             if since > before:
                 break
-            self._end(waiter)
+            self._end(waiter, since)
 
     def end_oldest(self, count: int) -> None:
         """End so many of them."""
-        for waiter in islice(self._since, count):
-            self._end(waiter)
+        for waiter, since in islice(self._since.items(), count):
+            self._end(waiter, since)
 
-    def _end(self, waiter: greenlet) -> None:
-        get_hub().loop.run_callback(self._throw, waiter)
+    def _end(self, waiter: greenlet, since: float) -> None:
+        get_hub().loop.run_callback(self._throw, waiter, since)
 
-    def _throw(self, waiter: greenlet) -> None:
-        # In the hub, where nothing can come between the look and the throw.
-        if waiter in self._since:
+    def _throw(self, waiter: greenlet, since: float) -> None:
+        # In the hub, where nothing can come between the look and the throw. It may wait for another request by now.
+        if self._since.get(waiter) == since:
             waiter.throw(IdleError())

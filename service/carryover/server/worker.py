@@ -83,7 +83,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().notify()
         self.waits.end(self.cfg.keepalive if self.alive else _LAST_CALL)
 
-    def requests(self, cfg: Any, sock: Any, address: Any, **_: Any) -> Connection:
+    def requests(self, cfg: Any, sock: Any, address: Any) -> Connection:
         """Return what gunicorn takes a connection's requests from."""
         return Connection(self.fast_path, self.waits, cfg, sock, address)
 
@@ -121,7 +121,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             return response
 
         self.wsgi = last
-        http.get_parser = self.requests
+        http.RequestParser = self.requests  # of HTTP/1, whatever else gunicorn is told to speak
         Listener.free = partial(self.waits.end_oldest, _CLOSED_AT_A_TIME)
         plain = not (self.cfg.is_ssl or self.cfg.accesslog or self.cfg.statsd_host) and self.cfg.proxy_protocol == "off"
         if plain and self.cfg.keepalive:

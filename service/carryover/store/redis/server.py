@@ -102,15 +102,15 @@ class Server:
     def receive(self, link: "_Link", count: int, wait: Command | None = None) -> list[Any]:
         """Read the replies to as many commands; where sending or reading fails, the rest of them are the error."""
         if wait is not None:
-            *replies, replicas = self.receive(link, count + 1)
-            return _confirmed(replies, replicas, wait[1])
+            *found, replicas = self.receive(link, count + 1)
+            return _confirmed(found, replicas, wait[1])
         connection, error, link.error = link.connection, link.error, None
-        replies = []
+        replies: list[Any] = []
         try:
             if error is not None:
                 raise error
             for _ in range(count):
-                replies.append(_reply(connection))
+                replies.append(_reply(connection))  # noqa: PERF401 - those that came before an error are kept
         except BaseException as error:
             # If one connection broke, the others are probably broken too, or lead to a former master.
             self._disconnect(link)
