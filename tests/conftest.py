@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 import torch
 
@@ -13,6 +14,11 @@ from tests.support.service import Launch, Service
 
 # The operations are tiny, and the machine's CPUs are busy with what the tests start.
 torch.set_num_threads(1)
+
+# A run tries the same examples every time, so that what fails belongs to the change; `--hypothesis-profile=default`
+# tries others.
+hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.load_profile("suite")
 
 
 @pytest.fixture(scope="session")

@@ -34,6 +34,7 @@ def test_an_ordinary_request_is_taken() -> None:
     assert found(head(*HEADERS))
     assert found(head(*HEADERS, b"Connection: Keep-Alive", b"User-Agent: a/1", b'If-Match: "3"', b"Accept: */*"))
     assert found(head(b"Content-Length: 12"))
+    assert found(head(*HEADERS, b"X-Forwarded-For: 10.0.0.1", b"X-Forwarded-Proto: https"))
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.hot], ids=lambda route: route.name)
@@ -54,6 +55,7 @@ def test_every_hot_route_is_found_with_its_parameters(route: object) -> None:
     [
         pytest.param(head(*HEADERS, line=b"GET " + PATH + b" HTTP/1.1"), id="method"),
         pytest.param(head(*HEADERS, line=b"POST " + PATH + b" HTTP/1.0"), id="version"),
+        pytest.param(head(*HEADERS, line=b"POST " + PATH + b"  HTTP/1.1"), id="two blanks"),
         pytest.param(head(*HEADERS, line=b"POST /v1/models HTTP/1.1"), id="cold route"),
         pytest.param(head(*HEADERS, line=b"POST " + PATH.replace(b"rnn", b"r%6En") + b" HTTP/1.1"), id="escape"),
         pytest.param(head(*HEADERS, line=b"POST " + PATH + b"#a HTTP/1.1"), id="fragment"),
@@ -74,7 +76,7 @@ def test_every_hot_route_is_found_with_its_parameters(route: object) -> None:
         pytest.param(head(*HEADERS, b"Upgrade: websocket", b"Connection: upgrade"), id="upgrade"),
         pytest.param(head(*HEADERS, b"TE: trailers"), id="te"),
         pytest.param(head(*HEADERS, b"Content-Encoding: gzip"), id="compressed"),
-        pytest.param(head(*HEADERS, b"X-Forwarded-Proto: https"), id="scheme"),
+        pytest.param(head(*HEADERS, b"X-Forwarded-Proto: https", b"X-Forwarded-Ssl: off"), id="two schemes"),
         pytest.param(head(*HEADERS, b"X: a\r\n b"), id="folded"),
         pytest.param(head(*HEADERS, b"X : a"), id="blank before the colon"),
         pytest.param(head(*HEADERS, b"X: a\tb"), id="tab"),
@@ -105,7 +107,7 @@ PIECES = st.sampled_from(
         b"Content-Length: 12 ", b"Transfer-Encoding: chunked", b"Connection: close", b"Connection: keep-alive",
         b"Connection: KEEP-ALIVE ", b"content-length: 3", b"X", b"X-Y: z", b"X_Y: z", b"!#$%&'*+-.^`|~: a", b"X: ",
         b"Expect: 100-continue", b"If-Match: *", b'If-Match: "1", "2"', b" folded", b"Upgrade: h2c", b"X:", b"_",
-        b"http://a",
+        b"http://a", b"X-Forwarded-Proto: https", b"X-Forwarded-Proto: http",
     )
 )  # fmt: skip
 

@@ -46,10 +46,13 @@ _HEADERS = tuple((name, name.encode()) for name in HEADERS)
 _UNUSUAL = frozenset(
     (
         b"content-encoding", b"expect", b"forwarded", b"http2-settings", b"keep-alive", b"proxy-connection", b"te",
-        b"trailer", b"transfer-encoding", b"upgrade", b"x-forwarded-proto", b"x-forwarded-protocol", b"x-forwarded-ssl",
+        b"trailer", b"transfer-encoding", b"upgrade", b"x-forwarded-protocol", b"x-forwarded-ssl",
     )
 )  # fmt: skip
-"""Headers that change how a request is to be read or answered, beside `Connection`."""
+"""Headers that change how a request is to be read or answered, beside `Connection`.
+
+`X-Forwarded-Proto` is none: alone it contradicts no other, and no hot route reads the scheme.
+"""
 _NOT_PLAIN = re.compile(rb"[^\r\n -~]| \r|\r(?!\n)|(?<!\r)\n")
 _LENGTH = re.compile(rb"[0-9]{1,9}")
 _END = b"\r\n\r\n"
@@ -236,10 +239,10 @@ def ordinary(head: bytes) -> Head | None:
         return None
     headers = parsed.headers
     named = (
-        parsed.unique
+        head.startswith(b"POST %b HTTP/1.1\r\n" % parsed.target)
+        and parsed.unique
         and b"_" not in b"".join(headers)
         and _LENGTH.fullmatch(headers.get(b"content-length", b"")) is not None
-        and parser.get_http_version() == "1.1"
         and headers.pop(b"connection", b"keep-alive").lower() == b"keep-alive"
     )
     return parsed if named and _UNUSUAL.isdisjoint(headers) else None
