@@ -3,11 +3,11 @@
 import time
 from collections.abc import Callable, Sequence
 
-from carryover.engine.batcher import Batcher
 from carryover.engine.executor import Executor
 from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session, missing, served_version
 from carryover.engine.operations import UNCONDITIONAL, Operation, Preconditions, key
+from carryover.engine.queue import Queue
 from carryover.engine.transaction import Transaction
 from carryover.errors import CarryoverError, InvalidInputError, UnsupportedError
 from carryover.runtime import snapshot as snapshots
@@ -37,14 +37,14 @@ class Engine:
         """Serve these models from now on."""
         self.repository = repository
         # Two for each model: a prediction without a session must not wait for Redis, nor fail with it.
-        self._sessions = {model.name: self._batcher() for model in repository if model.stateful}
-        self._predictions = {model.name: self._batcher() for model in repository}
+        self._sessions = {model.name: self._queue(model) for model in repository if model.stateful}
+        self._predictions = {model.name: self._queue(model) for model in repository}
         for model in repository:
             for version in model.versions.values():
                 self.statistics.of(model.name, version.version)  # before workers are forked, so that they share them
 
-    def _batcher(self) -> Batcher[Operation]:
-        return Batcher(self._transaction.process, self.limits.batch, self.limits.queue)
+    def _queue(self, model: Model) -> Queue:
+        return Queue(self._transaction, self._executor.costs(model.default), self.limits)
 
     @property
     def ttl(self) -> int:
@@ -63,11 +63,11 @@ class Engine:
         first = operations[0]
         if first.session:
             require_state(first.model)
-        batchers = self._sessions if first.session else self._predictions
+        queues = self._sessions if first.session else self._predictions
         now = time.perf_counter_ns()
         for operation in operations:
             operation.queued = now
-        batchers[first.model.name].run(operations)
+        queues[first.model.name].run(operations)
 
     def session(
         self, model: Model, name: str, preconditions: Preconditions = UNCONDITIONAL, *, migrate: bool = False

@@ -38,18 +38,18 @@ class Transaction:
         self._statistics = statistics
         self._limits = limits
 
-    def process(self, operations: list[Operation]) -> None:
+    def process(self, operations: list[Operation], *, aside: bool = False) -> None:
         """Finish the operations, in two round trips to the store; those that lost a race are left unfinished.
 
         Operations of one session run one after another, in their order; those of different sessions are batched. Where
-        none has a session, the store is not asked.
+        none has a session, the store is not asked. Those that are `aside` hold up no forward of others.
         """
         started = time.perf_counter_ns()
         batches = self._by_session(operations)
         self._load(batches)
         loaded = time.perf_counter_ns()
         self._expire(batches, started)
-        self._run(batches, self._executor.deadline())
+        self._run(batches, aside=aside)
         ran = time.perf_counter_ns()
         self._commit(batches)
         for batch in batches:
@@ -119,8 +119,9 @@ class Transaction:
                     name = operation.model.name
                     operation.error = operation.error or ForwardTimeoutError(name, self._limits.timeout)
 
-    def _run(self, batches: Sequence["SessionBatch"], deadline: float) -> None:
+    def _run(self, batches: Sequence["SessionBatch"], *, aside: bool) -> None:
         """Run the forwards, in rounds of at most one operation a session."""
+        deadline = self._executor.deadline()
         while True:
             groups: dict[Hashable, tuple[ModelVersion, list[SessionBatch]]] = {}
             for batch in batches:
@@ -133,7 +134,8 @@ class Transaction:
             if not groups:
                 return
             for version, members in groups.values():
-                results = self._executor.run(version, [batch.running for batch in members], deadline)
+                calls = [batch.running for batch in members]
+                results = self._executor.run(version, calls, deadline, aside=aside)
                 for batch, result in zip(members, results, strict=True):
                     batch.accept(result)
 

@@ -22,7 +22,16 @@ def build(target: str, arguments: Mapping[str, Any], manifest: Path) -> nn.Modul
         ConfigurationError: the class cannot be found, is no `nn.Module`, or its constructor rejects the arguments.
 
     """
-    cls = find(target, manifest)
+    return construct(find(target, manifest), arguments, manifest)
+
+
+def construct(cls: type[nn.Module], arguments: Mapping[str, Any], manifest: Path) -> nn.Module:
+    """Construct a class.
+
+    Raises:
+        ConfigurationError: its constructor rejects the arguments.
+
+    """
     try:
         return cls(**arguments)
     except (Exception, SystemExit) as error:

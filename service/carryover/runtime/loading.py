@@ -4,7 +4,7 @@ A stage is left out where an earlier one has left nothing that it could say some
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -75,6 +75,7 @@ class Loading:
         self._trust_pt2 = trust_pt2
         self._where = f"{path} (version {folder.name})"
         self._device: torch.device | None = None
+        self._construct: Callable[[], nn.Module] | None = None
         self._run()
 
     @property
@@ -140,12 +141,16 @@ class Loading:
             prove_batching(self.tried)
             self._batching_proved = True
             settle_attributes(self.tried)
+            self.tried.construct = self._construct
 
     def _class(self, target: str) -> Forward | None:
         """Construct the class and load its checkpoint."""
         module, names = None, [spec.name for spec in self.manifest.inputs]
         with self.report.stage(self._where):
-            module = classes.build(target, self.manifest.arguments, self.path)
+            # The class as it is now, as its file may change.
+            cls = classes.find(target, self.path)
+            self._construct = partial(classes.construct, cls, self.manifest.arguments, self.path)
+            module = self._construct()
         with self.report.stage(self._where):
             self.weights = weights.find(self.folder)
             saved = partial(weights.read, self.weights, self.manifest.weights)
@@ -159,6 +164,7 @@ class Loading:
         found = programs.find(self.folder, self.path)
         program = programs.load(found, trusted=self._trust_pt2)
         self.weights = found
+        self._construct = partial(programs.again, found, program.digest)
         return Forward(program.module, [spec.name for spec in self.manifest.inputs], program.module.state_dict, program)
 
     def _find_state(self, forward: Forward) -> None:

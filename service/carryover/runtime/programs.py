@@ -59,6 +59,19 @@ def load(path: Path, *, trusted: bool) -> Program:
         raise ConfigurationError(f"{path}: is not a readable program: {first_line(error)}") from error
 
 
+def again(path: Path, digest: bytes) -> nn.Module:
+    """Load a program that is trusted, and was loaded before.
+
+    Raises:
+        ConfigurationError: its file has changed since, or is damaged.
+
+    """
+    program = load(path, trusted=True)
+    if program.digest != digest:
+        raise ConfigurationError(f"{path}: has changed since it was loaded")
+    return program.module
+
+
 def _module(exported: ExportedProgram) -> nn.Module:
     """The module that the program was exported from, as far as a caller can tell."""
     module = exported.module()

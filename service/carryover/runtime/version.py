@@ -11,7 +11,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
 from carryover.runtime import buffers, process
@@ -66,7 +66,8 @@ class TensorInfo:
 class ModelVersion:
     """A loaded checkpoint; `state` names its state buffers, `device`, None for the CPU, is where `move` takes it.
 
-    `reseeds` seed those of Python's and numpy's generators that forward seeds, so that others do not draw what follows.
+    `reseeds` seed those of Python's and numpy's generators that forward seeds, so that others do not draw what follows;
+    `construct` makes its module again, without the checkpoint.
 
     Not re-entrant: a forward puts the callers' state into the module, so one runs at a time.
 
@@ -93,6 +94,7 @@ class ModelVersion:
         self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
         self.forward = forward
         self.reseeds: Sequence[Callable[[], None]] = ()
+        self.construct: Callable[[], nn.Module] | None = None
         self._destination = device
         self._device: torch.device | None = None
         slots = forward.slots()

@@ -115,6 +115,53 @@ def test_a_state_that_is_put_meanwhile_does_not_reach_another_callers_forward(la
         assert other.step(target, [0.0])["predictions"] == [12.0]
 
 
+def test_a_long_call_does_not_take_the_turn_of_short_ones(launch: Launch, models: Path) -> None:
+    """Nor does a long step take it from other sessions; what concerns its own session waits for it."""
+    service = launch(MODEL_REPOSITORY=models, WORKERS=1)
+    long = [3.0] + [0.0] * 20_000
+    with (
+        service.client() as client,
+        service.client() as other,
+        service.client() as third,
+        ThreadPoolExecutor(2) as pool,
+    ):
+        path, held = (client.create("timed-sum") for _ in range(2))
+        client.step(path, [0.0])
+        predicting, stepping = (
+            pool.submit(other.predict, "timed-sum", long),
+            pool.submit(post, third, f"{held}:predict", {"instances": long}),
+        )
+        worst, steps = 0.0, 0
+        while not (predicting.done() and stepping.done()):
+            start = time.monotonic()
+            client.step(path, [0.0, 1.0])
+            assert client.predict("timed-sum", [0.0, 1.0]) == [1.0, 2.0]
+            worst, steps = max(worst, time.monotonic() - start), steps + 1
+        assert worst < HELD
+        assert steps > 10
+        assert client.step_of(path) == steps + 1
+        assert predicting.result()[:2] == [6.0, 3.0]
+        assert stepping.result().expect()["predictions"][:2] == [6.0, 3.0]
+
+        # The size is known to be long now.
+        again = pool.submit(post, third, f"{held}:predict", {"instances": long})
+        answers = [client.step(held, [0.0, 1.0]) for _ in range(3)]
+        assert again.result().expect()["step"] + sum(answer["step"] for answer in answers) == 2 + 3 + 4 + 5
+
+
+def test_a_model_whose_class_makes_another_module_each_time_runs_long_calls_in_their_turn(
+    launch: Launch, tmp_path: Path
+) -> None:
+    repository = tmp_path / "random"
+    write_model(repository, "random", timed.Random(), [spec((-1,))])
+    service = launch(MODEL_REPOSITORY=repository, WORKERS=1)
+    with service.client() as client:
+        (small,) = {tuple(client.predict("random", [0.0, 1.0])) for _ in range(3)}
+        for _ in range(2):
+            large = client.predict("random", [0.2, 1.0] + [0.0] * 20_000)
+            assert large[1] == small[1]
+
+
 def eventually_steps(client: Client, path: str) -> Any:
     """Step a session by 0.25 until its model has ended what was abandoned."""
 

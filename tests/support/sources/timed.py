@@ -54,3 +54,16 @@ class TimedWindow(nn.Module):
         self.window = torch.cat([self.window, x])
         self.timed(x)
         return self.window.sum()
+
+
+class Random(nn.Module):
+    """(N,) to (N,): the input, times a number that is drawn when the module is constructed; as long as `Timed`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.timed = Timed()
+        self.factor = torch.rand(())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.timed(x) * self.factor
+        return y
