@@ -1,6 +1,6 @@
 """A large request gets what small ones get, though it is read, run and encoded in parts and in other threads."""
 
-from tests.support.calls import REPLAYED, post
+from tests.support.calls import REPLAYED, fresh, post
 from tests.support.client import Client, problem
 
 COUNT = 100_003
@@ -40,3 +40,30 @@ def test_what_is_wrong_is_said_of_its_place(client: Client) -> None:
     assert f"instances[{COUNT - 1}]" in problem(
         client.post("/v1/models/identity-fp32-0:predict", {"instances": values}), 400
     )
+
+
+def test_what_is_not_rectangular_is_said_of_its_place(client: Client) -> None:
+    rows = [[1.0, 2.0, 3.0]] * 30_000
+    rows[20_000] = [1.0]
+    said = problem(client.post("/v1/models/rnn:predict", {"instances": rows}), 400)
+    assert "instances[20000] has 1 elements where its neighbours have 3" in said
+
+
+def test_of_an_accumulator(client: Client) -> None:
+    for nested in (VALUES, [VALUES[:3], [VALUES[3:]]], [[value] for value in VALUES]):
+        totals = client.post(f"/v1/accumulators/{fresh()}", {"values": nested}).expect()
+        assert (totals["sum"], totals["count"], totals["maximum"]) == (sum(VALUES), COUNT, 999.0)
+    said = problem(client.post("/v1/accumulators/large", {"values": [*VALUES, None]}), 400)
+    assert f"values[{COUNT}]" in said
+
+
+def test_of_infer_with_several_forms_of_data(client: Client) -> None:
+    def tensor(data: object, shape: list[int]) -> object:
+        return {"inputs": [{"name": "x", "datatype": "FP32", "shape": shape, "data": data}]}
+
+    flat = client.post("/v2/models/identity-fp32-0/infer", tensor(VALUES, [COUNT])).expect()
+    assert flat["outputs"][0]["data"] == VALUES
+    said = problem(client.post("/v2/models/identity-fp32-0/infer", tensor(VALUES, [COUNT - 1])), 400)
+    assert "does not match" in said
+    said = problem(client.post("/v2/models/identity-fp32-0/infer", tensor([*VALUES[1:], "x"], [COUNT])), 400)
+    assert f"inputs[0].data[{COUNT - 1}]" in said

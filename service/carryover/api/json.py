@@ -1,5 +1,6 @@
 """JSON in and out: one parse a request, one dump a response."""
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -9,12 +10,13 @@ from pydantic import BaseModel, ValidationError
 from carryover.api.inbound import Inbound
 from carryover.api.response import JSON, Response
 from carryover.errors import InvalidInputError, MediaTypeError
-from carryover.threads import in_turns
+from carryover.threads import in_turns, run_in_thread
 
 LARGE_BODY = 256 * 1024
 """Bytes of JSON that take some 10 ms to read: larger ones are read in a native thread."""
 
 Body = TypeVar("Body", bound=BaseModel)
+T = TypeVar("T")
 
 _WORDS = {
     "list_type": "a list",
@@ -41,6 +43,11 @@ def read(inbound: Inbound, model: type[Body], *, or_nothing: bool = False) -> Bo
     if headers.get("content-type", JSON) != JSON or "content-encoding" in headers:
         require_media_type(inbound, JSON)
     return parse(model, data)
+
+
+def by_size(data: bytes, work: Callable[[], T]) -> T:
+    """Do work that grows with a body: in a native thread, if the body is large."""
+    return work() if len(data) <= LARGE_BODY else run_in_thread(work)
 
 
 def parse(model: type[Body], data: bytes) -> Body:

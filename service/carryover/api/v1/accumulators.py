@@ -1,14 +1,16 @@
 """`/v1/accumulators`: running totals, by name."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, cast
 
 from carryover.api import conditions, names
 from carryover.api.arrays import array
 from carryover.api.inbound import Inbound
-from carryover.api.json import read, reply
+from carryover.api.json import LARGE_BODY, by_size, read, reply, require_media_type
+from carryover.api.numbers import rectangle
 from carryover.api.perform import perform
-from carryover.api.response import Response
+from carryover.api.response import JSON, Response
 from carryover.api.v1.schemas import Accumulate, Totals
 from carryover.api.v1.sessions import deleted
 from carryover.engine import Engine, Operation
@@ -24,10 +26,8 @@ MODEL = "accumulator"
 def add(engine: Engine, inbound: Inbound) -> Response:
     """Add values to an accumulator; one that does not exist is created."""
     name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
-    values = list(_leaves(read(inbound, Accumulate).values))
-    if not values:
-        raise InvalidInputError("values is empty; expected at least one number")
-    step = Step(model, name, _inputs(model, values), conditions.read(inbound), create=engine.ttl)
+    values = by_size(inbound.body, partial(_values, model, inbound))
+    step = Step(model, name, {model.inputs[0].name: values}, conditions.read(inbound), create=engine.ttl)
     return perform(engine, step, _totals)
 
 
@@ -35,7 +35,9 @@ def show(engine: Engine, inbound: Inbound) -> Response:
     """Return an accumulator's totals."""
     name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
     # Nothing added: the module returns its totals as they are.
-    return perform(engine, Peek(model, name, _inputs(model, []), conditions.read(inbound)), _totals)
+    spec = model.inputs[0]
+    nothing = {spec.name: array(spec.datatype, [], "values")}
+    return perform(engine, Peek(model, name, nothing, conditions.read(inbound)), _totals)
 
 
 def delete(engine: Engine, inbound: Inbound) -> Response:
@@ -44,9 +46,18 @@ def delete(engine: Engine, inbound: Inbound) -> Response:
     return perform(engine, Delete(model, name, preconditions=conditions.read(inbound)), deleted)
 
 
-def _inputs(model: Model, values: list[Any]) -> dict[str, Array]:
-    spec = model.inputs[0]
-    return {spec.name: array(spec.datatype, values, "values")}
+def _values(model: Model, inbound: Inbound) -> Array:
+    """Return the values to add, in whatever nest of lists they came."""
+    datatype, found = model.inputs[0].datatype, None
+    if len(inbound.body) > LARGE_BODY:
+        require_media_type(inbound, JSON)
+        found = rectangle(inbound.body, "values", datatype)
+    if found is not None:
+        return found.reshape(-1)
+    values = list(_leaves(read(inbound, Accumulate).values))
+    if not values:
+        raise InvalidInputError("values is empty; expected at least one number")
+    return array(datatype, values, "values")
 
 
 def _totals(operation: Operation) -> Response:

@@ -1,13 +1,16 @@
 """`instances` to arrays, and output arrays to `predictions`, by the shapes of a manifest."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from carryover.api.arrays import array, called
 from carryover.api.inbound import Inbound
-from carryover.api.json import LARGE_BODY, in_parts, read
+from carryover.api.json import LARGE_BODY, by_size, in_parts, read, require_media_type
+from carryover.api.numbers import rectangle
+from carryover.api.response import JSON
 from carryover.api.v1.schemas import Classified, Predict
 from carryover.engine import Operation
 from carryover.errors import InvalidInputError
@@ -27,9 +30,17 @@ def read_instances(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, A
         MediaTypeError, InvalidInputError: with the place and what would be right.
 
     """
-    if len(inbound.body) <= LARGE_BODY:
-        return instances(specs, read(inbound, Predict).instances)
-    return run_in_thread(lambda: instances(specs, read(inbound, Predict).instances))
+    return by_size(inbound.body, partial(_read, specs, inbound))
+
+
+def _read(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array]:
+    spec, found = specs[0], None
+    if len(inbound.body) > LARGE_BODY and len(specs) == 1:
+        require_media_type(inbound, JSON)
+        found = rectangle(inbound.body, "instances", spec.datatype)
+    if found is not None:
+        return {spec.name: _shaped(spec, found, "instances")}
+    return instances(specs, read(inbound, Predict).instances)
 
 
 def predictions_of(operation: Operation) -> Any:
@@ -87,7 +98,11 @@ def predictions(specs: Sequence[TensorSpec], outputs: Mapping[str, Array], label
 
 def _stack(spec: TensorSpec, values: list[Any], where: str, suffix: str = "") -> Array:
     """Instances, stacked along the instance axis into the shape of `spec`."""
-    stacked = array(spec.datatype, values, where, suffix)
+    return _shaped(spec, array(spec.datatype, values, where, suffix), where, suffix)
+
+
+def _shaped(spec: TensorSpec, stacked: Array, where: str, suffix: str = "") -> Array:
+    """Return an array with one instance in each row in the shape of `spec`."""
     wanted = spec.instance_shape
     got = stacked.shape[1:]
     full = _restore(got, wanted)
@@ -101,11 +116,11 @@ def _stack(spec: TensorSpec, values: list[Any], where: str, suffix: str = "") ->
         )
     axis = spec.instance_axis
     if axis is None:
-        if len(values) != 1:
+        if len(stacked) != 1:
             raise InvalidInputError(f"{where} must hold exactly one instance: the model's input has no axis for more")
         return stacked.reshape(full)
     if full is not got:
-        stacked = stacked.reshape(len(values), *full)
+        stacked = stacked.reshape(len(stacked), *full)
     return stacked if axis == 0 else np.moveaxis(stacked, 0, axis)
 
 

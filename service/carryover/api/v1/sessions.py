@@ -6,7 +6,7 @@ import orjson
 
 from carryover.api import conditions, names, problems
 from carryover.api.inbound import Inbound
-from carryover.api.json import encode, read, reply, require_media_type, timestamp
+from carryover.api.json import by_size, encode, read, reply, require_media_type, timestamp
 from carryover.api.perform import perform, response_of
 from carryover.api.response import OCTETS, Response
 from carryover.api.v1.instances import instances, predictions_of, read_instances
@@ -79,7 +79,7 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     """Run one step of each of many sessions."""
     model, asked = find(engine, inbound), conditions.read(inbound)
     require_state(model)
-    given = read(inbound, PredictMany).sessions
+    given = by_size(inbound.body, lambda: read(inbound, PredictMany)).sessions
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
     engine.limits.require_sessions(len(given))

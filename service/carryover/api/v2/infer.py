@@ -6,7 +6,8 @@ from typing import Any
 
 from carryover.api import conditions
 from carryover.api.inbound import Inbound
-from carryover.api.json import LARGE_BODY, parse
+from carryover.api.json import LARGE_BODY, by_size, parse
+from carryover.api.numbers import tensors
 from carryover.api.perform import perform
 from carryover.api.response import JSON, OCTETS, Response
 from carryover.api.v2 import sequences
@@ -20,7 +21,6 @@ from carryover.engine.operations import Prediction
 from carryover.errors import CarryoverError, InvalidInputError
 from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
-from carryover.threads import run_in_thread
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _DIGITS = 20
@@ -30,10 +30,7 @@ def infer(engine: Engine, inbound: Inbound) -> Response:
     """Run a model, in a sequence or without one."""
     model, body = find(engine, inbound), decoded_body(inbound)
     length = inbound.headers.get(HEADER_LENGTH.lower())
-    if len(body) <= LARGE_BODY:
-        asked = _Asked.read(model, body, length)
-    else:
-        asked = run_in_thread(lambda: _Asked.read(model, body, length))
+    asked = by_size(body, lambda: _Asked.read(model, body, length))
     preconditions = conditions.read(inbound, body)
     step = sequences.step_of(model, asked.parameters, asked.inputs, engine.ttl, preconditions)
     if step is None:
@@ -59,9 +56,12 @@ class _Asked:
         length = _json_length(header_length, len(data))
         if length == 0:
             return cls(model, None, InferParameters(), raw_input_of(model, data), requested(model, [], binary=True))
-        body = parse(Infer, data if length in (None, len(data)) else data[:length])
+        length = length or len(data)
+        json = data if length == len(data) else data[:length]
+        taken = tensors(json) if length > LARGE_BODY else None
+        body = parse(Infer, taken[0] if taken else json)
         parameters = body.parameters or InferParameters()
-        inputs = inputs_of(model, body.inputs, data, len(data) if length is None else length)
+        inputs = inputs_of(model, body.inputs, data, length, taken[1] if taken else {})
         outputs = requested(model, body.outputs or [], binary=bool(parameters.binary_data_output))
         return cls(model, body.id, parameters, inputs, outputs)
 

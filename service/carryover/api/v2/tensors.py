@@ -25,10 +25,12 @@ def wire(datatype: Datatype) -> "np.dtype[np.generic]":
     return BITS.get(datatype, datatype.numpy)
 
 
-def inputs_of(model: Model, given: Sequence[Input], data: bytes, offset: int) -> dict[str, Array]:
+def inputs_of(
+    model: Model, given: Sequence[Input], data: bytes, offset: int, found: Mapping[int, Array]
+) -> dict[str, Array]:
     """Turn a request's inputs into arrays; those that are binary lie in `data` from `offset` on.
 
-    Binary ones are read-only views of `data`.
+    Binary ones are read-only views of `data`. What was read already is in `found`, by the input's position.
 
     Raises:
         InvalidInputError: in Triton's words where it has some.
@@ -45,7 +47,7 @@ def inputs_of(model: Model, given: Sequence[Input], data: bytes, offset: int) ->
                 f"input '{tensor.name}' must have either 'data', or 'binary_data_size' in its 'parameters'"
             )
         arrays[tensor.name] = (
-            _from_json(spec, tensor, f"inputs[{position}].data")
+            _from_json(spec, tensor, f"inputs[{position}].data", found.get(position))
             if size is None
             else tail.take(spec, tensor.shape, size)
         )
@@ -122,20 +124,25 @@ def _complete(model: Model, arrays: Mapping[str, Array]) -> None:
             )
 
 
-def _from_json(spec: TensorSpec, tensor: Input, where: str) -> Array:
+def _from_json(spec: TensorSpec, tensor: Input, where: str, found: Array | None) -> Array:
     values = tensor.data or []
-    if (depth := _depth(values)) not in (1, len(tensor.shape)):
-        raise InvalidInputError(
-            f"Failed to parse 'data' field: shape does not match true shape of 'data' field: input '{tensor.name}' has "
-            f"shape {_sizes(tensor.shape)}, its data is nested {depth} deep; it may be flat"
-        )
-    found = array(spec.datatype, values, where) if values else np.empty(0, spec.datatype.numpy)
+    if found is None:
+        found = _nested(spec, tensor, values, where)
     if found.shape != tuple(tensor.shape) and found.shape != (math.prod(tensor.shape),):
         raise InvalidInputError(
             f"Failed to parse 'data' field: shape does not match true shape of 'data' field: input "
             f"'{tensor.name}' has shape {_sizes(tensor.shape)}, its data {_sizes(found.shape)}"
         )
     return found.reshape(tensor.shape)
+
+
+def _nested(spec: TensorSpec, tensor: Input, values: list[Any], where: str) -> Array:
+    if (depth := _depth(values)) not in (1, len(tensor.shape)):
+        raise InvalidInputError(
+            f"Failed to parse 'data' field: shape does not match true shape of 'data' field: input '{tensor.name}' has "
+            f"shape {_sizes(tensor.shape)}, its data is nested {depth} deep; it may be flat"
+        )
+    return array(spec.datatype, values, where) if values else np.empty(0, spec.datatype.numpy)
 
 
 def _depth(values: Any) -> int:
