@@ -18,6 +18,7 @@ from carryover.errors import StoreUnavailableError
 from carryover.store import IdempotencyKey, Outcome, Record, Store
 from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.redis import connect
+from carryover.store.sweeper import sweep
 from models.rnn import RNNClassifier
 from tests.support.client import Client, problem, sentence
 from tests.support.connections import line_of
@@ -76,8 +77,9 @@ def test_a_session_is_one_key_that_holds_a_header_and_the_raw_state(place: Place
     assert isinstance(record, bytes)
     assert len(record) == HEADER_BYTES + STATE_BYTES
     form, step, created, ttl = struct.unpack_from("<B8xQQI", record)
-    assert (form, step, ttl) == (1, 3, 600)
+    assert (form, step, ttl) == (3, 3, 600)
     assert abs(created / 1000 - time.time()) < 600
+    assert struct.unpack_from("<Q", record, 45) == (1,)
     assert record[29:37].hex() == there.get("/v1/models/digits-rnn").expect()["fingerprint"]
     module = RNNClassifier()
     module.load_state_dict(load_file(CHECKPOINTS / "digits-rnn/1/weights.safetensors"))
@@ -183,6 +185,25 @@ def test_a_record_that_is_not_the_services_is_no_traceback(place: Place, there: 
     problem(there.get(address), 503)
     problem(there.post(f"{address}:predict", {"instances": [ROW]}), 404)  # what MGET makes of another type: nothing
     place.redis.redis.delete(key)
+
+
+def test_records_of_earlier_versions_of_the_service_are_read(place: Place, there: Client) -> None:
+    lives, expires = (there.create("digits-rnn", name) for name in ("earlier-lives", "expired-earlier"))
+    for address, left in ((lives, 60_000), (expires, -1)):
+        there.step(address, [ROW])
+        key = place.key("digits-rnn", address.rpartition("/")[2])
+        record = place.redis.redis.get(key)
+        assert isinstance(record, bytes)
+        place.redis.redis.set(key, b"\1" + record[1:45] + record[HEADER_BYTES:], px=DAY + left)
+    expected = there.create("digits-rnn", "now")
+    there.step(expected, [ROW])
+    assert there.step(lives, [ROW]) == there.step(expected, [ROW]) | {"session": "earlier-lives"}
+    assert there.step_of(lives) == 2
+    problem(there.post(f"{expires}:predict", {"instances": [ROW]}), 410)
+    key = place.key("digits-rnn", "expired-earlier")
+    assert sweep(Store(place.redis.url, 2.0, 60)) >= 1
+    assert place.redis.redis.strlen(key) == 45
+    problem(there.get(expires), 410)
 
 
 @pytest.mark.parametrize("length", [1, 20, HEADER_BYTES, HEADER_BYTES + 1, HEADER_BYTES + STATE_BYTES - 1])
@@ -320,7 +341,7 @@ def _clean(place: Place) -> Iterator[None]:
 
 
 def new(state: bytes = b"state", ttl: int = 60) -> Record:
-    return Record.new(FINGERPRINT, LAYOUT, state, ttl)
+    return Record.new(FINGERPRINT, LAYOUT, 1, state, ttl)
 
 
 def advanced(record: Record, step: int, state: bytes) -> Record:

@@ -41,7 +41,7 @@ class Session:
 
 
 def served_version(model: Model, session: str, record: Record, *, migrate: bool = False) -> ModelVersion:
-    """Return the version that a session goes on with: its own or, to `migrate`, the default one.
+    """Return the version that a session goes on with: its own or, to `migrate`, the default one, unless it is lower.
 
     Raises:
         ForeignStateError: its own is not served, and it may not migrate or its state would not fit.
@@ -62,17 +62,20 @@ def served_version(model: Model, session: str, record: Record, *, migrate: bool 
 
 def _migrated(model: Model, session: str, record: Record, *, migrate: bool) -> ModelVersion:
     default = model.default
-    fits = record.layout == default.layout_fingerprint
-    if migrate and fits:
+    fits, rises = record.layout == default.layout_fingerprint, record.version <= default.number
+    if migrate and fits and rises:
         return default
+    if not rises:
+        way = f"it has been on version {record.version}, and no session goes back to a lower one"
+    elif fits:
+        way = (
+            f"its state has the names, shapes and datatypes of version {default.version}: ?migrate=true moves it there"
+        )
+    else:
+        way = f"its state has other names, shapes or datatypes than version {default.version} and cannot migrate"
     raise ForeignStateError(
         f"session {session!r} of model {model.name!r} belongs to fingerprint {record.fingerprint.hex()}, which is not "
-        f"that of version {' or '.join(model.versions)}; its state "
-        + (
-            f"has the names, shapes and datatypes of version {default.version}: ?migrate=true moves it there"
-            if fits
-            else f"has other names, shapes or datatypes than version {default.version} and cannot migrate"
-        )
+        f"that of version {' or '.join(model.versions)}; {way}"
     )
 
 

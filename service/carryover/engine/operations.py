@@ -348,10 +348,10 @@ def _fresh(version: ModelVersion, ttl: int) -> Start:
 
 
 def _new_record(version: ModelVersion, ttl: int) -> Record:
-    return Record.new(version.fingerprint, version.layout_fingerprint, version.initial_state, ttl)
+    return Record.new(version.fingerprint, version.layout_fingerprint, version.number, version.initial_state, ttl)
 
 
-_NO_RECORD = Record.new(b"", b"", b"", 0)
+_NO_RECORD = Record.new(b"", b"", 0, b"", 0)
 
 
 def _require_free(operation: Operation, record: Record | None) -> None:

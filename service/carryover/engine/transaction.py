@@ -317,7 +317,9 @@ class SessionBatch:
                     else f"the state is {len(state)} bytes large, {limit}"
                 )
                 return
-            record.fingerprint, record.step, record.state = version.fingerprint, step, state
+            record.fingerprint, record.version, record.step, record.state = (
+                version.fingerprint, version.number, step, state,
+            )  # fmt: skip
             operation.version, operation.step = version, step
             if not operation.runs:
                 model, remaining = operation.model, record.ttl * 1000

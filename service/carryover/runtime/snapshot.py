@@ -30,11 +30,15 @@ _SPARE = 100
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What a file holds: tensors by buffer name; the step and the fingerprint, where the file says them."""
+    """What a file holds: tensors by buffer name; the step and the fingerprint, where the file says them.
+
+    `origin` is the model and the version that the file says it is from.
+    """
 
     tensors: Mapping[str, Tensor]
     step: int
     fingerprint: bytes | None
+    origin: tuple[str, str] = ("", "")
 
     @classmethod
     @deep
@@ -57,10 +61,17 @@ class Snapshot:
         step, fingerprint = said.get("step", "0"), said.get("fingerprint")
         if not (step.isascii() and step.isdecimal() and len(step) <= _STEP_DIGITS):
             raise InvalidInputError(f"the file's metadata say step {step!r:.80}, which is no step")
+        origin = said.get("model", ""), said.get("version", "")
         try:
-            return cls(tensors, int(step), None if fingerprint is None else bytes.fromhex(fingerprint))
+            return cls(tensors, int(step), None if fingerprint is None else bytes.fromhex(fingerprint), origin)
         except ValueError:
             raise InvalidInputError(f"the file's metadata say fingerprint {fingerprint!r:.80}, which is none") from None
+
+    def newer(self, version: ModelVersion) -> bool:
+        """Whether the file says that it is from a higher version of the same model."""
+        model, number = self.origin
+        known = number.isascii() and number.isdecimal() and len(number) <= _STEP_DIGITS
+        return model == version.name and known and int(number) > version.number
 
 
 def _header(data: bytes) -> dict[str, Any]:
@@ -111,6 +122,11 @@ def load(version: ModelVersion, snapshot: Snapshot, trial: Trial, *, migrate: bo
             f"the state belongs to the fingerprint {snapshot.fingerprint.hex() if snapshot.fingerprint else ''}, and "
             f"version {version.version} of model {version.name!r} has {version.fingerprint.hex()}; "
             "?migrate=true migrates it where names, shapes and datatypes agree"
+        )
+    if snapshot.fingerprint != version.fingerprint and snapshot.newer(version):
+        raise ForeignStateError(
+            f"the state is from version {snapshot.origin[1]:.20} of model {version.name!r}, and no session goes back "
+            f"to a lower one, such as {version.version}"
         )
     buffers = version.layout.buffers
     required = {buffer.name for buffer in buffers if buffer.registered is not None}

@@ -88,6 +88,7 @@ class ModelVersion:
     ) -> None:
         self.name = name
         self.version = version
+        self.number = int(version)
         self.manifest = manifest
         self.labels = manifest.labels
         self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)

@@ -1,15 +1,18 @@
-"""The record of a session in Redis: a header of 45 bytes, then the state.
+"""The record of a session in Redis: a header of 53 bytes, then the state.
 
 | offset | bytes | description |
 |--------|-------|-------------|
-| 0      | 1     | format: 1 a session; 2 an expired session without its state; 0 a tombstone, only a nonce follows |
+| 0      | 1     | format: 3 a session; 4 an expired session without its state; 0 a tombstone, only a nonce follows |
 | 1      | 8     | nonce of the commit that wrote this record, random |
 | 9      | 8     | step |
 | 17     | 8     | created, milliseconds since 1970 |
 | 25     | 4     | ttl, seconds |
 | 29     | 8     | fingerprint of the model version |
 | 37     | 8     | fingerprint of the state's layout |
-| 45     |       | the state buffers |
+| 45     | 8     | number of the model version; 0 if it is not known |
+| 53     |       | the state buffers |
+
+Formats 1 and 2 are 3 and 4 without the number. Earlier versions of the service wrote them; they are still read.
 
 Numbers are little-endian. A commit compares the header: the nonce makes it differ after every write, so a session that
 was deleted and created again cannot be mistaken for the one that was read.
@@ -26,13 +29,15 @@ from dataclasses import dataclass
 
 from carryover.errors import DamagedRecordError
 
-_HEADER = struct.Struct("<BQQQI8s8s")
+_HEADER = struct.Struct("<BQQQI8s8sQ")
+_EARLIER = struct.Struct("<BQQQI8s8s")
 _TOMBSTONE = struct.Struct("<BQ")
 HEADER_BYTES = _HEADER.size
-SESSION = 1
-EXPIRED = 2
+SESSION = 3
+EXPIRED = 4
 TOMBSTONE = 0
-_KINDS = (bytes((SESSION,)), bytes((EXPIRED,)))
+_KINDS = {bytes((SESSION,)): _HEADER, bytes((EXPIRED,)): _HEADER, b"\1": _EARLIER, b"\2": _EARLIER}
+_LARGEST = 2**64 - 1
 GRACE = 24 * 3600 * 1000
 """How long the end of an expired or deleted session is remembered, in milliseconds."""
 
@@ -41,10 +46,10 @@ GRACE = 24 * 3600 * 1000
 class Record:
     """What a session's key holds.
 
-    `created` is in milliseconds since 1970, `ttl` in seconds; fingerprints have 8 bytes. `kind` is SESSION, EXPIRED or
-    TOMBSTONE. `header` is what was read, and what a commit compares; a record that was never stored has none.
-    `remaining` is the time until the session expires in milliseconds, 0 or less where it has; 1 where that was not
-    asked for.
+    `created` is in milliseconds since 1970, `ttl` in seconds; fingerprints have 8 bytes. `version` is the number of the
+    model version, 0 where it is not known. `kind` is SESSION, EXPIRED or TOMBSTONE. `header` is what was read, and what
+    a commit compares; a record that was never stored has none. `remaining` is the time until the session expires in
+    milliseconds, 0 or less where it has; 1 where that was not asked for.
     """
 
     step: int
@@ -52,15 +57,16 @@ class Record:
     ttl: int
     fingerprint: bytes
     layout: bytes
+    version: int
     state: bytes
     kind: int = SESSION
     header: bytes = b""
     remaining: int = 1
 
     @classmethod
-    def new(cls, fingerprint: bytes, layout: bytes, state: bytes, ttl: int, step: int = 0) -> "Record":
+    def new(cls, fingerprint: bytes, layout: bytes, version: int, state: bytes, ttl: int) -> "Record":
         """Return the record of a session that is created now."""
-        return cls(step, time.time_ns() // 1_000_000, ttl, fingerprint, layout, state)
+        return cls(0, time.time_ns() // 1_000_000, ttl, fingerprint, layout, version, state)
 
     @property
     def live(self) -> bool:
@@ -69,11 +75,14 @@ class Record:
 
     def data(self) -> bytes:
         """Return the bytes to write, with a nonce of their own."""
-        head = _HEADER.pack(SESSION, _nonce(), self.step, self.created, self.ttl, self.fingerprint, self.layout)
+        version = min(self.version, _LARGEST)
+        head = _HEADER.pack(
+            SESSION, _nonce(), self.step, self.created, self.ttl, self.fingerprint, self.layout, version
+        )
         return head + self.state
 
 
-DELETED = Record(0, 0, 0, b"", b"", b"", TOMBSTONE, b"", 0)
+DELETED = Record(0, 0, 0, b"", b"", 0, b"", TOMBSTONE, b"", 0)
 """What a session is once it was deleted, and before that is written."""
 
 
@@ -100,13 +109,18 @@ def parse(data: bytes, remaining: int = 1) -> Record:
 
     """
     if data[:1] == bytes((TOMBSTONE,)):
-        return Record(0, 0, 0, b"", b"", b"", TOMBSTONE, data, 0)
-    if data[:1] not in _KINDS:
+        return Record(0, 0, 0, b"", b"", 0, b"", TOMBSTONE, data, 0)
+    format_ = _KINDS.get(data[:1])
+    if format_ is None:
         raise DamagedRecordError("a record in Redis is of a format that this version of the service cannot read")
-    if len(data) < HEADER_BYTES:
+    if len(data) < format_.size:
         raise DamagedRecordError(
-            f"a record in Redis is damaged: it has {len(data)} bytes, expected at least {HEADER_BYTES}"
+            f"a record in Redis is damaged: it has {len(data)} bytes, expected at least {format_.size}"
         )
-    kind, _, step, created, ttl, fingerprint, layout = _HEADER.unpack_from(data)
-    header, state = data[:HEADER_BYTES], data[HEADER_BYTES:]
-    return Record(step, created, ttl, fingerprint, layout, state, kind, header, remaining)
+    header, state = data[: format_.size], data[format_.size :]
+    if format_ is _HEADER:
+        kind, _, step, created, ttl, fingerprint, layout, version = _HEADER.unpack(header)
+    else:
+        kind, _, step, created, ttl, fingerprint, layout = _EARLIER.unpack(header)
+        kind, version = kind + SESSION - 1, 0
+    return Record(step, created, ttl, fingerprint, layout, version, state, kind, header, remaining)

@@ -596,14 +596,14 @@ class TestTheStore:
         store.load(["rnn/s"], [("rnn/s", key)])
         redis_server.redis.delete(*redis_server.redis.keys("*"))  # the lock expires: its worker was too slow
         assert store.load(["rnn/s"], [("rnn/s", key)]) == ([None], [None])
-        record = Record.new(b"f" * 8, b"l" * 8, b"state", 60)
+        record = Record.new(b"f" * 8, b"l" * 8, 1, b"state", 60)
         store.commit([Write("rnn/s", None, record, live=False, responses=((key, b"response"),))])
         store.commit([], [("rnn/s", key)])  # the slow one has failed
         assert store.load(["rnn/s"], [("rnn/s", key)])[1] == [key.stored(b"response")]
 
     def test_a_commit_sent_again_is_the_same_commit(self, redis_server: RedisServer) -> None:
         store = Store(redis_server.url, 2.0, 3600)
-        record = Record.new(b"f" * 8, b"l" * 8, b"state", 60)
+        record = Record.new(b"f" * 8, b"l" * 8, 1, b"state", 60)
         key = IdempotencyKey.of("k", "/path", b"body")
         write = Write("rnn/s", None, record, live=False, responses=((key, b"response"),))
         assert store.commit([write]) == [1]

@@ -11,8 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.support.calls import fresh, held, post, put_state, state
 from tests.support.client import Client, problem
+from tests.support.redis_server import RedisServer
 from tests.support.repository import spec, write_model, write_recurrent
-from tests.support.service import Service
+from tests.support.service import Launch, Service
 from tests.support.sources import plain
 from tests.support.waiting import eventually
 
@@ -23,6 +24,7 @@ class Versions:
     """A service whose repository changes while it runs."""
 
     def __init__(self, folder: Path) -> None:
+        folder.mkdir(exist_ok=True)
         self.repository = write_recurrent(folder / "models")
         (self.repository / "accumulator").unlink()
         inputs = [spec((-1,), name="values")]
@@ -183,3 +185,27 @@ def test_an_accumulator_is_migrated(versions: Versions) -> None:
     with versions.service.client() as client:
         assert "?migrate=true" in problem(client.post(address, {"values": [2]}), 409)
         assert post(client, f"{address}?migrate=true", {"values": [2]}).expect()["sum"] == 3
+
+
+def test_during_an_upgrade_no_session_goes_back_to_a_lower_version(
+    launch: Launch, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """Two replicas share a Redis; one serves version 1 of a model, the other version 2 as well."""
+    repositories = [Versions(tmp_path / name) for name in ("old", "new")]
+    repositories[1].add("rnn", "2")
+    old, new = (launch(MODEL_REPOSITORY=each.repository, REDIS_URL=redis_server.url) for each in repositories)
+    with old.client() as before, new.client() as after:
+        first = before.create("rnn")
+        before.step(first, [ROW])
+        # A session of version 1 goes on at both.
+        assert [after.step(first, [ROW])["step"], before.step(first, [ROW])["step"]] == [2, 3]
+        # One of version 2 does at the new one only, and ?migrate=true does not change that.
+        second = after.create("rnn")
+        after.step(second, [ROW])
+        for query in ("", "?migrate=true"):
+            text = problem(post(before, f"{second}:predict{query}", {"instances": [ROW]}), 409)
+            assert "it has been on version 2, and no session goes back to a lower one" in text
+        file = state(after, second)
+        assert "no session goes back" in problem(put_state(before, f"{second}-copy", file, "?migrate=true"), 409)
+        assert after.step(second, [ROW])["step"] == 2
+        assert after.get(second).expect()["version"] == "2"

@@ -22,12 +22,18 @@ local grace, keep = tonumber(ARGV[1]), ARGV[2]
 local outcomes = {}
 local k, a = 1, 3
 
+-- 3 a session; 1 one that an earlier version of the service wrote.
+local function is_session(header)
+  local format = string.byte(header)
+  return format == 3 or format == 1
+end
+
 local function commit(session, live, expected, record, expiry, responses)
   local size = math.max(#expected, 9)
   local header = redis.call('GETRANGE', session, 0, size - 1)
   local again = string.sub(header, 1, 9) == string.sub(record, 1, 9)
   if not again then
-    if live == '1' and (string.byte(header) ~= 1 or redis.call('PTTL', session) <= grace) then return -1 end
+    if live == '1' and (not is_session(header) or redis.call('PTTL', session) <= grace) then return -1 end
     if header ~= expected then return 0 end
     for i = 0, responses - 1 do
       local found = redis.call('GET', KEYS[k + i])
