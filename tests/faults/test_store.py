@@ -18,6 +18,7 @@ from carryover.errors import StoreUnavailableError
 from carryover.store import IdempotencyKey, Outcome, Record, Store
 from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.redis import connect
+from carryover.store.redis import server as server_module
 from carryover.store.sweeper import sweep
 from models.rnn import RNNClassifier
 from tests.support.client import Client, problem, sentence
@@ -520,3 +521,36 @@ def test_as_many_commands_may_wait_as_there_are_requests(redis_server: RedisServ
         finally:
             redis_server.redis.rpush("test:list", *range(waiting))
     assert sorted(int(reply.result()[0][1]) for reply in replies) == list(range(waiting))
+
+
+def test_connections_are_bounded_and_those_that_a_burst_has_opened_are_closed_again(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MOST", 20)
+    monkeypatch.setattr(server_module, "SPARE", 0.2)
+    topology, commands = connect(redis_server.url, PATIENCE), 100
+    seen = redis_server.redis.info
+    before = seen("clients")["connected_clients"]
+    with ThreadPoolExecutor(commands) as pool:
+        replies = [pool.submit(topology.run, [("BLPOP", "test:list", 0)]) for _ in range(commands)]
+        eventually("some of them", lambda: seen("clients")["blocked_clients"] == 20)
+        assert seen("clients")["connected_clients"] == before + 20
+        redis_server.redis.rpush("test:list", *range(commands))
+    assert sorted(int(reply.result()[0][1]) for reply in replies) == list(range(commands))
+
+    def closed() -> bool:
+        assert topology.run([("PING",)]) == [b"PONG"]
+        return bool(seen("clients")["connected_clients"] <= before + 1)
+
+    eventually("the end of the others", closed)
+
+
+def test_a_command_does_not_wait_for_ever_for_a_connection(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "MOST", 1)
+    topology = connect(redis_server.url, 0.5)
+    with ThreadPoolExecutor(2) as pool:
+        replies = [pool.submit(topology.run, [("BLPOP", "test:list", 0)]) for _ in range(2)]
+        assert {type(reply.result()[0]) for reply in replies} == {redis.TimeoutError}
+    assert topology.run([("PING",)]) == [b"PONG"]

@@ -74,6 +74,7 @@ class RedisServer:
         self._process.wait()
 
     def end(self) -> None:
+        self.redis.close()
         if self._process is not None:
             self.kill()
         shutil.rmtree(self.folder, ignore_errors=True)

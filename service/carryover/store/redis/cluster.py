@@ -75,14 +75,12 @@ class Cluster:
             return [error] * len(commands)
         replies: list[Any] = [None] * len(commands)
         lost = None
+        nodes = dict(sorted(nodes.items()))  # who waits for a connection to one node holds none to a later one
         servers = [self._server(name) for name in nodes]
         if len(servers) > 1:
             for server in servers:
                 server.ping_idle()
-        links = [
-            server.send([commands[position] for position in positions], wait)
-            for server, positions in zip(servers, nodes.values(), strict=True)
-        ]
+        links = _send(servers, [[commands[position] for position in positions] for positions in nodes.values()], wait)
         for (name, positions), server, link in zip(nodes.items(), servers, links, strict=True):
             found = server.receive(link, len(positions), wait)
             for position, reply in zip(positions, found, strict=True):
@@ -139,6 +137,19 @@ class Cluster:
             each = key(number)
             keys.setdefault(self._client.get_node_from_key(each).name, each)
         return list(keys.values())
+
+
+def _send(servers: Sequence[Server], commands: Sequence[Sequence[Command]], wait: Command | None) -> list[Any]:
+    """Send each server its commands, and return where to receive the replies."""
+    links: list[Any] = []
+    try:
+        for server, own in zip(servers, commands, strict=True):
+            links.append(server.send(own, wait))
+    except BaseException:
+        for server, link in zip(servers, links, strict=False):
+            server.give_up(link)
+        raise
+    return links
 
 
 def _options(command: Command) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import redis
+from gevent.lock import Semaphore
 from hiredis import pack_command
 from redis import exceptions
 from redis.driver_info import DriverInfo
@@ -19,6 +20,10 @@ _DRIVER = DriverInfo()
 """Made once: redis-py reads its version from a file for each, which fails when there is no free file descriptor."""
 LONG_IDLE = 1.0
 """Seconds after which an unused connection is probed before it carries a command."""
+MOST = 256
+"""Connections of one process to one server; further commands wait for one of them."""
+SPARE = 10.0
+"""Seconds after which an unused connection is closed, if there are others."""
 
 
 Command = tuple[Any, ...]
@@ -61,9 +66,11 @@ class Server:
 
     def __init__(self, client: Any) -> None:
         self._client = client
-        # Idle connections, the last used on top; broken ones reconnect when they are next used. The client's own path
+        # Idle connections, the last used on top; a broken one reconnects when it is next used. The client's own path
         # to a command (the checks, retries and metrics of its pool) takes twice the CPU of the command itself.
         self._idle: list[_Link] = []
+        self._free = Semaphore(MOST)
+        self._patience = client.connection_pool.connection_kwargs.get("socket_timeout")
 
     def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
         """Put all keys in one group."""
@@ -88,6 +95,8 @@ class Server:
         """Send commands over one connection, whose replies `receive` reads; until then nobody else uses it."""
         if wait is not None:
             commands = (*commands, wait)
+        if not self._free.acquire(blocking=False) and not self._free.acquire(timeout=self._patience):
+            return _Link(None, error=redis.TimeoutError(f"all {MOST} connections wait for replies"))
         link = self._idle.pop() if self._idle else _Link(self._connection())
         connection = link.connection
         try:
@@ -97,7 +106,16 @@ class Server:
             connection.send_packed_command((b"".join(map(pack_command, commands)),), check_health=False)
         except ERRORS as error:
             link.error = error
+        except BaseException:
+            self.give_up(link)
+            raise
         return link
+
+    def give_up(self, link: "_Link") -> None:
+        """Take a link back whose replies nobody will read."""
+        if link.connection is not None:
+            self._disconnect(link)
+            self._return(link)
 
     def receive(self, link: "_Link", count: int, wait: Command | None = None) -> list[Any]:
         """Read the replies to as many commands; where sending or reading fails, the rest of them are the error."""
@@ -105,6 +123,8 @@ class Server:
             *found, replicas = self.receive(link, count + 1)
             return _confirmed(found, replicas, wait[1])
         connection, error, link.error = link.connection, link.error, None
+        if connection is None:
+            return [error] * count
         replies: list[Any] = []
         try:
             if error is not None:
@@ -120,8 +140,16 @@ class Server:
         else:
             link.used = time.monotonic()
         finally:
-            self._idle.append(link)
+            self._return(link)
         return replies
+
+    def _return(self, link: "_Link") -> None:
+        """Take a link back; the one that was unused for longest is closed if that was for long."""
+        idle = self._idle
+        idle.append(link)
+        if len(idle) > 1 and link.used - idle[0].used > SPARE:
+            idle.pop(0).connection.disconnect()
+        self._free.release()
 
     def _probe(self, link: "_Link") -> None:
         """Disconnect if the other end does not respond to a PING.
@@ -146,6 +174,7 @@ class Server:
         for each in (link, *self._idle):
             each.connection.disconnect()
             each.used, each.pinged = math.inf, False
+        self._idle.clear()
 
     def _connection(self) -> Any:
         # Not taken from the pool, which counts every connection ever made and stops at a hundred.
@@ -166,7 +195,8 @@ class Server:
 class _Link:
     """A connection and when it was last `used`, in seconds of `time.monotonic`; infinity while it is not connected.
 
-    `pinged` says that the response to a PING is awaited, `error` why sending failed.
+    `pinged` says that the response to a PING is awaited, `error` why sending failed: without a connection, because all
+    of them were in use.
     """
 
     connection: Any
