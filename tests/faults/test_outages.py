@@ -1,6 +1,7 @@
 """The log and the banner are true about Redis: an outage is one line when it starts and one when it is over."""
 
 import re
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.support.waiting import eventually
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 LOST, BACK = "sessions cannot be stored", "sessions can be stored again"
+EMPTIED = "Redis was emptied"
 Run = Callable[..., Service]
 
 
@@ -64,6 +66,33 @@ def test_an_outage_is_one_error_and_its_end_one_line(run: Run, redis_server: Red
         assert "[INFO]" in line
         client.step(address, [ROW])
     assert len(lines(service, LOST)) == len(lines(service, BACK)) == 1
+
+
+def test_a_server_that_comes_back_empty_is_one_error(run: Run, redis_server: RedisServer) -> None:
+    service = run(redis_server.url)
+    with service.client() as client:
+        client.get("/v2/health/ready").expect()
+        address = client.create("digits-rnn")
+        redis_server.kill()
+        problem(client.post(f"{address}:predict", {"instances": [ROW]}), 503)
+        assert lines(service, EMPTIED) == []
+        redis_server.start()
+        eventually("the line that says so", lambda: lines(service, BACK))
+        assert lines(service, EMPTIED) == []
+        client.step(address, [ROW])
+
+        redis_server.redis.flushall()
+        for _ in range(2):
+            client.get("/v2/health/ready").expect()
+        (line,) = lines(service, EMPTIED)
+        assert "[ERROR]" in line
+        problem(client.get(address), 404)
+
+        redis_server.kill()
+        shutil.rmtree(redis_server.folder / "appendonlydir")
+        problem(client.get(address), 503)
+        redis_server.start()
+        eventually("the second line", lambda: len(lines(service, EMPTIED)) == 2)
 
 
 def test_what_is_wrong_with_one_key_is_no_outage(run: Run, redis_server: RedisServer) -> None:

@@ -86,6 +86,13 @@ class StoreHealth:
             log.info("sessions can be stored again, after %.1f s", time.monotonic() - self._since)
             self.reason = None
 
+    def emptied(self) -> None:
+        """Log that everything that was stored is lost."""
+        log.error(
+            "sessions are lost: Redis was emptied, or another server has taken its place; steps of the sessions before "
+            "are 404, and accumulators start again"
+        )
+
     def found_policies(self, policies: set[str]) -> None:
         """Note what the servers do when their memory is full, and log it if it is new and loses sessions."""
         warnings = tuple(

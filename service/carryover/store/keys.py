@@ -24,7 +24,12 @@ def office(prefix: str, name: str) -> str:
 
 def probe(prefix: str, tag: int, token: str) -> str:
     """Return a key that is no session's, to try out what a step does; it shares the slot of its `tag`."""
-    return f"{prefix}:{{probe{tag}}}:{token}"
+    return f"{prefix}:{{server{tag}}}:probe:{token}"
+
+
+def marker(probe: str) -> str:
+    """Return the key, in the slot of a probe, whose loss shows that its server was emptied."""
+    return f"{probe.partition(':probe:')[0]}:marker"
 
 
 def sessions_pattern(prefix: str) -> str:

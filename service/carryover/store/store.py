@@ -100,6 +100,7 @@ class Store:
         self.health = health or StoreHealth()
         self._watches = self._watching = False
         self._may_ask = True
+        self._markers: dict[str, str] = {}
         self._prefix = prefix
         self._keep = keep_responses * 1000
         self._timeout = timeout
@@ -237,6 +238,7 @@ class Store:
         _whole(self._run(commands, self._wait)[0])
         _whole(self._run(deletions)[0])
         self._check_policy(keys)
+        self._check_markers([names.marker(key) for key in keys], token)
 
     def _check_policy(self, keys: Sequence[str]) -> None:
         """Ask the servers of these keys whether they keep what they hold when their memory is full."""
@@ -246,6 +248,17 @@ class Store:
             # Without the right to ask, every question would be an entry in the server's log of denied commands.
             self._may_ask = all(found)
             self.health.found_policies({policy for policy in found if policy})
+
+    def _check_markers(self, keys: Sequence[str], token: str) -> None:
+        """Look for what this process, or another, has left on the servers before: they may have lost everything.
+
+        A server that deletes keys when its memory is full may have lost only that.
+        """
+        found = _whole(self._run([("SET", key, token, "NX", "GET") for key in keys])[0])
+        held = {key: token if value is None else value.decode() for key, value in zip(keys, found, strict=True)}
+        if not self.health.warnings and any(self._markers.get(key, now) != now for key, now in held.items()):
+            self.health.emptied()
+        self._markers |= held
 
     def watch(self) -> None:
         """From now on, look at a store that was lost until it works again: no request may come that would notice."""
