@@ -50,8 +50,11 @@ USER 10001:10001
 EXPOSE 8000
 # gunicorn finishes the requests that it has accepted, for up to GRACEFUL_TIMEOUT seconds, and exits.
 STOPSIGNAL SIGTERM
-# Liveness, not readiness: without Redis the service still makes stateless predictions.
+# Ready once, then alive: a deployment with wrong credentials does not get healthy, and one that has lost Redis still
+# makes stateless predictions.
 HEALTHCHECK --interval=10s --timeout=5s --retries=3 --start-period=60s --start-interval=1s \
-    CMD ["python", "-ISc", "from http.client import HTTPConnection as C; c = C('127.0.0.1', 8000, timeout=4); \
-c.request('GET', '/v2/health/live'); raise SystemExit(c.getresponse().status != 200)"]
+    CMD ["python", "-ISc", "from http.client import HTTPConnection as C; from pathlib import Path; \
+was_ready = Path('/tmp/.was-ready'); c = C('127.0.0.1', 8000, timeout=4); \
+c.request('GET', '/v2/health/live' if was_ready.exists() else '/v2/health/ready'); \
+healthy = c.getresponse().status == 200; healthy and was_ready.touch(); raise SystemExit(not healthy)"]
 CMD ["gunicorn"]

@@ -11,7 +11,7 @@ T ?=
 ALL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-compose test-chaos test-gpu lint bench checkpoints clean
+.PHONY: help run check test test-compose test-chaos soak test-gpu lint bench checkpoints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -30,6 +30,9 @@ test-compose: $(VENV)/.dev ## test the deployment; needs a container engine
 
 test-chaos: $(VENV)/.dev ## kill, cut and stop everything under load; SECONDS=120, SEED, PHASES
 	$(BIN)/python -m tests.chaos
+
+soak: $(VENV)/.dev ## load for SECONDS=600, after which nothing may have grown
+	$(BIN)/python -m tests.soak
 
 test-gpu: $(VENV)/.dev ## test what needs an NVIDIA GPU and torch's build for it
 	$(BIN)/pytest tests/gpu

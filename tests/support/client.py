@@ -75,6 +75,7 @@ class Client:
     """One connection, kept alive."""
 
     def __init__(self, port: int, timeout: float = PATIENCE) -> None:
+        self.port = port
         self._connection = HTTPConnection("127.0.0.1", port, timeout=timeout)
 
     @property

@@ -1,0 +1,1 @@
+"""A long run of mixed load, after which nothing may have grown."""

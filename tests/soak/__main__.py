@@ -1,0 +1,136 @@
+"""`make soak`: SECONDS (600) of mixed load with sessions that expire; memory and file descriptors must stay flat.
+
+After a warm-up, the smallest memory of the workers and of Valkey in each fifth of the run is compared: it must not grow
+by more than 2 % from the first to the last. When the load has ended, the workers hold no more file descriptors than
+before it. No request may fail, and `/v2/health/live` may never take longer than 100 ms.
+"""
+
+import argparse
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.queues import Queue
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.soak.load import LOADS, Outcome, load, probe
+from tests.support.redis_server import RedisServer
+from tests.support.service import Service
+from tests.support.waiting import eventually
+
+GROWTH = 0.02
+LIVE = 0.1
+"""Seconds that `live` may take."""
+INTERVAL = 1.0
+FIFTHS = 5
+SETTINGS = {"SESSION_TTL": 5, "IDEMPOTENCY_TTL": 5, "MAX_STREAM_IDLE": 5}
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the processes held at one time, in bytes."""
+
+    workers: int
+    valkey: int
+
+
+def sample(workers: Sequence[psutil.Process], server: RedisServer) -> Sample:
+    used: Any = server.redis.info("memory")
+    return Sample(sum(worker.memory_full_info().uss for worker in workers), used["used_memory"])
+
+
+def growth(values: Sequence[int]) -> float:
+    """By how much the least of the last fifth is above the least of the first."""
+    fifth = max(1, len(values) // FIFTHS)
+    return min(values[-fifth:]) / min(values[:fifth]) - 1
+
+
+def descriptors(workers: Sequence[psutil.Process]) -> int:
+    return sum(worker.num_fds() for worker in workers)
+
+
+def soak(service: Service, server: RedisServer, seconds: float) -> list[str]:
+    """Run the load, and return what is wrong."""
+    context = get_context("spawn")
+    outcomes: Queue[Outcome] = context.Queue()
+    workers = service.workers()
+    before = descriptors(workers)
+    end = time.time() + seconds
+    processes = [
+        context.Process(target=load, args=(name, service.port, number, end, outcomes))
+        for number, name in enumerate(LOADS)
+    ]
+    processes.append(context.Process(target=probe, args=(service.port, end, outcomes)))
+    for process in processes:
+        process.start()
+    samples = []
+    while time.time() < end:
+        time.sleep(INTERVAL)  # the measured interval
+        if time.time() > end - seconds * 0.8:  # after the warm-up
+            samples.append(sample(workers, server))
+    found = [outcomes.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    return judge(found, samples) + rest(service, workers, before)
+
+
+def judge(found: Sequence[Outcome], samples: Sequence[Sample]) -> list[str]:
+    """Print the figures, and return what is wrong with them."""
+    wrong = [f"{one.name}: {error}" for one in found for error in one.errors]
+    for one in sorted(found, key=lambda one: one.name):
+        print(f"{one.requests:>10,}  {one.name}; slowest {one.slowest * 1000:.0f} ms")
+        if one.name == "live" and one.slowest > LIVE:
+            wrong.append(f"live took {one.slowest * 1000:.0f} ms; expected at most {LIVE * 1000:.0f}")
+    for what in ("workers", "valkey"):
+        values = [getattr(one, what) for one in samples]
+        grown = growth(values)
+        print(f"{what}: {min(values) / 2**20:.1f} to {max(values) / 2**20:.1f} MiB; growth {grown:+.2%}")
+        if grown > GROWTH:
+            wrong.append(f"the memory of {what} has grown by {grown:.2%}; expected at most {GROWTH:.0%}")
+    return wrong
+
+
+def rest(service: Service, workers: Sequence[psutil.Process], before: int) -> list[str]:
+    """Return what is wrong once the load has ended."""
+    wrong = []
+    if [worker.pid for worker in workers] != [worker.pid for worker in service.workers()]:
+        wrong.append("a worker was replaced")
+
+    def as_before() -> bool:
+        service.ready()  # a connection to Redis that is used no more is closed when another one is used
+        return descriptors(workers) <= before + 2 * len(workers)
+
+    try:
+        eventually("no more file descriptors", as_before)
+    except AssertionError:
+        wrong.append(f"the workers hold {descriptors(workers)} file descriptors; {before} before the load")
+    print(f"file descriptors: {before} before, {descriptors(workers)} after")
+    return wrong + [f"log: {line}" for line in service.err().splitlines() if "[ERROR]" in line or "Traceback" in line]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=float(os.environ.get("SECONDS", "600")))
+    seconds = parser.parse_args().seconds
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        server = RedisServer().start()
+        stack.callback(server.end)
+        server.redis.config_set("appendfsync", "everysec")
+        service = Service(Path(folder), REDIS_URL=server.url, **SETTINGS)
+        stack.callback(service.end)
+        wrong = soak(service.start(), server, seconds)
+    for one in wrong[:50]:
+        print(f"WRONG: {one}")
+    return bool(wrong)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
