@@ -1,5 +1,6 @@
 """The Flask application: a rule for each route, in front of the driver. The one place that knows Flask's request."""
 
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
@@ -11,9 +12,9 @@ from flask import Response as FlaskResponse
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter, MapAdapter
 
-from carryover.api import driver, problems
+from carryover.api import driver, metrics, problems
 from carryover.api.bodies import HELD, Bodies
-from carryover.api.duplex import Streams
+from carryover.api.duplex import Duplex, Streams
 from carryover.api.inbound import HEADERS, Inbound
 from carryover.api.response import Response
 from carryover.api.route import Route
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _STATUS_LINES = {int(status): f"{int(status)} {status.phrase}" for status in HTTPStatus}
+_STARTED = "carryover.started"
+"""Where in a request's environ it is written when Flask began to look for its route."""
 _IN_ENVIRON = tuple(
     (name, name.upper().replace("-", "_") if name == "content-type" else f"HTTP_{name.upper().replace('-', '_')}")
     for name in HEADERS
@@ -46,6 +49,7 @@ class Application(Flask):
         if request is None:
             return None
         environ = request.environ
+        environ[_STARTED] = time.perf_counter_ns()
         path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")  # as WSGI has it
         return self.url_map.bind("", path_info=path, default_method=environ["REQUEST_METHOD"])
 
@@ -54,12 +58,12 @@ class _Response(FlaskResponse):
     """A response that is complete as it is: Flask's own would look through its headers once more to send it."""
 
     def __init__(self, response: Response, pieces: Iterable[bytes] = ()) -> None:
-        self._plain = response
+        self.plain = response
         self._pieces = pieces
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Send it."""
-        plain = self._plain
+        plain = self.plain
         start_response(_STATUS_LINES[plain.status], plain.fields())
         if not isinstance(plain.body, bytes):
             return self._pieces
@@ -77,7 +81,11 @@ def create_app(engine: Engine | None = None, bodies: Bodies | None = None, strea
             view = partial(_respond, route, engine, bodies, streams)
         for path in route.rules():
             app.add_url_rule(path, route.name, view, methods=[route.method])
-    app.register_error_handler(HTTPException, _http_error)
+    if engine is None:
+        app.register_error_handler(HTTPException, _http_error)
+    else:
+        metrics.count_requests(engine.metrics, ROUTES)
+        app.register_error_handler(HTTPException, partial(_counted_error, engine))
     return app
 
 
@@ -99,16 +107,20 @@ def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **p
 
 
 def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) -> FlaskResponse:
-    try:
+    opened: list[Duplex] = []
+
+    def start() -> bytes:
         duplex = streams.open(request.environ)
-    except UnavailableError as error:
-        return _Response(problems.response(error, inbound.path))
-    inbound.chunks = duplex.chunks()
-    response = driver.respond(route, engine, inbound)
-    if isinstance(response.body, bytes):
+        opened.append(duplex)
+        inbound.chunks = duplex.chunks()
+        return b""
+
+    response = driver.respond(route, engine, inbound, start)
+    if not isinstance(response.body, bytes):
+        return _Response(response, opened[0].respond(response.body))
+    for duplex in opened:
         duplex.close()
-        return _Response(response)
-    return _Response(response, duplex.respond(response.body))
+    return _Response(response)
 
 
 def _not_served(**_: str) -> FlaskResponse:
@@ -116,7 +128,14 @@ def _not_served(**_: str) -> FlaskResponse:
     return _Response(problems.response(error, request.path))
 
 
-def _http_error(error: HTTPException) -> FlaskResponse:
+def _counted_error(engine: Engine, error: HTTPException) -> FlaskResponse:
+    response = _http_error(error)
+    spent = time.perf_counter_ns() - request.environ[_STARTED]
+    engine.metrics.requests.observe((None, response.plain.status), spent)
+    return response
+
+
+def _http_error(error: HTTPException) -> _Response:
     status = HTTPStatus(error.code or 500)
     headers: tuple[tuple[str, str], ...] = ()
     sentence: Any = error.description or status.description

@@ -1,6 +1,7 @@
 """What happens to every request: its body is read, its handler called, and what either raises becomes a problem."""
 
 import logging
+import time
 from collections.abc import Callable
 
 from carryover.api import problems
@@ -15,12 +16,15 @@ log = logging.getLogger(__name__)
 
 def respond(route: Route, engine: Engine, inbound: Inbound, read_body: Callable[[], bytes] | None = None) -> Response:
     """Return the response to a request; `read_body` reads its body, where it is not there and the route takes one."""
+    started = time.perf_counter_ns()
     try:
         if read_body is not None and route.body is not None:
             inbound.body = read_body()
-        return route.handler(engine, inbound)
+        response = route.handler(engine, inbound)
     except CarryoverError as error:
-        return problems.response(error, inbound.path)
+        response = problems.response(error, inbound.path)
     except Exception:
         log.exception("unexpected error in %s", route.name)
-        return problems.unexpected(inbound.path)
+        response = problems.unexpected(inbound.path)
+    engine.metrics.requests.observe((route, response.status), time.perf_counter_ns() - started)
+    return response

@@ -11,6 +11,7 @@ from gevent.event import Event
 from carryover.api.bodies import PROGRESS, Bodies
 from carryover.api.transport import draining, until_drained
 from carryover.errors import StreamEndedError, UnavailableError
+from carryover.telemetry.metrics import Gauge
 
 AHEAD = 64 * 1024
 """Bytes that are read ahead of whoever takes them, before one more piece; a piece has at most 1 MiB."""
@@ -36,11 +37,12 @@ class StreamLimits:
 
 
 class Streams:
-    """The streams of a worker; what they hold is counted with the bodies in flight."""
+    """The streams of a worker, whose number `gauge` shows; what they hold is counted with the bodies in flight."""
 
-    def __init__(self, limits: StreamLimits, bodies: Bodies) -> None:
+    def __init__(self, limits: StreamLimits, bodies: Bodies, gauge: Gauge) -> None:
         self.limits = limits
         self.bodies = bodies
+        self._gauge = gauge
         self._opened: set[Duplex] = set()
         self._watching = False
 
@@ -56,6 +58,7 @@ class Streams:
             raise UnavailableError(f"this worker has {self.limits.streams} streams (MAX_STREAMS); retry")
         duplex = Duplex(self, environ["wsgi.input"])
         self._opened.add(duplex)
+        self._gauge.set(len(self._opened))
         if not self._watching:
             self._watching = True
             gevent.spawn(self._watch)
@@ -64,6 +67,7 @@ class Streams:
     def close(self, duplex: "Duplex") -> None:
         """Count a stream no longer."""
         self._opened.discard(duplex)
+        self._gauge.set(len(self._opened))
 
     def _watch(self) -> None:
         while self._opened:

@@ -26,7 +26,7 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
     """One row: a method and a path, and the handler that answers.
 
@@ -53,9 +53,14 @@ class Route:
         """What it is called: its handler's place in this package."""
         return f"{self.handler.__module__.removeprefix('carryover.api.')}.{self.handler.__name__}"
 
+    @property
+    def template(self) -> str:
+        """The path without what may be left out: what the route is called in metrics and logs."""
+        return _OPTIONAL.sub("", self.path)
+
     def templates(self) -> list[str]:
         """Return the paths, with and without what may be left out."""
-        return list(dict.fromkeys((_OPTIONAL.sub("", self.path), _OPTIONAL.sub(r"\1", self.path))))
+        return list(dict.fromkeys((self.template, _OPTIONAL.sub(r"\1", self.path))))
 
     def rules(self) -> list[str]:
         """Return the paths in Flask's form."""

@@ -1,6 +1,7 @@
 """The interface: every route, in one table."""
 
 from carryover import errors
+from carryover.api import metrics
 from carryover.api.route import Route, Scope
 from carryover.api.v1 import accumulators, models, schemas, sessions, streams
 from carryover.api.v2 import health, infer, metadata, repository, statistics
@@ -252,4 +253,6 @@ V2 = (
     ),
 )
 
-ROUTES = (*V1, *V2)
+SERVICE = (Route(method="GET", path="/metrics", handler=metrics.show, responses={200: str}, scope=Scope.OPEN),)
+
+ROUTES = (*V1, *V2, *SERVICE)

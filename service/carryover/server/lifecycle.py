@@ -96,7 +96,7 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
     from carryover.server.wsgi import engine
 
     limit_sending(_settings.send_timeout)
-    engine.statistics.claim(worker.slot)
+    engine.claim(worker.slot)
     engine.reload = partial(reload_all, worker)
     torch.seed()
     np.random.seed()  # noqa: NPY002 - models draw from numpy's global generator; Python's own is seeded at a fork
@@ -110,11 +110,13 @@ def post_worker_init(_: Any) -> None:
     """Look at Redis while it is lost, and sweep expired sessions from time to time, in one elected worker."""
     import gevent
 
+    from carryover.server.sampling import sample_forever
     from carryover.server.wsgi import engine
     from carryover.store.sweeper import sweep_forever
 
     engine.store.watch()
-    gevent.spawn(sweep_forever, engine.store)
+    gevent.spawn(sweep_forever, engine.store, partial(engine.metrics.ended.add, "expired"))
+    gevent.spawn(sample_forever, engine)
 
 
 def worker_exit(_: "Arbiter", __: Any) -> None:
@@ -129,6 +131,13 @@ def worker_exit(_: "Arbiter", __: Any) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
+
+
+def child_exit(_: "Arbiter", worker: Any) -> None:
+    """Show nothing more of what a worker was busy with that has ended, however it did."""
+    from carryover.server.wsgi import engine
+
+    engine.release(worker.slot)
 
 
 def on_exit(_: "Arbiter") -> None:

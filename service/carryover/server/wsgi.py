@@ -15,6 +15,7 @@ from carryover.runtime.repository import Repository
 from carryover.server.embedded_valkey import EmbeddedValkey
 from carryover.settings import Settings
 from carryover.store import Store, StoreHealth
+from carryover.telemetry.metrics import Gauge
 
 # One thread in the process that the workers are forked from: a thread pool does not survive a fork.
 torch.set_num_threads(1)
@@ -77,7 +78,7 @@ except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 
 
-def create_streams(configured: Settings, bodies: Bodies) -> Streams:
+def create_streams(configured: Settings, bodies: Bodies, gauge: Gauge) -> Streams:
     """Return the streams, which are none yet."""
     limits = StreamLimits(
         streams=configured.max_streams,
@@ -86,8 +87,8 @@ def create_streams(configured: Settings, bodies: Bodies) -> Streams:
         buffer=configured.max_stream_buffer,
         send=configured.send_timeout,
     )
-    return Streams(limits, bodies)
+    return Streams(limits, bodies, gauge)
 
 
 bodies = Bodies(configured.max_body_bytes, configured.body_timeout, configured.max_inflight_bytes)
-app = create_app(engine, bodies, create_streams(configured, bodies))
+app = create_app(engine, bodies, create_streams(configured, bodies, engine.metrics.streams))
