@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, request
 from flask import Request as FlaskRequest
 from flask import Response as FlaskResponse
+from flask.globals import request_ctx
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter, MapAdapter
 
-from carryover.api import driver, metrics, problems
+from carryover.api import driver, metrics, problems, request_id
 from carryover.api.bodies import HELD, Bodies
 from carryover.api.duplex import Duplex, Streams
 from carryover.api.inbound import HEADERS, Inbound
@@ -53,18 +54,24 @@ class Application(Flask):
         path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")  # as WSGI has it
         return self.url_map.bind("", path_info=path, default_method=environ["REQUEST_METHOD"])
 
+    def make_default_options_response(self) -> FlaskResponse:
+        """Return which methods a path has."""
+        allowed = ", ".join(sorted(request_ctx.url_adapter.allowed_methods()))  # type: ignore[union-attr]
+        return _Response(Response(media_type=None, headers=(("Allow", allowed),)), _request_id())
+
 
 class _Response(FlaskResponse):
     """A response that is complete as it is: Flask's own would look through its headers once more to send it."""
 
-    def __init__(self, response: Response, pieces: Iterable[bytes] = ()) -> None:
+    def __init__(self, response: Response, request: str, pieces: Iterable[bytes] = ()) -> None:
         self.plain = response
+        self._id = request
         self._pieces = pieces
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Send it."""
         plain = self.plain
-        start_response(_STATUS_LINES[plain.status], plain.fields())
+        start_response(_STATUS_LINES[plain.status], [(request_id.HEADER, self._id), *plain.fields()])
         if not isinstance(plain.body, bytes):
             return self._pieces
         return (b"",) if environ["REQUEST_METHOD"] == "HEAD" else (plain.body,)
@@ -100,7 +107,8 @@ def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **p
     if route.streams:
         return _stream(route, engine, streams, inbound)
     try:
-        return _Response(driver.respond(route, engine, inbound, partial(bodies.read, environ)))
+        response = driver.respond(route, engine, inbound, partial(bodies.read, environ))
+        return _Response(response, inbound.request_id)
     finally:
         if HELD in environ:
             bodies.release(environ)
@@ -117,15 +125,20 @@ def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) ->
 
     response = driver.respond(route, engine, inbound, start)
     if not isinstance(response.body, bytes):
-        return _Response(response, opened[0].respond(response.body))
+        return _Response(response, inbound.request_id, opened[0].respond(response.body))
     for duplex in opened:
         duplex.close()
-    return _Response(response)
+    return _Response(response, inbound.request_id)
 
 
 def _not_served(**_: str) -> FlaskResponse:
     error = UnavailableError("this application has no engine; start the service with `carryover serve`")
-    return _Response(problems.response(error, request.path))
+    made = _request_id()
+    return _Response(problems.response(error, request.path, made), made)
+
+
+def _request_id() -> str:
+    return request_id.of(request.environ.get("HTTP_X_REQUEST_ID"))
 
 
 def _counted_error(engine: Engine, error: HTTPException) -> FlaskResponse:
@@ -147,4 +160,5 @@ def _http_error(error: HTTPException) -> _Response:
         )
     elif status == HTTPStatus.NOT_FOUND:
         sentence = "there is nothing at this path; docs/api.md lists the interface"
-    return _Response(problems.of_status(status, sentence, request.path).with_headers(*headers))
+    made = _request_id()
+    return _Response(problems.of_status(status, sentence, request.path, made).with_headers(*headers), made)

@@ -128,7 +128,7 @@ class FastPath:
             worker.count()
             response = driver.respond(route, self._engine, inbound)
             last = not worker.alive
-            self._send(sock, response, "close" if last else "keep-alive")
+            self._send(sock, response, inbound.request_id, "close" if last else "keep-alive")
             if last:
                 close_graceful(sock)
                 return None
@@ -173,9 +173,10 @@ class FastPath:
             bodies.held -= missing
         return data
 
-    def _send(self, sock: Any, response: Response, connection: str) -> None:
+    def _send(self, sock: Any, response: Response, request_id: str, connection: str) -> None:
         lines = "".join([f"{name}: {value}\r\n" for name, value in response.fields()])
-        head = f"{self._start(response.status, connection)}{lines}\r\n".encode("latin-1")
+        start = self._start(response.status, connection)
+        head = f"{start}X-Request-ID: {request_id}\r\n{lines}\r\n".encode("latin-1")
         send(sock, head + response.content(), self._send_timeout)
 
     def _start(self, status: int, connection: str) -> str:

@@ -14,7 +14,7 @@ from gunicorn.util import close_graceful
 from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
-from carryover.api import problems, transport
+from carryover.api import problems, request_id, transport
 from carryover.api.sending import send
 from carryover.errors import UnavailableError
 from carryover.server.fast_path import Connection, FastPath
@@ -35,10 +35,11 @@ _LAST_CALL = 0.5
 def _respond_malformed(metrics: Metrics, sock: Any, status: int, _: str, reason: str) -> None:
     """Respond with problem details to what gunicorn could not parse as a request, or failed to handle."""
     metrics.requests.observe((None, status), 0)
-    body = problems.malformed(status, reason)
+    made = request_id.of(None)
+    body = problems.malformed(status, reason, made)
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
-        f"Content-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"{request_id.HEADER}: {made}\r\nContent-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     util.write_nonblock(sock, head.encode() + body)
 
