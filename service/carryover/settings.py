@@ -84,6 +84,9 @@ class Settings(BaseSettings):
         default=75.0, gt=0, le=86400, description="Seconds that a model has for a request; then the response is 504"
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Format of log lines")
+    request_log: Literal["off", "errors", "all"] = Field(
+        default="off", description="Which requests are logged: none, those of status 400 and up, or all"
+    )
 
     @property
     def model_folders(self) -> list[Path]:

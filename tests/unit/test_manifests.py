@@ -214,6 +214,7 @@ def test_what_is_no_model_is_left_alone(models: Path) -> None:
         ("MAX_BODY_BYTES", "16MB"),
         ("GRACEFUL_TIMEOUT", "-1"),
         ("LOG_FORMAT", "xml"),
+        ("REQUEST_LOG", "some"),
         ("TRUST_PT2", "maybe"),
     ],
 )

@@ -13,7 +13,7 @@ from flask.globals import request_ctx
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter, MapAdapter
 
-from carryover.api import driver, metrics, problems, request_id
+from carryover.api import driver, metrics, problems, request_ids
 from carryover.api.bodies import HELD, Bodies
 from carryover.api.duplex import Duplex, Streams
 from carryover.api.inbound import HEADERS, Inbound
@@ -22,6 +22,7 @@ from carryover.api.route import Route
 from carryover.api.routes import ROUTES
 from carryover.engine import Engine
 from carryover.errors import UnavailableError
+from carryover.telemetry.request_log import Entry
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -63,15 +64,15 @@ class Application(Flask):
 class _Response(FlaskResponse):
     """A response that is complete as it is: Flask's own would look through its headers once more to send it."""
 
-    def __init__(self, response: Response, request: str, pieces: Iterable[bytes] = ()) -> None:
+    def __init__(self, response: Response, request_id: str, pieces: Iterable[bytes] = ()) -> None:
         self.plain = response
-        self._id = request
+        self.request_id = request_id
         self._pieces = pieces
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Send it."""
         plain = self.plain
-        start_response(_STATUS_LINES[plain.status], [(request_id.HEADER, self._id), *plain.fields()])
+        start_response(_STATUS_LINES[plain.status], [(request_ids.HEADER, self.request_id), *plain.fields()])
         if not isinstance(plain.body, bytes):
             return self._pieces
         return (b"",) if environ["REQUEST_METHOD"] == "HEAD" else (plain.body,)
@@ -116,6 +117,7 @@ def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **p
 
 def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) -> FlaskResponse:
     opened: list[Duplex] = []
+    started = time.perf_counter_ns()
 
     def start() -> bytes:
         duplex = streams.open(request.environ)
@@ -125,7 +127,13 @@ def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) ->
 
     response = driver.respond(route, engine, inbound, start)
     if not isinstance(response.body, bytes):
-        return _Response(response, inbound.request_id, opened[0].respond(response.body))
+
+        def ended(size: int) -> None:
+            if response.status >= engine.request_log.least_status:
+                spent = time.perf_counter_ns() - started
+                engine.request_log.add(driver.entry(route, inbound, response, spent, size))
+
+        return _Response(response, inbound.request_id, opened[0].respond(response.body, ended))
     for duplex in opened:
         duplex.close()
     return _Response(response, inbound.request_id)
@@ -138,13 +146,24 @@ def _not_served(**_: str) -> FlaskResponse:
 
 
 def _request_id() -> str:
-    return request_id.of(request.environ.get("HTTP_X_REQUEST_ID"))
+    return request_ids.of(request.environ.get("HTTP_X_REQUEST_ID"))
 
 
 def _counted_error(engine: Engine, error: HTTPException) -> FlaskResponse:
     response = _http_error(error)
     spent = time.perf_counter_ns() - request.environ[_STARTED]
-    engine.metrics.requests.observe((None, response.plain.status), spent)
+    metrics.count_other(
+        engine,
+        Entry(
+            request_id=response.request_id,
+            method=f"{request.method:.20}",
+            route=metrics.OTHER,
+            status=response.plain.status,
+            duration=spent,
+            size=len(response.plain.content()),
+            path=request.path,
+        ),
+    )
     return response
 
 

@@ -1,7 +1,7 @@
 """Streams: requests whose body is read while the response is sent, in bounded time and memory."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -101,6 +101,8 @@ class Duplex:
         self._sending: float | None = None
         self._reader: gevent.Greenlet[..., None] | None = None
         self._responses: Generator[bytes]
+        self._size = 0
+        self._report: Callable[[int], None] | None = None
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives: at each turn all that has come since the last one, waiting for something.
@@ -127,9 +129,9 @@ class Duplex:
                 assert self._received is not None  # noqa: S101 - nothing else ends the wait
                 raise self._received
 
-    def respond(self, responses: Generator[bytes]) -> Self:
-        """Send what `responses` yields, which takes the lines from `chunks`."""
-        self._responses = responses
+    def respond(self, responses: Generator[bytes], ended: Callable[[int], None]) -> Self:
+        """Send what `responses` yields, which takes the lines from `chunks`; `ended` is told how many bytes were."""
+        self._responses, self._report = responses, ended
         return self
 
     def __iter__(self) -> Self:
@@ -154,6 +156,7 @@ class Duplex:
         piece = bytes(self._unsent[:PIECE])
         del self._unsent[:PIECE]
         self._streams.bodies.held -= len(piece)
+        self._size += len(piece)
         self._sent.set()
         self._sending = time.monotonic()
         return piece
@@ -164,6 +167,8 @@ class Duplex:
             return
         self._closed = True
         self._streams.close(self)
+        if self._report is not None:
+            self._report(self._size)
         self._streams.bodies.held -= len(self._unsent) + self._line
         self._line = 0
         self._unsent.clear()

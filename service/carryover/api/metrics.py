@@ -18,6 +18,7 @@ from carryover.telemetry import prometheus
 from carryover.telemetry.counters import STAGES, Totals
 from carryover.telemetry.metrics import Distribution, Histograms, Metrics
 from carryover.telemetry.prometheus import Labels
+from carryover.telemetry.request_log import Entry
 
 OTHER = "other"
 """The method and route of a request for which there is no route."""
@@ -35,6 +36,13 @@ def show(engine: Engine, _: Inbound) -> Response:
 def count_requests(metrics: Metrics, routes: Iterable[Route]) -> None:
     """Have the requests of each route and status counted; None stands for those without a route."""
     metrics.requests = Histograms((route, status) for route in (*routes, None) for status in _STATUSES)
+
+
+def count_other(engine: Engine, entry: Entry) -> None:
+    """Count and log a request for which there is no route."""
+    engine.metrics.requests.observe((None, entry.status), entry.duration)
+    if entry.status >= engine.request_log.least_status:
+        engine.request_log.add(entry)
 
 
 def _of_requests(metrics: Metrics) -> Iterator[Metric]:

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -47,16 +47,16 @@ class Route:
     changes: bool = False
     streams: bool = False
     hot: bool = False
+    template: str = field(init=False)
+    """The path without what may be left out: what the route is called in metrics and logs."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "template", _OPTIONAL.sub("", self.path))
 
     @property
     def name(self) -> str:
         """What it is called: its handler's place in this package."""
         return f"{self.handler.__module__.removeprefix('carryover.api.')}.{self.handler.__name__}"
-
-    @property
-    def template(self) -> str:
-        """The path without what may be left out: what the route is called in metrics and logs."""
-        return _OPTIONAL.sub("", self.path)
 
     def templates(self) -> list[str]:
         """Return the paths, with and without what may be left out."""

@@ -16,6 +16,7 @@ from carryover.runtime.version import Invocation, ModelVersion
 from carryover.store import Store
 from carryover.telemetry.counters import Statistics
 from carryover.telemetry.metrics import Metrics
+from carryover.telemetry.request_log import LEAST_STATUS, RequestLog
 
 
 class Engine:
@@ -30,6 +31,7 @@ class Engine:
         self.limits = limits
         self.statistics = Statistics(limits.batch)
         self.metrics = Metrics()
+        self.request_log = RequestLog(LEAST_STATUS["off"], json=False)
         self.reload: Callable[[], None] = _no_reload
         self._executor = Executor(self.statistics, limits)
         self._transaction = Transaction(store, self._executor, self.statistics, self.metrics, limits)

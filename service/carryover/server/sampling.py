@@ -1,4 +1,4 @@
-"""Looking at a worker from time to time: how late its event loop is, and what it is busy with."""
+"""Looking at a worker from time to time: how late its event loop is, what it is busy with, and what it has to log."""
 
 import time
 
@@ -18,3 +18,4 @@ def sample_forever(engine: Engine) -> None:
         gevent.sleep(INTERVAL)
         lag.observe("loop", max(0, time.perf_counter_ns() - due))
         engine.sample()
+        engine.request_log.flush()

@@ -16,6 +16,7 @@ from carryover.server.embedded_valkey import EmbeddedValkey
 from carryover.settings import Settings
 from carryover.store import Store, StoreHealth
 from carryover.telemetry.metrics import Gauge
+from carryover.telemetry.request_log import LEAST_STATUS, RequestLog
 
 # One thread in the process that the workers are forked from: a thread pool does not survive a fork.
 torch.set_num_threads(1)
@@ -69,6 +70,7 @@ try:
     engine = create_engine(
         configured, Repository.load(configured.model_folders, trust_pt2=configured.trust_pt2), redis_url
     )
+    engine.request_log = RequestLog(LEAST_STATUS[configured.request_log], json=configured.log_format == "json")
     if embedded_valkey is not None:
         valkey = embedded_valkey
         engine.store.health.cause = lambda: (
