@@ -185,14 +185,20 @@ def test_requests_that_wait_are_shown(few: Path, launch: Launch) -> None:
     body = b'{"instances": [[1.0]]}'
     head = f"POST /v1/models/slow:predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     wires = [Wire(service.port) for _ in range(4)]
-    for wire in wires:
-        wire.send(head + body)
-    with service.client() as client:
-        eventually("a queue", lambda: Scrape(client).value("carryover_queue_requests", model="slow") >= 1)
+
+    def queued() -> bool:
         for wire in wires:
-            wire.response()
-            wire.close()
+            wire.send(head + body)
+        seen = Scrape(client).value("carryover_queue_requests", model="slow") >= 1
+        for wire in wires:
+            wire.response().expect()
+        return seen
+
+    with service.client() as client:
+        eventually("a queue", queued)
         assert Scrape(client).value("carryover_queue_requests", model="slow") == 0
+    for wire in wires:
+        wire.close()
 
 
 def test_redis_is_shown_as_lost_and_as_back(launch: Launch, redis_server: RedisServer) -> None:

@@ -6,7 +6,9 @@ Those read it from `application/json` only: under `/v2` an error is that, with t
 import re
 from dataclasses import replace
 from http import HTTPStatus
-from typing import NotRequired, TypedDict
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 from carryover import errors
 from carryover.api.json import encode
@@ -52,12 +54,22 @@ class Problem(TypedDict):
 
 def problem(error: errors.CarryoverError, request_id: str) -> Problem:
     """Return the problem details of a request that failed with an error."""
-    status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+    status = status_of(type(error))
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
     details = _details(f"urn:carryover:{kind}", status, str(error), request_id)
     if isinstance(error, errors.StepMismatchError):
         details["step"] = error.step
     return details
+
+
+def status_of(kind: type[errors.CarryoverError]) -> HTTPStatus:
+    """Return the status of a response to a request that failed with an error of this class."""
+    return next(STATUS[cls] for cls in kind.__mro__ if cls in STATUS)
+
+
+def media_type(path: str) -> str:
+    """Return the media type of problems in responses to requests for `path`."""
+    return JSON if path == "/v2" or path.startswith("/v2/") else PROBLEM
 
 
 def malformed(status: int, reason: str, request_id: str) -> bytes:
@@ -95,5 +107,4 @@ def _details(kind: str, status: HTTPStatus, sentence: str, request_id: str) -> P
 
 
 def _response(details: Problem, path: str) -> Response:
-    media_type = JSON if path == "/v2" or path.startswith("/v2/") else PROBLEM
-    return Response(encode(details), details["status"], media_type=media_type)
+    return Response(encode(details), details["status"], media_type=media_type(path))

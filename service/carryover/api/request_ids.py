@@ -6,6 +6,8 @@ from os import urandom
 HEADER = "X-Request-ID"
 
 _VALID = re.compile(r"[!-~]{1,128}")
+PATTERN = f"^{_VALID.pattern}$"
+"""An id that is taken as it is, as a JSON schema has it."""
 
 
 def of(given: str | None) -> str:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from carryover.api.inbound import Inbound
-from carryover.api.response import Response
+from carryover.api.response import JSON, Response
 from carryover.engine import Engine
 from carryover.errors import CarryoverError
 
@@ -35,6 +35,9 @@ class Route:
     None where there is no body; `errors` are those that the handler raises beside the ones that any may raise. A route
     that `changes` a session takes the preconditions; one that `streams` reads its body while it answers; one that is
     `hot` is worth a short way.
+
+    `accepts` are the media types of the request's body, which may be left out where it is `body_optional`; `returns`
+    are those of a successful response.
     """
 
     method: str
@@ -47,6 +50,9 @@ class Route:
     changes: bool = False
     streams: bool = False
     hot: bool = False
+    body_optional: bool = False
+    accepts: tuple[str, ...] = (JSON,)
+    returns: tuple[str, ...] = (JSON,)
     template: str = field(init=False)
     """The path without what may be left out: what the route is called in metrics and logs."""
 

@@ -1,6 +1,7 @@
 """`/v1/models/{model}/sessions`: state that continues from call to call."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import orjson
 
@@ -142,10 +143,8 @@ def _step_or_error(model: Model, session: str, values: object, asked: Preconditi
 
 def _together(outcomes: Mapping[str, Step | CarryoverError], steps: list[Step], request_id: str) -> Response:
     """Return the response to a step of each of many sessions, some of which were `steps`."""
-    entries: dict[str, StepPredictions | problems.Problem | orjson.Fragment] = {
-        session: orjson.Fragment(entry(outcome, request_id)) for session, outcome in in_turns(outcomes.items())
-    }
-    response = reply(ManySteps(sessions=entries))
+    entries = {session: orjson.Fragment(entry(outcome, request_id)) for session, outcome in in_turns(outcomes.items())}
+    response = reply(ManySteps(sessions=cast(dict[str, StepPredictions | problems.Problem], entries)))
     done = [step for step in steps if step.error is None]
     if done and all(step.replay is not None for step in done):
         return response.with_headers(("Idempotency-Replayed", "true"))
