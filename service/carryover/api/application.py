@@ -15,9 +15,10 @@ from werkzeug.routing import BaseConverter, MapAdapter
 
 from carryover.api import driver, metrics, problems, request_ids
 from carryover.api.bodies import HELD, Bodies
+from carryover.api.cors import Origins
 from carryover.api.duplex import Duplex, Streams
 from carryover.api.inbound import HEADERS, Inbound
-from carryover.api.response import Response
+from carryover.api.response import NO_SNIFFING, Response
 from carryover.api.route import Route
 from carryover.api.routes import ROUTES
 from carryover.engine import Engine
@@ -72,7 +73,8 @@ class _Response(FlaskResponse):
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Send it."""
         plain = self.plain
-        start_response(_STATUS_LINES[plain.status], [(request_ids.HEADER, self.request_id), *plain.fields()])
+        fields = [NO_SNIFFING, (request_ids.HEADER, self.request_id), *plain.fields()]
+        start_response(_STATUS_LINES[plain.status], fields)
         if not isinstance(plain.body, bytes):
             return self._pieces
         return (b"",) if environ["REQUEST_METHOD"] == "HEAD" else (plain.body,)
@@ -95,6 +97,17 @@ def create_app(engine: Engine | None = None, bodies: Bodies | None = None, strea
         metrics.count_requests(engine.metrics, ROUTES)
         app.register_error_handler(HTTPException, partial(_counted_error, engine))
     return app
+
+
+def allow_origins(app: Flask, origins: Origins) -> None:
+    """Let pages of these origins use the application."""
+
+    def add(response: FlaskResponse) -> FlaskResponse:
+        assert isinstance(response, _Response)  # noqa: S101 - the application makes no others
+        response.plain = response.plain.with_headers(*origins.headers(request.environ, response.plain))
+        return response
+
+    app.after_request(add)
 
 
 def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **parameters: str) -> FlaskResponse:

@@ -28,7 +28,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from carryover.api import driver
 from carryover.api.bodies import Bodies
 from carryover.api.inbound import HEADERS, Inbound
-from carryover.api.response import Response
+from carryover.api.response import NO_SNIFFING, Response
 from carryover.api.route import Route
 from carryover.api.routes import ROUTES
 from carryover.api.sending import send
@@ -93,7 +93,12 @@ class Serving(Protocol):
 
 
 class FastPath:
-    """The short way of one worker; `cfg` is gunicorn's configuration, whose limits hold here as well."""
+    """The short way of one worker; `cfg` is gunicorn's configuration, whose limits hold here as well.
+
+    With `pages`, requests of pages of other origins are not ordinary: their responses have more headers.
+    """
+
+    pages = False
 
     def __init__(self, worker: Serving, engine: Engine, bodies: Bodies, cfg: Any, send_timeout: float) -> None:
         self._worker = worker
@@ -144,7 +149,7 @@ class FastPath:
         matched = self._paths.fullmatch(path)
         if matched is None or "#" in query or len(headers) > self._max_headers:
             return None
-        if length > MAX_BODY or length > self._bodies.limit:
+        if length > MAX_BODY or length > self._bodies.limit or (self.pages and b"origin" in headers):
             return None
         route, parameters = self._matched[matched.lastindex or 0]
         named = {name: matched[position] for name, position in parameters}
@@ -189,7 +194,7 @@ class FastPath:
         if start is None:
             start = self._starts[status, connection] = (
                 f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-                f"Server: {SERVER}\r\nDate: {http_date()}\r\nConnection: {connection}\r\n"
+                f"{': '.join(NO_SNIFFING)}\r\nServer: {SERVER}\r\nDate: {http_date()}\r\nConnection: {connection}\r\n"
             )
         return start
 

@@ -15,6 +15,7 @@ from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from carryover.api import metrics, problems, request_ids, transport
+from carryover.api.response import NO_SNIFFING
 from carryover.api.sending import send
 from carryover.engine import Engine
 from carryover.errors import UnavailableError
@@ -39,7 +40,8 @@ def _respond_malformed(engine: Engine, sock: Any, status: int, _: str, reason: s
     body = problems.malformed(status, reason, made)
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
-        f"{request_ids.HEADER}: {made}\r\nContent-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"{': '.join(NO_SNIFFING)}\r\n{request_ids.HEADER}: {made}\r\n"
+        f"Content-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     util.write_nonblock(sock, head.encode() + body)
     other = metrics.OTHER
@@ -132,6 +134,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         plain = not (self.cfg.is_ssl or self.cfg.accesslog or self.cfg.statsd_host) and self.cfg.proxy_protocol == "off"
         if plain and self.cfg.keepalive:
             self.fast_path = FastPath(self, engine, bodies, self.cfg, configured.send_timeout)
+            self.fast_path.pages = bool(configured.origins)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gracefully, on SIGTERM."""

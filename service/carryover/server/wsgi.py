@@ -6,8 +6,9 @@ import gevent
 import torch
 
 from carryover import settings
-from carryover.api.application import create_app
+from carryover.api.application import allow_origins, create_app
 from carryover.api.bodies import Bodies
+from carryover.api.cors import Origins
 from carryover.api.duplex import StreamLimits, Streams
 from carryover.engine import Engine, Limits
 from carryover.errors import ConfigurationError, StoreUnavailableError
@@ -94,3 +95,5 @@ def create_streams(configured: Settings, bodies: Bodies, gauge: Gauge) -> Stream
 
 bodies = Bodies(configured.max_body_bytes, configured.body_timeout, configured.max_inflight_bytes)
 app = create_app(engine, bodies, create_streams(configured, bodies, engine.metrics.streams))
+if configured.origins:
+    allow_origins(app, Origins(configured.origins))
