@@ -9,6 +9,7 @@ from gevent import monkey
 
 monkey.patch_all()
 
+import gc
 import io
 import json
 import os
@@ -178,6 +179,7 @@ def main() -> None:
         os.environ.pop("REDIS_URL", None)
         from carryover.server import wsgi  # noqa: PLC0415 - it reads the environment
 
+        gc.freeze()  # as before a worker is forked: else a forward may seem long because a collection fell into it
         valkey = wsgi.embedded_valkey
         assert valkey is not None  # noqa: S101 - there is no REDIS_URL
         valkey.start()

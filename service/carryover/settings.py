@@ -84,6 +84,20 @@ class Settings(BaseSettings):
         default=75.0, gt=0, le=86400, description="Seconds that a model has for a request; then the response is 504"
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Format of log lines")
+    request_log: Literal["off", "errors", "all"] = Field(
+        default="off", description="Which requests are logged: none, those of status 400 and up, or all"
+    )
+
+    cors_origins: str | None = Field(
+        default=None,
+        pattern=r"^(\*|https?://[A-Za-z0-9.:\[\]-]+)(,\s*(\*|https?://[A-Za-z0-9.:\[\]-]+))*$",
+        description="Origins whose pages may use the service, separated by commas, or *; without it none",
+    )
+
+    @property
+    def origins(self) -> frozenset[str]:
+        """The origins in `cors_origins`."""
+        return frozenset(origin.strip() for origin in (self.cors_origins or "").split(",") if origin)
 
     @property
     def model_folders(self) -> list[Path]:

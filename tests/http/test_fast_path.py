@@ -39,9 +39,13 @@ class Case:
     def data(self, more: str = "") -> bytes:
         """Return the request, with `more` headers."""
         body = self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
-        fields = {"Host": "a", "Content-Type": "application/json", "Content-Length": str(len(body))} | dict(
-            self.headers
-        )
+        fields = {
+            "Host": "a",
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            "X-Request-ID": "a",
+        }
+        fields |= dict(self.headers)
         lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         return f"POST {self.path} HTTP/1.1\r\n{lines}{more}\r\n".encode() + body
 

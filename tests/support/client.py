@@ -53,7 +53,9 @@ def problem(response: Response, status: int) -> str:
     # Clients of the Open Inference Protocol read the sentence from JSON that is called nothing else.
     media_type = JSON if response.path.startswith("/v2") else "application/problem+json"
     assert response.headers.get_content_type() == media_type
-    return sentence(response.json, status)
+    details = response.json
+    assert details["request_id"] == response.headers["X-Request-ID"]
+    return sentence(details, status)
 
 
 def sentence(details: Any, status: int) -> str:
@@ -62,6 +64,7 @@ def sentence(details: Any, status: int) -> str:
     assert details["title"] == HTTPStatus(status).phrase
     assert isinstance(details["type"], str)
     assert details["error"] == details["detail"]
+    assert details["request_id"]
     text = details["detail"]
     assert isinstance(text, str)
     assert 10 < len(text) < 4000, text

@@ -214,6 +214,9 @@ def test_what_is_no_model_is_left_alone(models: Path) -> None:
         ("MAX_BODY_BYTES", "16MB"),
         ("GRACEFUL_TIMEOUT", "-1"),
         ("LOG_FORMAT", "xml"),
+        ("REQUEST_LOG", "some"),
+        ("CORS_ORIGINS", "example.com"),
+        ("CORS_ORIGINS", "https://a.example/path"),
         ("TRUST_PT2", "maybe"),
     ],
 )

@@ -1,5 +1,6 @@
 """The Flask application: a rule for each route, in front of the driver. The one place that knows Flask's request."""
 
+import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
@@ -8,23 +9,28 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask, request
 from flask import Request as FlaskRequest
 from flask import Response as FlaskResponse
+from flask.globals import request_ctx
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 from werkzeug.routing import BaseConverter, MapAdapter
 
-from carryover.api import driver, problems
+from carryover.api import driver, metrics, problems, request_ids
 from carryover.api.bodies import HELD, Bodies
-from carryover.api.duplex import Streams
+from carryover.api.cors import Origins
+from carryover.api.duplex import Duplex, Streams
 from carryover.api.inbound import HEADERS, Inbound
-from carryover.api.response import Response
+from carryover.api.response import NO_SNIFFING, Response
 from carryover.api.route import Route
 from carryover.api.routes import ROUTES
 from carryover.engine import Engine
 from carryover.errors import UnavailableError
+from carryover.telemetry.request_log import Entry
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _STATUS_LINES = {int(status): f"{int(status)} {status.phrase}" for status in HTTPStatus}
+_STARTED = "carryover.started"
+"""Where in a request's environ it is written when Flask began to look for its route."""
 _IN_ENVIRON = tuple(
     (name, name.upper().replace("-", "_") if name == "content-type" else f"HTTP_{name.upper().replace('-', '_')}")
     for name in HEADERS
@@ -46,21 +52,29 @@ class Application(Flask):
         if request is None:
             return None
         environ = request.environ
+        environ[_STARTED] = time.perf_counter_ns()
         path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")  # as WSGI has it
         return self.url_map.bind("", path_info=path, default_method=environ["REQUEST_METHOD"])
+
+    def make_default_options_response(self) -> FlaskResponse:
+        """Return which methods a path has."""
+        allowed = ", ".join(sorted(request_ctx.url_adapter.allowed_methods()))  # type: ignore[union-attr]
+        return _Response(Response(media_type=None, headers=(("Allow", allowed),)), _request_id())
 
 
 class _Response(FlaskResponse):
     """A response that is complete as it is: Flask's own would look through its headers once more to send it."""
 
-    def __init__(self, response: Response, pieces: Iterable[bytes] = ()) -> None:
-        self._plain = response
+    def __init__(self, response: Response, request_id: str, pieces: Iterable[bytes] = ()) -> None:
+        self.plain = response
+        self.request_id = request_id
         self._pieces = pieces
 
     def __call__(self, environ: "WSGIEnvironment", start_response: "StartResponse") -> Iterable[bytes]:
         """Send it."""
-        plain = self._plain
-        start_response(_STATUS_LINES[plain.status], plain.fields())
+        plain = self.plain
+        fields = [NO_SNIFFING, (request_ids.HEADER, self.request_id), *plain.fields()]
+        start_response(_STATUS_LINES[plain.status], fields)
         if not isinstance(plain.body, bytes):
             return self._pieces
         return (b"",) if environ["REQUEST_METHOD"] == "HEAD" else (plain.body,)
@@ -77,8 +91,23 @@ def create_app(engine: Engine | None = None, bodies: Bodies | None = None, strea
             view = partial(_respond, route, engine, bodies, streams)
         for path in route.rules():
             app.add_url_rule(path, route.name, view, methods=[route.method])
-    app.register_error_handler(HTTPException, _http_error)
+    if engine is None:
+        app.register_error_handler(HTTPException, _http_error)
+    else:
+        metrics.count_requests(engine.metrics, ROUTES)
+        app.register_error_handler(HTTPException, partial(_counted_error, engine))
     return app
+
+
+def allow_origins(app: Flask, origins: Origins) -> None:
+    """Let pages of these origins use the application."""
+
+    def add(response: FlaskResponse) -> FlaskResponse:
+        assert isinstance(response, _Response)  # noqa: S101 - the application makes no others
+        response.plain = response.plain.with_headers(*origins.headers(request.environ, response.plain))
+        return response
+
+    app.after_request(add)
 
 
 def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **parameters: str) -> FlaskResponse:
@@ -92,31 +121,66 @@ def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **p
     if route.streams:
         return _stream(route, engine, streams, inbound)
     try:
-        return _Response(driver.respond(route, engine, inbound, partial(bodies.read, environ)))
+        response = driver.respond(route, engine, inbound, partial(bodies.read, environ))
+        return _Response(response, inbound.request_id)
     finally:
         if HELD in environ:
             bodies.release(environ)
 
 
 def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) -> FlaskResponse:
-    try:
+    opened: list[Duplex] = []
+    started = time.perf_counter_ns()
+
+    def start() -> bytes:
         duplex = streams.open(request.environ)
-    except UnavailableError as error:
-        return _Response(problems.response(error, inbound.path))
-    inbound.chunks = duplex.chunks()
-    response = driver.respond(route, engine, inbound)
-    if isinstance(response.body, bytes):
+        opened.append(duplex)
+        inbound.chunks = duplex.chunks()
+        return b""
+
+    response = driver.respond(route, engine, inbound, start)
+    if not isinstance(response.body, bytes):
+
+        def ended(size: int) -> None:
+            if response.status >= engine.request_log.least_status:
+                spent = time.perf_counter_ns() - started
+                engine.request_log.add(driver.entry(route, inbound, response, spent, size))
+
+        return _Response(response, inbound.request_id, opened[0].respond(response.body, ended))
+    for duplex in opened:
         duplex.close()
-        return _Response(response)
-    return _Response(response, duplex.respond(response.body))
+    return _Response(response, inbound.request_id)
 
 
 def _not_served(**_: str) -> FlaskResponse:
     error = UnavailableError("this application has no engine; start the service with `carryover serve`")
-    return _Response(problems.response(error, request.path))
+    made = _request_id()
+    return _Response(problems.response(error, request.path, made), made)
 
 
-def _http_error(error: HTTPException) -> FlaskResponse:
+def _request_id() -> str:
+    return request_ids.of(request.environ.get("HTTP_X_REQUEST_ID"))
+
+
+def _counted_error(engine: Engine, error: HTTPException) -> FlaskResponse:
+    response = _http_error(error)
+    spent = time.perf_counter_ns() - request.environ[_STARTED]
+    metrics.count_other(
+        engine,
+        Entry(
+            request_id=response.request_id,
+            method=f"{request.method:.20}",
+            route=metrics.OTHER,
+            status=response.plain.status,
+            duration=spent,
+            size=len(response.plain.content()),
+            path=request.path,
+        ),
+    )
+    return response
+
+
+def _http_error(error: HTTPException) -> _Response:
     status = HTTPStatus(error.code or 500)
     headers: tuple[tuple[str, str], ...] = ()
     sentence: Any = error.description or status.description
@@ -128,4 +192,5 @@ def _http_error(error: HTTPException) -> FlaskResponse:
         )
     elif status == HTTPStatus.NOT_FOUND:
         sentence = "there is nothing at this path; docs/api.md lists the interface"
-    return _Response(problems.of_status(status, sentence, request.path).with_headers(*headers))
+    made = _request_id()
+    return _Response(problems.of_status(status, sentence, request.path, made).with_headers(*headers), made)

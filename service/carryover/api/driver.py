@@ -1,26 +1,46 @@
-"""What happens to every request: its body is read, its handler called, and what either raises becomes a problem."""
+"""What happens to every request: its body is read, its handler called, and what either raises becomes a problem.
+
+The request is counted, and gets an id.
+"""
 
 import logging
+import time
 from collections.abc import Callable
 
-from carryover.api import problems
+from carryover.api import problems, request_ids
 from carryover.api.inbound import Inbound
 from carryover.api.response import Response
 from carryover.api.route import Route
 from carryover.engine import Engine
 from carryover.errors import CarryoverError
+from carryover.telemetry.request_log import Entry
 
 log = logging.getLogger(__name__)
 
 
 def respond(route: Route, engine: Engine, inbound: Inbound, read_body: Callable[[], bytes] | None = None) -> Response:
     """Return the response to a request; `read_body` reads its body, where it is not there and the route takes one."""
+    started = time.perf_counter_ns()
+    inbound.request_id = request_ids.of(inbound.headers.get("x-request-id"))
     try:
         if read_body is not None and route.body is not None:
             inbound.body = read_body()
-        return route.handler(engine, inbound)
+        response = route.handler(engine, inbound)
     except CarryoverError as error:
-        return problems.response(error, inbound.path)
+        response = problems.response(error, inbound.path, inbound.request_id)
     except Exception:
-        log.exception("unexpected error in %s", route.name)
-        return problems.unexpected(inbound.path)
+        log.exception("unexpected error in %s, request %s", route.name, inbound.request_id)
+        response = problems.unexpected(inbound.path, inbound.request_id)
+    spent = time.perf_counter_ns() - started
+    engine.metrics.requests.observe((route, response.status), spent)
+    if response.status >= engine.request_log.least_status and isinstance(response.body, bytes):
+        engine.request_log.add(entry(route, inbound, response, spent, len(response.body)))
+    return response
+
+
+def entry(route: Route, inbound: Inbound, response: Response, spent: int, size: int) -> Entry:
+    """Return what the log says of a request that took `spent` nanoseconds; `size` is that of the response's body."""
+    return Entry(
+        inbound.request_id, inbound.method, route.template, response.status, spent, size, response.step,
+        inbound.parameters,
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """Streams: requests whose body is read while the response is sent, in bounded time and memory."""
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -11,6 +11,7 @@ from gevent.event import Event
 from carryover.api.bodies import PROGRESS, Bodies
 from carryover.api.transport import draining, until_drained
 from carryover.errors import StreamEndedError, UnavailableError
+from carryover.telemetry.metrics import Gauge
 
 AHEAD = 64 * 1024
 """Bytes that are read ahead of whoever takes them, before one more piece; a piece has at most 1 MiB."""
@@ -36,11 +37,12 @@ class StreamLimits:
 
 
 class Streams:
-    """The streams of a worker; what they hold is counted with the bodies in flight."""
+    """The streams of a worker, whose number `gauge` shows; what they hold is counted with the bodies in flight."""
 
-    def __init__(self, limits: StreamLimits, bodies: Bodies) -> None:
+    def __init__(self, limits: StreamLimits, bodies: Bodies, gauge: Gauge) -> None:
         self.limits = limits
         self.bodies = bodies
+        self._gauge = gauge
         self._opened: set[Duplex] = set()
         self._watching = False
 
@@ -56,6 +58,7 @@ class Streams:
             raise UnavailableError(f"this worker has {self.limits.streams} streams (MAX_STREAMS); retry")
         duplex = Duplex(self, environ["wsgi.input"])
         self._opened.add(duplex)
+        self._gauge.set(len(self._opened))
         if not self._watching:
             self._watching = True
             gevent.spawn(self._watch)
@@ -64,6 +67,7 @@ class Streams:
     def close(self, duplex: "Duplex") -> None:
         """Count a stream no longer."""
         self._opened.discard(duplex)
+        self._gauge.set(len(self._opened))
 
     def _watch(self) -> None:
         while self._opened:
@@ -97,6 +101,8 @@ class Duplex:
         self._sending: float | None = None
         self._reader: gevent.Greenlet[..., None] | None = None
         self._responses: Generator[bytes]
+        self._size = 0
+        self._report: Callable[[int], None] | None = None
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the body as it arrives: at each turn all that has come since the last one, waiting for something.
@@ -123,9 +129,9 @@ class Duplex:
                 assert self._received is not None  # noqa: S101 - nothing else ends the wait
                 raise self._received
 
-    def respond(self, responses: Generator[bytes]) -> Self:
-        """Send what `responses` yields, which takes the lines from `chunks`."""
-        self._responses = responses
+    def respond(self, responses: Generator[bytes], ended: Callable[[int], None]) -> Self:
+        """Send what `responses` yields, which takes the lines from `chunks`; `ended` is told how many bytes were."""
+        self._responses, self._report = responses, ended
         return self
 
     def __iter__(self) -> Self:
@@ -150,6 +156,7 @@ class Duplex:
         piece = bytes(self._unsent[:PIECE])
         del self._unsent[:PIECE]
         self._streams.bodies.held -= len(piece)
+        self._size += len(piece)
         self._sent.set()
         self._sending = time.monotonic()
         return piece
@@ -160,6 +167,8 @@ class Duplex:
             return
         self._closed = True
         self._streams.close(self)
+        if self._report is not None:
+            self._report(self._size)
         self._streams.bodies.held -= len(self._unsent) + self._line
         self._line = 0
         self._unsent.clear()

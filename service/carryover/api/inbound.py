@@ -11,6 +11,7 @@ HEADERS = (
     "if-match",
     "if-none-match",
     "inference-header-content-length",
+    "x-request-id",
 )
 """The headers that handlers may ask for."""
 
@@ -21,7 +22,8 @@ class Inbound:
 
     `path` and `query` are those of its URL, `parameters` what the route's path names, `headers` those of `HEADERS` that
     it has, in lower case. `body` has been read, of a route that takes one; a stream's comes in `chunks`, each of which
-    waits for the client. `max_bytes` is what a body, decompressed, or a line of a stream may have.
+    waits for the client. `max_bytes` is what a body, decompressed, or a line of a stream may have. `request_id` is set
+    before its handler is called.
     """
 
     method: str
@@ -32,3 +34,4 @@ class Inbound:
     max_bytes: int
     body: bytes = b""
     chunks: Iterator[bytes] | None = None
+    request_id: str = ""

@@ -6,7 +6,10 @@ from carryover.api.inbound import Inbound
 from carryover.errors import InvalidInputError
 
 # "." and ".." are removed from URLs by those who send them (RFC 3986, section 5.2.4).
-_NAME = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~-]{1,128}")
+MAX_LENGTH = 128
+_NAME = re.compile(rf"(?!\.{{1,2}}$)[A-Za-z0-9._~-]{{1,{MAX_LENGTH}}}")
+PATTERN = f"^{_NAME.pattern}$"
+"""A name, as a JSON schema has it."""
 _RULE = "expected 1 to 128 of the characters A-Z a-z 0-9 . _ ~ -, and neither . nor .."
 
 

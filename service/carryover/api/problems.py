@@ -6,7 +6,9 @@ Those read it from `application/json` only: under `/v2` an error is that, with t
 import re
 from dataclasses import replace
 from http import HTTPStatus
-from typing import NotRequired, TypedDict
+from typing import NotRequired
+
+from typing_extensions import TypedDict
 
 from carryover import errors
 from carryover.api.json import encode
@@ -46,28 +48,39 @@ class Problem(TypedDict):
     status: int
     detail: str
     error: str
+    request_id: str
     step: NotRequired[int]
 
 
-def problem(error: errors.CarryoverError) -> Problem:
-    """Return an error's problem details."""
-    status = next(STATUS[cls] for cls in type(error).__mro__ if cls in STATUS)
+def problem(error: errors.CarryoverError, request_id: str) -> Problem:
+    """Return the problem details of a request that failed with an error."""
+    status = status_of(type(error))
     kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", type(error).__name__.removesuffix("Error")).lower()
-    details = _details(f"urn:carryover:{kind}", status, str(error))
+    details = _details(f"urn:carryover:{kind}", status, str(error), request_id)
     if isinstance(error, errors.StepMismatchError):
         details["step"] = error.step
     return details
 
 
-def malformed(status: int, reason: str) -> bytes:
+def status_of(kind: type[errors.CarryoverError]) -> HTTPStatus:
+    """Return the status of a response to a request that failed with an error of this class."""
+    return next(STATUS[cls] for cls in kind.__mro__ if cls in STATUS)
+
+
+def media_type(path: str) -> str:
+    """Return the media type of problems in responses to requests for `path`."""
+    return JSON if path == "/v2" or path.startswith("/v2/") else PROBLEM
+
+
+def malformed(status: int, reason: str, request_id: str) -> bytes:
     """Return, as JSON, the problem details of what has not become a request; `reason` is the server's."""
     sentence = f"this is not an HTTP request that the service reads: {' '.join(reason.split())}" if reason else _UNKNOWN
-    return encode(_details("about:blank", HTTPStatus(status), f"{sentence:.400}"))
+    return encode(_details("about:blank", HTTPStatus(status), f"{sentence:.400}", request_id))
 
 
-def response(error: errors.CarryoverError, path: str) -> Response:
+def response(error: errors.CarryoverError, path: str, request_id: str) -> Response:
     """Return the response to a request for `path` that failed with an error of the service's own."""
-    answer = _response(problem(error), path)
+    answer = _response(problem(error, request_id), path)
     if isinstance(error, (errors.UnavailableError, errors.KeyInUseError)):
         return replace(answer, headers=(("Retry-After", str(error.retry_after)),))
     if isinstance(error, errors.StepMismatchError):
@@ -75,22 +88,23 @@ def response(error: errors.CarryoverError, path: str) -> Response:
     return answer
 
 
-def of_status(status: HTTPStatus, sentence: str, path: str) -> Response:
+def of_status(status: HTTPStatus, sentence: str, path: str, request_id: str) -> Response:
     """Return the response to a request for `path` that HTTP itself has a status for."""
-    return _response(_details("about:blank", status, sentence), path)
+    return _response(_details("about:blank", status, sentence, request_id), path)
 
 
-def unexpected(path: str) -> Response:
+def unexpected(path: str, request_id: str) -> Response:
     """Return the response to a request for `path` that failed in a way nobody has thought of."""
-    return of_status(HTTPStatus.INTERNAL_SERVER_ERROR, _UNKNOWN, path)
+    return of_status(HTTPStatus.INTERNAL_SERVER_ERROR, _UNKNOWN, path, request_id)
 
 
-def _details(kind: str, status: HTTPStatus, sentence: str) -> Problem:
+def _details(kind: str, status: HTTPStatus, sentence: str, request_id: str) -> Problem:
     if len(sentence) > _MAX_SENTENCE:  # what a client has sent may be quoted in it
         sentence = f"{sentence[:_MAX_SENTENCE]}…"
-    return Problem(type=kind, title=status.phrase, status=int(status), detail=sentence, error=sentence)
+    return Problem(
+        type=kind, title=status.phrase, status=int(status), detail=sentence, error=sentence, request_id=request_id
+    )
 
 
 def _response(details: Problem, path: str) -> Response:
-    media_type = JSON if path == "/v2" or path.startswith("/v2/") else PROBLEM
-    return Response(encode(details), details["status"], media_type=media_type)
+    return Response(encode(details), details["status"], media_type=media_type(path))

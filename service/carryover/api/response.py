@@ -15,6 +15,9 @@ OCTETS = "application/octet-stream"
 
 Headers = tuple[tuple[str, str], ...]
 
+NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
+"""A header of every response: no browser takes the body for something that it is not called."""
+
 _HEAD = struct.Struct("<BHqI")
 _FORMAT = 1
 _REPLAYED: Headers = (("Idempotency-Replayed", "true"),)

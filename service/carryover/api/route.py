@@ -2,12 +2,12 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from carryover.api.inbound import Inbound
-from carryover.api.response import Response
+from carryover.api.response import JSON, Response
 from carryover.engine import Engine
 from carryover.errors import CarryoverError
 
@@ -26,7 +26,7 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
     """One row: a method and a path, and the handler that answers.
 
@@ -35,6 +35,9 @@ class Route:
     None where there is no body; `errors` are those that the handler raises beside the ones that any may raise. A route
     that `changes` a session takes the preconditions; one that `streams` reads its body while it answers; one that is
     `hot` is worth a short way.
+
+    `accepts` are the media types of the request's body, which may be left out where it is `body_optional`; `returns`
+    are those of a successful response.
     """
 
     method: str
@@ -47,6 +50,14 @@ class Route:
     changes: bool = False
     streams: bool = False
     hot: bool = False
+    body_optional: bool = False
+    accepts: tuple[str, ...] = (JSON,)
+    returns: tuple[str, ...] = (JSON,)
+    template: str = field(init=False)
+    """The path without what may be left out: what the route is called in metrics and logs."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "template", _OPTIONAL.sub("", self.path))
 
     @property
     def name(self) -> str:
@@ -55,7 +66,7 @@ class Route:
 
     def templates(self) -> list[str]:
         """Return the paths, with and without what may be left out."""
-        return list(dict.fromkeys((_OPTIONAL.sub("", self.path), _OPTIONAL.sub(r"\1", self.path))))
+        return list(dict.fromkeys((self.template, _OPTIONAL.sub(r"\1", self.path))))
 
     def rules(self) -> list[str]:
         """Return the paths in Flask's form."""

@@ -1,20 +1,30 @@
 """The interface: every route, in one table."""
 
 from carryover import errors
+from carryover.api import metrics, openapi
+from carryover.api.inbound import Inbound
+from carryover.api.response import JSON, NDJSON, OCTETS, Response
 from carryover.api.route import Route, Scope
 from carryover.api.v1 import accumulators, models, schemas, sessions, streams
 from carryover.api.v2 import health, infer, metadata, repository, statistics
 from carryover.api.v2 import schemas as v2
+from carryover.engine import Engine
+from carryover.telemetry.prometheus import MEDIA_TYPE
 
 _MODEL = "/v1/models/{model}[/versions/{version}]"
 _SESSION = f"{_MODEL}/sessions/{{session}}"
 _ACCUMULATOR = "/v1/accumulators/{name}"
 _V2_MODEL = "/v2/models/{model}[/versions/{version}]"
 
-_READ = (errors.InvalidInputError, errors.NotFoundError, errors.GoneError, errors.ForeignStateError)
+_READ = (
+    errors.InvalidInputError,
+    errors.NotFoundError,
+    errors.GoneError,
+    errors.ForeignStateError,
+    errors.PreconditionFailedError,
+)
 _CHANGE = (
     *_READ,
-    errors.PreconditionFailedError,
     errors.KeyInUseError,
     errors.KeyReusedError,
     errors.StateTooLargeError,
@@ -51,6 +61,7 @@ V1 = (
         path=f"{_MODEL}/sessions",
         handler=sessions.create,
         body=schemas.CreateSession,
+        body_optional=True,
         responses={201: schemas.SessionResource},
         errors=(*_CHANGE, errors.NameTakenError),
         scope=Scope.SESSIONS,
@@ -89,6 +100,8 @@ V1 = (
         path=f"{_SESSION}:stream",
         handler=streams.stream,
         body=schemas.Line,
+        accepts=(NDJSON,),
+        returns=(NDJSON,),
         responses={200: schemas.StepPredictions},
         errors=_STEP,
         scope=Scope.SESSIONS,
@@ -111,6 +124,7 @@ V1 = (
         path=f"{_SESSION}:fork",
         handler=sessions.fork,
         body=schemas.CreateSession,
+        body_optional=True,
         responses={201: schemas.SessionResource},
         errors=(*_CHANGE, errors.NameTakenError),
         scope=Scope.SESSIONS,
@@ -121,6 +135,7 @@ V1 = (
         path=f"{_SESSION}:reset",
         handler=sessions.reset,
         body=schemas.Nothing,
+        body_optional=True,
         responses={200: schemas.SessionResource},
         errors=_CHANGE,
         scope=Scope.SESSIONS,
@@ -130,6 +145,7 @@ V1 = (
         method="GET",
         path=f"{_SESSION}/state",
         handler=sessions.get_state,
+        returns=(OCTETS,),
         responses={200: bytes},
         errors=_READ,
         scope=Scope.SESSIONS,
@@ -139,6 +155,7 @@ V1 = (
         path=f"{_SESSION}/state",
         handler=sessions.put_state,
         body=bytes,
+        accepts=sessions.SNAPSHOTS,
         responses={200: schemas.SessionResource},
         errors=(*_CHANGE, errors.NonFiniteStateError),
         scope=Scope.SESSIONS,
@@ -211,6 +228,8 @@ V2 = (
         path=f"{_V2_MODEL}/infer",
         handler=infer.infer,
         body=v2.Infer,
+        accepts=(JSON, OCTETS),
+        returns=(JSON, OCTETS),
         responses={200: v2.InferResponse},
         errors=(*_STEP, errors.UnsupportedError),
         changes=True,
@@ -229,6 +248,7 @@ V2 = (
         path="/v2/repository/index",
         handler=repository.index,
         body=v2.Index,
+        body_optional=True,
         responses={200: list[v2.IndexEntry]},
         errors=(errors.InvalidInputError,),
     ),
@@ -237,6 +257,7 @@ V2 = (
         path="/v2/repository/models/{model}/load",
         handler=repository.load,
         body=v2.Load,
+        body_optional=True,
         responses={200: None},
         errors=(errors.InvalidInputError, errors.UnsupportedError, errors.UnavailableError),
         scope=Scope.ADMIN,
@@ -246,10 +267,29 @@ V2 = (
         path="/v2/repository/models/{model}/unload",
         handler=repository.unload,
         body=v2.Load,
+        body_optional=True,
         responses={200: None},
         errors=(errors.InvalidInputError, errors.UnsupportedError, errors.UnavailableError),
         scope=Scope.ADMIN,
     ),
 )
 
-ROUTES = (*V1, *V2)
+
+def show_openapi(_: Engine, __: Inbound) -> Response:
+    """Return this interface as an OpenAPI document."""
+    return Response(openapi.document(ROUTES))
+
+
+SERVICE = (
+    Route(
+        method="GET",
+        path="/metrics",
+        handler=metrics.show,
+        responses={200: str},
+        returns=(MEDIA_TYPE,),
+        scope=Scope.OPEN,
+    ),
+    Route(method="GET", path="/openapi.json", handler=show_openapi, responses={200: dict}, scope=Scope.OPEN),
+)
+
+ROUTES: tuple[Route, ...] = (*V1, *V2, *SERVICE)

@@ -56,6 +56,11 @@ class Batcher(Generic[T]):
         self._queue: deque[_Entry[T]] = deque()
         self._busy = False
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for a batch."""
+        return len(self._queue)
+
     def run(self, items: Sequence[T]) -> None:
         """Return when all the items are finished.
 

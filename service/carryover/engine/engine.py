@@ -15,6 +15,8 @@ from carryover.runtime.repository import Model, Repository
 from carryover.runtime.version import Invocation, ModelVersion
 from carryover.store import Store
 from carryover.telemetry.counters import Statistics
+from carryover.telemetry.metrics import Metrics
+from carryover.telemetry.request_log import LEAST_STATUS, RequestLog
 
 
 class Engine:
@@ -28,9 +30,11 @@ class Engine:
         self.store = store
         self.limits = limits
         self.statistics = Statistics(limits.batch)
+        self.metrics = Metrics()
+        self.request_log = RequestLog(LEAST_STATUS["off"], json=False)
         self.reload: Callable[[], None] = _no_reload
         self._executor = Executor(self.statistics, limits)
-        self._transaction = Transaction(store, self._executor, self.statistics, limits)
+        self._transaction = Transaction(store, self._executor, self.statistics, self.metrics, limits)
         self.serve(repository)
 
     def serve(self, repository: Repository) -> None:
@@ -42,6 +46,25 @@ class Engine:
         for model in repository:
             for version in model.versions.values():
                 self.statistics.of(model.name, version.version)  # before workers are forked, so that they share them
+
+    def claim(self, slot: int) -> None:
+        """Count in this slot from now on: no other process may, while this one runs."""
+        self.statistics.claim(slot)
+        self.metrics.claim(slot)
+
+    def release(self, slot: int) -> None:
+        """Show nothing more of what the process that had this slot was busy with: it has ended."""
+        self.statistics.claim(slot)
+        self.metrics.release(slot)
+
+    def sample(self) -> None:
+        """Show what this process is busy with, and whether it has lost the store."""
+        for model in self.repository:
+            waiting = self._predictions[model.name].waiting
+            if model.stateful:
+                waiting += self._sessions[model.name].waiting
+            self.statistics.of(model.name, model.default.version).queue(waiting)
+        self.metrics.redis_down.set(self.store.health.reason is not None)
 
     def _queue(self, model: Model) -> Queue:
         return Queue(self._transaction, self._executor.costs(model.default), self.limits)
@@ -79,7 +102,9 @@ class Engine:
 
         """
         require_state(model)
+        started = time.perf_counter_ns()
         record = self.store.look(key(model, name))
+        self.metrics.round_trips.observe("look", time.perf_counter_ns() - started)
         if record is None or not record.live:
             raise missing(model, name, record)
         preconditions.check(name, record.step)

@@ -25,6 +25,11 @@ class Queue:
         self._aside = Batcher[Operation](partial(transaction.process, aside=True), limits.batch, limits.queue)
         self._sessions_aside: Counter[str] = Counter()
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for a batch."""
+        return self._ordinary.waiting + self._aside.waiting
+
     def run(self, operations: Sequence[Operation]) -> None:
         """Return when all operations are finished.
 

@@ -24,6 +24,7 @@ from carryover.runtime.version import ModelVersion, Result
 from carryover.store import IdempotencyKey, Outcome, Record, Store
 from carryover.store.record import DELETED
 from carryover.telemetry.counters import Statistics
+from carryover.telemetry.metrics import Metrics
 
 MAX_ATTEMPTS = 200
 """How often an operation is run again after losing the race for its session."""
@@ -32,10 +33,13 @@ MAX_ATTEMPTS = 200
 class Transaction:
     """Takes batches of operations of one model through load, forward and commit."""
 
-    def __init__(self, store: Store, executor: Executor, statistics: Statistics, limits: Limits) -> None:
+    def __init__(
+        self, store: Store, executor: Executor, statistics: Statistics, metrics: Metrics, limits: Limits
+    ) -> None:
         self._store = store
         self._executor = executor
         self._statistics = statistics
+        self._metrics = metrics
         self._limits = limits
 
     def process(self, operations: list[Operation], *, aside: bool = False) -> None:
@@ -102,7 +106,9 @@ class Transaction:
         for fork in forks:
             expiring.append(len(names))
             names.append(fork.source)
+        started = time.perf_counter_ns()
         loaded, found = self._store.load(names, [(batch.key, held) for batch, _, held in keyed], expiring)
+        self._metrics.round_trips.observe("load", time.perf_counter_ns() - started)
         for (batch, operation, held), before in zip(keyed, found, strict=True):
             batch.take_key(operation, held, before)
         for fork, record in zip(forks, loaded[len(batches) :], strict=True):
@@ -149,40 +155,62 @@ class Transaction:
                 releases += [(batch.key, held) for held in batch.keys.unused()]
         if not changed and not releases:
             return
+        started = time.perf_counter_ns()
         outcomes = self._store.commit(changed, releases)
+        self._metrics.round_trips.observe("commit", time.perf_counter_ns() - started)
         ended: list[tuple[str, IdempotencyKey]] = []
         for batch, outcome in zip(changed, outcomes, strict=True):
             batch.outcome = outcome
+            if batch.after is None and outcome is Outcome.COMMITTED:
+                self._metrics.ended.add("sequence_end" if batch.running.end else "deleted")
             if outcome is Outcome.GONE and batch.keys is not None:
                 ended += [(batch.key, held) for held in batch.keys.all()]
         if ended:
             self._store.commit([], ended)
 
-    def _count(self, operations: Iterable[Operation], started: int, input_ns: int, ran: int) -> None:
-        """Count the forwards' requests that are finished; replays ran none."""
-        now = time.perf_counter_ns()
+    def _count(self, operations: Sequence[Operation], started: int, input_ns: int, ran: int) -> None:
+        """Count what became of the operations; of those with a forward also how long they took, unless replayed."""
         groups: dict[ModelVersion, list[Operation]] = {}
+        conflicts = replays = 0
         for operation in operations:
-            if operation.runs and operation.finished and operation.replay is None:
-                groups.setdefault(operation.version or operation.model.default, []).append(operation)
+            if not operation.finished:
+                conflicts += operation.runs
+            elif operation.replay is not None:
+                replays += operation.runs
+            else:
+                if isinstance(operation.error, CommitUnknownError):
+                    self._metrics.unknown.add("commits")
+                if operation.runs:
+                    groups.setdefault(operation.version or operation.model.default, []).append(operation)
+        if conflicts or replays:
+            version = operations[0].model.default
+            self._statistics.of(version.name, version.version).retried(conflicts, replays)
         for version, members in groups.items():
-            success = success_ns = fail = fail_ns = 0
-            for operation in members:
-                if operation.error is None:
-                    success += 1
-                    success_ns += now - operation.queued
-                else:
-                    fail += 1
-                    fail_ns += now - operation.queued
-            self._statistics.of(version.name, version.version).answered(
-                success=success,
-                success_ns=success_ns,
-                fail=fail,
-                fail_ns=fail_ns,
-                queue_ns=success_ns - success * (now - started),
-                input_ns=success * input_ns,
-                output_ns=success * (now - ran),
-            )
+            self._count_finished(version, members, started, input_ns, ran)
+
+    def _count_finished(
+        self, version: ModelVersion, operations: Iterable[Operation], started: int, input_ns: int, ran: int
+    ) -> None:
+        now = time.perf_counter_ns()
+        waits: list[int] = []
+        steps = success_ns = fail = fail_ns = 0
+        for operation in operations:
+            if operation.error is None:
+                waits.append(started - operation.queued)
+                success_ns += now - operation.queued
+                steps += operation.commits
+            else:
+                fail += 1
+                fail_ns += now - operation.queued
+        self._statistics.of(version.name, version.version).answered(
+            steps=steps,
+            success_ns=success_ns,
+            fail=fail,
+            fail_ns=fail_ns,
+            waits=waits,
+            input_ns=input_ns,
+            output_ns=now - ran,
+        )
 
 
 class SessionBatch:

@@ -18,6 +18,16 @@ def banner(listens: str, stores: str, repository: Repository) -> str:
     return "\n".join(lines)
 
 
+def served(repository: Repository) -> str:
+    """Return the versions of each model, the default one first, and how much could not be loaded."""
+    models = [
+        f"{model.name} ({', '.join(sorted(model.versions, key=lambda number: number != model.default.version))})"
+        for model in repository
+    ]
+    failures = len(repository.failures)
+    return ", ".join(models) + (f"; {failures} problems are logged above" if failures else "")
+
+
 def stores(redis_url: str | None, valkey: EmbeddedValkey | None, lost: str | None) -> str:
     """Return where sessions are stored or, where Redis is `lost`, why they cannot be."""
     place = f"the embedded Valkey, {valkey.folder}" if valkey else f"Redis, {_without_password(redis_url or '')}"

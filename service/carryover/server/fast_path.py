@@ -28,7 +28,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from carryover.api import driver
 from carryover.api.bodies import Bodies
 from carryover.api.inbound import HEADERS, Inbound
-from carryover.api.response import Response
+from carryover.api.response import NO_SNIFFING, Response
 from carryover.api.route import Route
 from carryover.api.routes import ROUTES
 from carryover.api.sending import send
@@ -93,7 +93,12 @@ class Serving(Protocol):
 
 
 class FastPath:
-    """The short way of one worker; `cfg` is gunicorn's configuration, whose limits hold here as well."""
+    """The short way of one worker; `cfg` is gunicorn's configuration, whose limits hold here as well.
+
+    With `pages`, requests of pages of other origins are not ordinary: their responses have more headers.
+    """
+
+    pages = False
 
     def __init__(self, worker: Serving, engine: Engine, bodies: Bodies, cfg: Any, send_timeout: float) -> None:
         self._worker = worker
@@ -128,7 +133,7 @@ class FastPath:
             worker.count()
             response = driver.respond(route, self._engine, inbound)
             last = not worker.alive
-            self._send(sock, response, "close" if last else "keep-alive")
+            self._send(sock, response, inbound.request_id, "close" if last else "keep-alive")
             if last:
                 close_graceful(sock)
                 return None
@@ -144,7 +149,7 @@ class FastPath:
         matched = self._paths.fullmatch(path)
         if matched is None or "#" in query or len(headers) > self._max_headers:
             return None
-        if length > MAX_BODY or length > self._bodies.limit:
+        if length > MAX_BODY or length > self._bodies.limit or (self.pages and b"origin" in headers):
             return None
         route, parameters = self._matched[matched.lastindex or 0]
         named = {name: matched[position] for name, position in parameters}
@@ -173,9 +178,10 @@ class FastPath:
             bodies.held -= missing
         return data
 
-    def _send(self, sock: Any, response: Response, connection: str) -> None:
+    def _send(self, sock: Any, response: Response, request_id: str, connection: str) -> None:
         lines = "".join([f"{name}: {value}\r\n" for name, value in response.fields()])
-        head = f"{self._start(response.status, connection)}{lines}\r\n".encode("latin-1")
+        start = self._start(response.status, connection)
+        head = f"{start}X-Request-ID: {request_id}\r\n{lines}\r\n".encode("latin-1")
         send(sock, head + response.content(), self._send_timeout)
 
     def _start(self, status: int, connection: str) -> str:
@@ -188,7 +194,7 @@ class FastPath:
         if start is None:
             start = self._starts[status, connection] = (
                 f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
-                f"Server: {SERVER}\r\nDate: {http_date()}\r\nConnection: {connection}\r\n"
+                f"{': '.join(NO_SNIFFING)}\r\nServer: {SERVER}\r\nDate: {http_date()}\r\nConnection: {connection}\r\n"
             )
         return start
 

@@ -44,6 +44,7 @@ control_socket_disable = True
 forwarder_headers = ""
 logger_class = logs.Logger
 logconfig_dict = logs.config(_settings.log_format)
+log = logging.getLogger(__name__)
 _memory = Path("/dev/shm")  # noqa: S108 - gunicorn creates an unnamed file in it
 worker_tmp_dir = str(_memory) if _memory.is_dir() else None
 
@@ -66,14 +67,17 @@ def when_ready(server: "Arbiter") -> None:
 
     addresses = ", ".join(str(listener) for listener in server.LISTENERS)
     stored = stores(configured.redis_url, embedded_valkey, check_store())
-    print(banner(f"{addresses} with {workers} workers", stored, engine.repository), flush=True)
+    said = banner(f"{addresses} with {workers} workers", stored, engine.repository)
+    print(logs.json_line(said) if _settings.log_format == "json" else said, flush=True)
 
 
 def on_reload(_: "Arbiter") -> None:
-    """Reload the model repository, on SIGHUP; the workers forked from now on serve the result."""
+    """Reload the model repository, on SIGHUP, and log it; the workers forked from now on serve the result."""
+    from carryover.server.banner import served
     from carryover.server.wsgi import engine
 
     engine.serve(engine.repository.reloaded())
+    log.info("the model repository was read again; serving %s", served(engine.repository))
 
 
 def pre_fork(server: "Arbiter", worker: Any) -> None:
@@ -96,7 +100,7 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
     from carryover.server.wsgi import engine
 
     limit_sending(_settings.send_timeout)
-    engine.statistics.claim(worker.slot)
+    engine.claim(worker.slot)
     engine.reload = partial(reload_all, worker)
     torch.seed()
     np.random.seed()  # noqa: NPY002 - models draw from numpy's global generator; Python's own is seeded at a fork
@@ -110,11 +114,13 @@ def post_worker_init(_: Any) -> None:
     """Look at Redis while it is lost, and sweep expired sessions from time to time, in one elected worker."""
     import gevent
 
+    from carryover.server.sampling import sample_forever
     from carryover.server.wsgi import engine
     from carryover.store.sweeper import sweep_forever
 
     engine.store.watch()
-    gevent.spawn(sweep_forever, engine.store)
+    gevent.spawn(sweep_forever, engine.store, partial(engine.metrics.ended.add, "expired"))
+    gevent.spawn(sample_forever, engine)
 
 
 def worker_exit(_: "Arbiter", __: Any) -> None:
@@ -123,12 +129,22 @@ def worker_exit(_: "Arbiter", __: Any) -> None:
     Python's own end would wait for native threads that a model has started before the fork and that are not in the
     worker, or for a forward that nobody waits for any more.
     """
+    from carryover.server.wsgi import engine
+
     ending = sys.exc_info()[1]
+    engine.request_log.flush()
     code = ending.code if isinstance(ending, SystemExit) else 1
     logging.shutdown()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code & 0xFF if isinstance(code, int) else int(code is not None))
+
+
+def child_exit(_: "Arbiter", worker: Any) -> None:
+    """Show nothing more of what a worker was busy with that has ended, however it did."""
+    from carryover.server.wsgi import engine
+
+    engine.release(worker.slot)
 
 
 def on_exit(_: "Arbiter") -> None:

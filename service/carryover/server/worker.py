@@ -14,12 +14,15 @@ from gunicorn.util import close_graceful
 from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
-from carryover.api import problems, transport
+from carryover.api import metrics, problems, request_ids, transport
+from carryover.api.response import NO_SNIFFING
 from carryover.api.sending import send
+from carryover.engine import Engine
 from carryover.errors import UnavailableError
 from carryover.server.fast_path import Connection, FastPath
 from carryover.server.listener import Listener
 from carryover.server.waits import Waits
+from carryover.telemetry.request_log import Entry
 
 _NOTICE = 1.0
 """Seconds that may pass until a worker notices that it must stop, and no longer accepts connections."""
@@ -31,17 +34,19 @@ _LAST_CALL = 0.5
 """Seconds between the signal and the closing of idle connections: a request in transit still arrives."""
 
 
-def _respond_malformed(sock: Any, status: int, _: str, reason: str) -> None:
+def _respond_malformed(engine: Engine, sock: Any, status: int, _: str, reason: str) -> None:
     """Respond with problem details to what gunicorn could not parse as a request, or failed to handle."""
-    body = problems.malformed(status, reason)
+    made = request_ids.of(None)
+    body = problems.malformed(status, reason, made)
     head = (
         f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nConnection: close\r\n"
+        f"{': '.join(NO_SNIFFING)}\r\n{request_ids.HEADER}: {made}\r\n"
         f"Content-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     util.write_nonblock(sock, head.encode() + body)
-
-
-util.write_error = _respond_malformed  # gunicorn's own writes HTML
+    other = metrics.OTHER
+    entry = Entry(request_id=made, method=other, route=other, status=status, duration=0, size=len(body))
+    metrics.count_other(engine, entry)
 
 
 def limit_sending(seconds: float) -> None:
@@ -120,14 +125,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 start_response.__self__.force_close()
             return response
 
+        from carryover.server.wsgi import bodies, configured, engine  # noqa: PLC0415 - it reads the environment
+
         self.wsgi = last
+        util.write_error = partial(_respond_malformed, engine)  # gunicorn's own writes HTML
         http.RequestParser = self.requests  # of HTTP/1, whatever else gunicorn is told to speak
         Listener.free = partial(self.waits.end_oldest, _CLOSED_AT_A_TIME)
         plain = not (self.cfg.is_ssl or self.cfg.accesslog or self.cfg.statsd_host) and self.cfg.proxy_protocol == "off"
         if plain and self.cfg.keepalive:
-            from carryover.server.wsgi import bodies, configured, engine  # noqa: PLC0415 - it reads the environment
-
             self.fast_path = FastPath(self, engine, bodies, self.cfg, configured.send_timeout)
+            self.fast_path.pages = bool(configured.origins)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Stop gracefully, on SIGTERM."""

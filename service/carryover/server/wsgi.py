@@ -6,8 +6,9 @@ import gevent
 import torch
 
 from carryover import settings
-from carryover.api.application import create_app
+from carryover.api.application import allow_origins, create_app
 from carryover.api.bodies import Bodies
+from carryover.api.cors import Origins
 from carryover.api.duplex import StreamLimits, Streams
 from carryover.engine import Engine, Limits
 from carryover.errors import ConfigurationError, StoreUnavailableError
@@ -15,6 +16,8 @@ from carryover.runtime.repository import Repository
 from carryover.server.embedded_valkey import EmbeddedValkey
 from carryover.settings import Settings
 from carryover.store import Store, StoreHealth
+from carryover.telemetry.metrics import Gauge
+from carryover.telemetry.request_log import LEAST_STATUS, RequestLog
 
 # One thread in the process that the workers are forked from: a thread pool does not survive a fork.
 torch.set_num_threads(1)
@@ -68,6 +71,7 @@ try:
     engine = create_engine(
         configured, Repository.load(configured.model_folders, trust_pt2=configured.trust_pt2), redis_url
     )
+    engine.request_log = RequestLog(LEAST_STATUS[configured.request_log], json=configured.log_format == "json")
     if embedded_valkey is not None:
         valkey = embedded_valkey
         engine.store.health.cause = lambda: (
@@ -77,7 +81,7 @@ except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 
 
-def create_streams(configured: Settings, bodies: Bodies) -> Streams:
+def create_streams(configured: Settings, bodies: Bodies, gauge: Gauge) -> Streams:
     """Return the streams, which are none yet."""
     limits = StreamLimits(
         streams=configured.max_streams,
@@ -86,8 +90,10 @@ def create_streams(configured: Settings, bodies: Bodies) -> Streams:
         buffer=configured.max_stream_buffer,
         send=configured.send_timeout,
     )
-    return Streams(limits, bodies)
+    return Streams(limits, bodies, gauge)
 
 
 bodies = Bodies(configured.max_body_bytes, configured.body_timeout, configured.max_inflight_bytes)
-app = create_app(engine, bodies, create_streams(configured, bodies))
+app = create_app(engine, bodies, create_streams(configured, bodies, engine.metrics.streams))
+if configured.origins:
+    allow_origins(app, Origins(configured.origins))

@@ -7,6 +7,7 @@ a session has expired follows from the TTL of its key.
 
 import logging
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from carryover.errors import StoreUnavailableError
@@ -20,15 +21,15 @@ _PAUSE = 0.01
 log = logging.getLogger(__name__)
 
 
-def sweep_forever(store: Store, interval: float = INTERVAL) -> None:
-    """Sweep every `interval` seconds; never returns."""
+def sweep_forever(store: Store, swept: Callable[[int], None], interval: float = INTERVAL) -> None:
+    """Sweep every `interval` seconds; never returns. `swept` is given how many sessions each sweep found expired."""
     while True:
         time.sleep(interval)
         with suppress(StoreUnavailableError):
             store.ping()  # no request may come that would notice an outage or another maxmemory-policy
         try:
             if store.elect("sweeper", interval):
-                sweep(store)
+                swept(sweep(store))
         except StoreUnavailableError as error:
             log.warning("sweeping expired sessions failed: %s", error)
 

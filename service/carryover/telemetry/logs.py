@@ -8,6 +8,12 @@ from typing import Any
 from gunicorn.glogging import Logger as GunicornLogger
 
 
+def json_line(message: str) -> str:
+    """Return what is printed rather than logged, as a line of the log."""
+    record = logging.LogRecord("carryover", logging.INFO, "", 0, message, None, None)
+    return JsonFormatter().format(record)
+
+
 class JsonFormatter(logging.Formatter):
     """Formats a record as an object with time, level, logger, process, message and, if there is one, the exception."""
 
@@ -26,7 +32,17 @@ class JsonFormatter(logging.Formatter):
 
 
 class Logger(GunicornLogger):  # type: ignore[misc]
-    """gunicorn's logger, which with a dict configuration would format every access log line and drop it."""
+    """gunicorn's logger, whose access log is there only on request and has the format of the other lines.
+
+    With a dict configuration, gunicorn's own would format every access log line and drop it.
+    """
+
+    def setup(self, cfg: Any) -> None:
+        """Set up the loggers: lines of the access log are messages as any other, where they are JSON."""
+        super().setup(cfg)
+        for handler in self.access_log.handlers:
+            if cfg.logconfig_dict["handlers"]["stderr"]["formatter"] == "json":
+                handler.setFormatter(JsonFormatter())
 
     @property
     def access_log_enabled(self) -> bool:

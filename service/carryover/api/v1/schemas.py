@@ -1,15 +1,18 @@
 """The bodies of `/v1`: requests as pydantic models, responses as typed dicts."""
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired
 
-import orjson
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, WithJsonSchema
+from typing_extensions import TypedDict
 
-from carryover.api.names import pydantic_name
+from carryover.api.names import PATTERN, pydantic_name
 from carryover.api.problems import Problem
 
 MAX_TTL = 10 * 365 * 24 * 3600
 """The longest time to live of a session, in seconds."""
+
+
+_NAME = {"type": "string", "pattern": PATTERN}
 
 
 class _Body(BaseModel):
@@ -25,7 +28,7 @@ class Predict(_Body):
 class CreateSession(_Body):
     """A session to create: its name and time to live in seconds, both optional."""
 
-    session: Annotated[str, AfterValidator(pydantic_name)] | None = None
+    session: Annotated[str, AfterValidator(pydantic_name), WithJsonSchema(_NAME)] | None = None
     ttl: Annotated[StrictInt, Field(ge=1, le=MAX_TTL)] | None = None
 
 
@@ -66,9 +69,9 @@ class StepPredictions(TypedDict):
 
 
 class ManySteps(TypedDict):
-    """For each session its step, or its problem, as JSON already."""
+    """For each session its step, or its problem."""
 
-    sessions: dict[str, StepPredictions | Problem | orjson.Fragment]
+    sessions: dict[str, StepPredictions | Problem]
 
 
 class TensorResource(TypedDict):

@@ -1,6 +1,7 @@
 """`/v1/models/{model}/sessions`: state that continues from call to call."""
 
 from collections.abc import Mapping
+from typing import cast
 
 import orjson
 
@@ -88,7 +89,7 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     if steps:
         engine.run(steps)
     _raise_common(steps)
-    return _together(outcomes, steps)
+    return _together(outcomes, steps, inbound.request_id)
 
 
 def get_state(engine: Engine, inbound: Inbound) -> Response:
@@ -118,11 +119,11 @@ def deleted(_: Operation) -> Response:
     return Response(status=204, media_type=None)
 
 
-def entry(outcome: Step | CarryoverError) -> bytes:
+def entry(outcome: Step | CarryoverError, request_id: str) -> bytes:
     """Return, as JSON, what a response to several steps has of one of them: its own response, or its problem."""
     error = outcome.error if isinstance(outcome, Step) else outcome
     if error is not None:
-        return encode(problems.problem(error))
+        return encode(problems.problem(error, request_id))
     assert isinstance(outcome, Step)  # noqa: S101 - an error is never None
     return response_of(outcome, stepped).content()
 
@@ -140,12 +141,10 @@ def _step_or_error(model: Model, session: str, values: object, asked: Preconditi
         return error
 
 
-def _together(outcomes: Mapping[str, Step | CarryoverError], steps: list[Step]) -> Response:
+def _together(outcomes: Mapping[str, Step | CarryoverError], steps: list[Step], request_id: str) -> Response:
     """Return the response to a step of each of many sessions, some of which were `steps`."""
-    entries: dict[str, StepPredictions | problems.Problem | orjson.Fragment] = {
-        session: orjson.Fragment(entry(outcome)) for session, outcome in in_turns(outcomes.items())
-    }
-    response = reply(ManySteps(sessions=entries))
+    entries = {session: orjson.Fragment(entry(outcome, request_id)) for session, outcome in in_turns(outcomes.items())}
+    response = reply(ManySteps(sessions=cast(dict[str, StepPredictions | problems.Problem], entries)))
     done = [step for step in steps if step.error is None]
     if done and all(step.replay is not None for step in done):
         return response.with_headers(("Idempotency-Replayed", "true"))

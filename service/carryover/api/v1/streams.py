@@ -30,7 +30,7 @@ def stream(engine: Engine, inbound: Inbound) -> Response:
     asked = conditions.read(inbound)
     model, session = find(engine, inbound), names.of_path(inbound)
     engine.session(model, session, asked, migrate=asked.migrate)
-    responses = _Stream(engine, model, session, inbound.path, asked).responses(
+    responses = _Stream(engine, model, session, inbound, asked).responses(
         _Lines(inbound.chunks or iter(()), inbound.max_bytes)
     )
     return Response(responses, media_type=NDJSON, headers=_HEADERS)
@@ -39,11 +39,12 @@ def stream(engine: Engine, inbound: Inbound) -> Response:
 class _Stream:
     """One stream of a session's steps; `asked` are the preconditions of the request."""
 
-    def __init__(self, engine: Engine, model: Model, session: str, path: str, asked: Preconditions) -> None:
+    def __init__(self, engine: Engine, model: Model, session: str, inbound: Inbound, asked: Preconditions) -> None:
         self._engine = engine
         self._model = model
         self._session = session
-        self._path = path
+        self._path = inbound.path
+        self._request_id = inbound.request_id
         self._first: Preconditions | None = asked if asked.exists else None
         self._rest = Preconditions(migrate=asked.migrate)
 
@@ -53,9 +54,9 @@ class _Stream:
             for batch in lines:
                 outcomes = [self._step(line) for line in batch]
                 self._run([outcome for outcome in outcomes if isinstance(outcome, Step)])
-                yield b"".join(entry(outcome) + b"\n" for outcome in outcomes)
+                yield b"".join(entry(outcome, self._request_id) + b"\n" for outcome in outcomes)
         except StreamEndedError as error:
-            yield entry(error) + b"\n"
+            yield entry(error, self._request_id) + b"\n"
 
     def _run(self, steps: list[Step]) -> None:
         # Until one step is committed, each runs alone: that one must find the session where the stream is to start.

@@ -19,14 +19,14 @@ def live(_: Engine, __: Inbound) -> Response:
     return reply(Live(live=True))
 
 
-def ready(engine: Engine, _: Inbound) -> Response:
+def ready(engine: Engine, inbound: Inbound) -> Response:
     """Answer whether steps can be taken. Models are loaded before the first request: what may be missing is Redis."""
     try:
         engine.store.ping()
     except StoreUnavailableError as error:
         cause = engine.store.health.cause()
         said = error if cause is None else StoreUnavailableError(cause)
-        unready = NotReady(**problems.problem(said), ready=False)
+        unready = NotReady(**problems.problem(said, inbound.request_id), ready=False)
         return reply(unready, 503).with_headers(("Retry-After", str(error.retry_after)))
     ready = Ready(ready=True)
     if failures := engine.repository.failures:

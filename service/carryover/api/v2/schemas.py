@@ -4,9 +4,19 @@ Fields of requests that they do not name are other servers', and ignored; null i
 as generated clients send it.
 """
 
-from typing import Annotated, Any, NotRequired, TypedDict
+from typing import Annotated, Any, NotRequired
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt, StrictStr
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StrictInt,
+    StrictStr,
+    WithJsonSchema,
+)
+from typing_extensions import TypedDict
 
 from carryover.api.problems import Problem
 
@@ -15,6 +25,11 @@ _LARGEST_SIZE = 2**63 - 1
 _MAX_DIMENSIONS = 32
 MAX_TENSORS = 1024
 """The most inputs of a request, and the most outputs that it asks for."""
+
+
+_SEQUENCE: dict[str, Any] = {
+    "anyOf": [{"type": "string"}, {"type": "integer", "minimum": 0, "maximum": _LARGEST_ID}, {"type": "null"}]
+}
 
 
 def _sequence(value: object) -> object:
@@ -28,7 +43,7 @@ def _sequence(value: object) -> object:
 class InferParameters(BaseModel):
     """What may be said of a whole request: the sequence that it belongs to, and how outputs are to come."""
 
-    sequence_id: Annotated[Any, BeforeValidator(_sequence)] = ""
+    sequence_id: Annotated[Any, BeforeValidator(_sequence), WithJsonSchema(_SEQUENCE)] = ""
     sequence_start: StrictBool | None = False
     sequence_end: StrictBool | None = False
     binary_data_output: StrictBool | None = False

@@ -1,0 +1,40 @@
+"""Cross-origin requests of browsers, which are allowed only to the origins that a setting lists.
+
+Source: https://fetch.spec.whatwg.org/#http-cors-protocol. Cookies and other credentials of the browser play no part.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from carryover.api.response import Headers, Response
+
+EXPOSED = ("ETag", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-ID", "Inference-Header-Content-Length")
+"""The headers of responses that pages may read, beside the few that they always may."""
+ALLOWED = (
+    "Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match",
+    "Inference-Header-Content-Length", "X-API-Key", "X-Request-ID",
+)  # fmt: skip
+"""The headers of requests that pages may send."""
+_PREFLIGHT = (
+    ("Access-Control-Allow-Headers", ", ".join(ALLOWED)),
+    ("Access-Control-Max-Age", "600"),  # seconds that a browser may remember this
+)
+
+
+class Origins:
+    """The origins whose pages may use the service; `*` among them stands for any."""
+
+    def __init__(self, allowed: frozenset[str]) -> None:
+        self._allowed = allowed
+
+    def headers(self, environ: Mapping[str, Any], response: Response) -> Headers:
+        """Return what is added to the response to a request."""
+        origin = environ.get("HTTP_ORIGIN")
+        vary = (("Vary", "Origin"),)
+        if origin is None or not ("*" in self._allowed or origin in self._allowed):
+            return vary
+        shown = ("Access-Control-Allow-Origin", "*" if "*" in self._allowed else origin)
+        if environ["REQUEST_METHOD"] == "OPTIONS" and "HTTP_ACCESS_CONTROL_REQUEST_METHOD" in environ:
+            methods = [("Access-Control-Allow-Methods", value) for name, value in response.headers if name == "Allow"]
+            return (*vary, shown, *methods, *_PREFLIGHT)
+        return (*vary, shown, ("Access-Control-Expose-Headers", ", ".join(EXPOSED)))

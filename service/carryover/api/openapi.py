@@ -1,0 +1,203 @@
+"""The interface as an OpenAPI 3.1 document, made from the route table and the types of its bodies."""
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from http import HTTPStatus
+from inspect import getdoc
+from typing import Any, Literal
+
+from pydantic import TypeAdapter
+
+from carryover import __version__, errors
+from carryover.api import conditions, names, problems, request_ids
+from carryover.api.json import encode
+from carryover.api.problems import Problem
+from carryover.api.response import JSON, NDJSON
+from carryover.api.route import Route, Scope
+from carryover.runtime.manifest import MODEL_NAME
+
+Schema = dict[str, Any]
+_Key = tuple[Any, Literal["validation", "serialization"]]
+
+_ANY = (errors.CarryoverError, errors.UnavailableError)
+_ANY_BODY = (
+    errors.InvalidInputError, errors.SlowClientError, errors.BodyTooLargeError, errors.MediaTypeError,
+)  # fmt: skip
+"""What any route raises that reads a body."""
+_RETRY = frozenset(
+    (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+)
+_NAME = {"type": "string", "pattern": names.PATTERN, "maxLength": names.MAX_LENGTH}
+_PARAMETERS: dict[str, tuple[str, Schema]] = {
+    "model": ("The name of a model.", {"type": "string", "pattern": f"^{MODEL_NAME}$"}),
+    "version": ("The number of a version.", {"type": "string", "pattern": "^[0-9]+$"}),
+    "session": ("The name of a session.", _NAME),
+    "name": ("The name of an accumulator.", _NAME),
+}
+_ETAG = {"type": "string", "pattern": '^"[0-9]+"$'}
+_HEADERS: dict[str, Schema] = {
+    request_ids.HEADER: {"description": "The id of the request.", "schema": {"type": "string"}},
+    "ETag": {"description": "The session's step.", "schema": _ETAG},
+    "Location": {"description": "The path of what was created.", "schema": {"type": "string"}},
+    "Idempotency-Replayed": {"description": "The response is that of an earlier request.", "schema": {"const": "true"}},
+    "Retry-After": {
+        "description": "Seconds after which to retry.",
+        "schema": {"type": "string", "pattern": "^[0-9]+$"},
+    },
+}
+
+
+@cache
+def document(routes: tuple[Route, ...]) -> bytes:
+    """Return the document, as JSON."""
+    schemas = _Schemas(routes)
+    paths: dict[str, dict[str, Schema]] = {}
+    for route in routes:
+        for path, suffix in _paths(route):
+            paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, suffix, schemas)
+    return encode(
+        {
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Carryover",
+                "version": __version__,
+                "summary": "A REST inference service for stateful PyTorch models.",
+                "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+            },
+            "servers": [{"url": "/"}],
+            "paths": paths,
+            "components": {
+                "schemas": schemas.definitions,
+                "headers": _HEADERS,
+                "parameters": dict(_shared_parameters()),
+            },
+        }
+    )
+
+
+class _Schemas:
+    """The JSON schemas of all bodies: what they share is in `definitions`."""
+
+    def __init__(self, routes: Sequence[Route]) -> None:
+        kinds: set[_Key] = {(Problem, "serialization")}
+        kinds |= {(route.body, "validation") for route in routes}
+        kinds |= {(kind, "serialization") for route in routes for kind in route.responses.values()}
+        adapters = {key: TypeAdapter(key[0]) for key in kinds if key[0] not in (None, bytes, str, dict)}
+        self._found, self._rest = TypeAdapter.json_schemas(
+            [(key, key[1], adapter) for key, adapter in adapters.items()], ref_template="#/components/schemas/{model}"
+        )
+        self.definitions: Schema = self._rest.get("$defs", {})
+
+    def of(self, kind: Any, mode: Literal["validation", "serialization"]) -> Schema:
+        """Return the schema of a body."""
+        if kind is bytes:
+            return {}
+        if kind in (str, dict):
+            return {"type": "string" if kind is str else "object"}
+        return dict(self._found[(kind, mode), mode])
+
+
+def _paths(route: Route) -> Iterator[tuple[str, str]]:
+    """Yield a route's paths, each with what makes the operation's id another one."""
+    for path in route.templates():
+        if path == route.template:
+            yield path, ""
+        elif path.count("{") > route.template.count("{"):  # not one that only ends in a slash
+            yield path, "_of_version"
+
+
+def _operation(route: Route, path: str, suffix: str, schemas: _Schemas) -> Schema:
+    doc = (getdoc(route.handler) or "").split("\n\n")
+    operation: Schema = {
+        "operationId": route.name.replace(".", "_") + suffix,
+        "summary": doc[0].rstrip("."),
+        "tags": [route.name.rpartition(".")[0]],
+        "parameters": [*_path_parameters(path), *_references(route)],
+    }
+    if doc[1:]:
+        operation["description"] = "\n\n".join(doc[1:])
+    if route.body is not None:
+        schema = schemas.of(route.body, "validation")
+        content = {kind: {"schema": schema} if kind in (JSON, NDJSON) else {} for kind in route.accepts}
+        operation["requestBody"] = {"required": not route.body_optional, "content": content}
+    operation["responses"] = {**_successes(route, schemas), **_errors(route, path, schemas)}
+    return operation
+
+
+def _path_parameters(path: str) -> Iterator[Schema]:
+    for name, (description, schema) in _PARAMETERS.items():
+        if f"{{{name}}}" in path:
+            yield {"name": name, "in": "path", "required": True, "description": description, "schema": schema}
+
+
+def _references(route: Route) -> list[Schema]:
+    used = [request_ids.HEADER]
+    if _has_step(route):
+        used.append("If-Match")
+    if route.changes:
+        used += ["If-None-Match", "migrate", *([] if route.streams else ["Idempotency-Key"])]
+    return [{"$ref": f"#/components/parameters/{name}"} for name in used]
+
+
+def _has_step(route: Route) -> bool:
+    """Whether a route is about a session, whose step can be asked for and is returned."""
+    return route.changes or (route.method == "GET" and route.scope is Scope.SESSIONS)
+
+
+def _shared_parameters() -> Iterator[tuple[str, Schema]]:
+    key = {"type": "string", "minLength": 1, "maxLength": conditions.MAX_KEY_LENGTH, "pattern": "^[ -~]+$"}
+    flag = {"type": "boolean", "default": False}
+    for name, place, description, schema in (
+        (request_ids.HEADER, "header", "An id for the request.", {"type": "string", "pattern": request_ids.PATTERN}),
+        ("If-Match", "header", 'The step that the session must be at, a list of them, or "*".', {"type": "string"}),
+        ("If-None-Match", "header", "The session must not exist.", {"const": "*"}),
+        ("Idempotency-Key", "header", "A request with it is carried out once, however often it is sent.", key),
+        ("migrate", "query", "Whether the session moves to the current version where its own is not served.", flag),
+    ):
+        yield name, {"name": name, "in": place, "description": description, "schema": schema}
+
+
+def _successes(route: Route, schemas: _Schemas) -> dict[str, Schema]:
+    found: dict[str, Schema] = {}
+    for status, kind in route.responses.items():
+        used = [request_ids.HEADER]
+        if _has_step(route) and status != HTTPStatus.NO_CONTENT and not route.streams:
+            used.append("ETag")
+        if route.changes and not route.streams:
+            used.append("Idempotency-Replayed")
+        if status == HTTPStatus.CREATED:
+            used.append("Location")
+        found[str(status)] = _response(HTTPStatus(status).phrase, used)
+        if kind is not None:
+            schema = schemas.of(kind, "serialization")
+            if route.streams:  # a line that fails has its problem as its response
+                schema = {"anyOf": [schema, schemas.of(Problem, "serialization")]}
+            media = {"schema": schema} if schema else {}
+            found[str(status)]["content"] = dict.fromkeys(route.returns, media)
+    return found
+
+
+def _errors(route: Route, path: str, schemas: _Schemas) -> dict[str, Schema]:
+    """Return the responses to requests that fail, of each status with what it may mean."""
+    raised = dict.fromkeys((*route.errors, *_ANY, *(() if route.body is None else _ANY_BODY)))
+    meanings: dict[HTTPStatus, list[str]] = {}
+    for error in raised:
+        meanings.setdefault(problems.status_of(error), []).append((getdoc(error) or "").partition("\n")[0])
+    schema = schemas.of(Problem, "serialization")
+    found: dict[str, Schema] = {}
+    for status, sentences in sorted(meanings.items()):
+        if int(status) in route.responses:
+            continue
+        used = [request_ids.HEADER]
+        used += ["Retry-After"] if status in _RETRY else []
+        used += ["ETag"] if status == HTTPStatus.PRECONDITION_FAILED else []
+        found[str(int(status))] = _response(" ".join(sentences), used)
+        found[str(int(status))]["content"] = {problems.media_type(path): {"schema": schema}}
+    return found
+
+
+def _response(description: str, headers: list[str]) -> Schema:
+    return {
+        "description": description,
+        "headers": {name: {"$ref": f"#/components/headers/{name}"} for name in headers},
+    }

@@ -1,0 +1,170 @@
+"""The OpenAPI document describes every operation, and every response is as it says."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from openapi_spec_validator import OpenAPIV31SpecValidator, validate
+
+from carryover.api.routes import ROUTES
+from tests.support.client import JSON, NDJSON, Client, Response
+
+ROW = [0, 0, 7, 15, 13, 1, 0, 0]
+STEP = {"instances": [ROW]}
+INFER = {"inputs": [{"name": "rows", "shape": [1, 1, 8], "datatype": "FP32", "data": ROW}]}
+OCTETS = "application/octet-stream"
+KEYED = {"Idempotency-Key": "openapi"}
+Document = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def document(service: Any) -> Document:
+    with service.client() as client:
+        found: Document = client.get("/openapi.json").expect()
+    return found
+
+
+def operations(document: Document) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    for path, item in document["paths"].items():
+        for method, operation in item.items():
+            yield method.upper(), path, operation
+
+
+def test_it_is_a_valid_document(document: Document) -> None:
+    validate(document, cls=OpenAPIV31SpecValidator)
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(ids) == len(set(ids))
+    assert all(operation["summary"] for _, _, operation in operations(document))
+
+
+def test_it_has_every_route_and_no_other(document: Document) -> None:
+    expected = {(route.method, path.removesuffix("/") or "/") for route in ROUTES for path in route.templates()}
+    assert {(method, path) for method, path, _ in operations(document)} == expected
+
+
+def test_names_are_patterns(document: Document) -> None:
+    for _, path, operation in operations(document):
+        named = {p["name"]: p["schema"]["pattern"] for p in operation["parameters"] if p.get("in") == "path"}
+        assert set(named) == set(re.findall(r"\{(\w+)\}", path))
+        for name, pattern in named.items():
+            assert re.search(pattern, "1")
+            for wrong in ("", "a/b", "a b", "é", "a" * 129):
+                assert not re.search(pattern, wrong), (name, wrong)
+    create = document["components"]["schemas"]["CreateSession"]["properties"]["session"]["anyOf"][0]
+    assert re.search(create["pattern"], "a~b")
+    assert not re.search(create["pattern"], "..")
+
+
+def operation_of(document: Document, method: str, path: str) -> dict[str, Any]:
+    """The operation that a request is, by the document's own patterns; a fixed path goes before one with a name."""
+    for template in sorted(document["paths"], key=lambda template: template.count("{")):
+        pattern = re.sub(r"\\\{\w+\\\}", "[^/:]+", re.escape(template))
+        item = document["paths"][template]
+        if re.fullmatch(pattern, path) and method.lower() in item:
+            operation: dict[str, Any] = item[method.lower()]
+            return operation
+    raise AssertionError(f"no operation for {method} {path}")
+
+
+def check(document: Document, method: str, response: Response) -> str:
+    """Check a response against its operation, and return the operation's id."""
+    operation = operation_of(document, method, response.path.partition("?")[0])
+    described = operation["responses"].get(str(response.status))
+    assert described is not None, (operation["operationId"], response.status, response.body)
+    for header in ("ETag", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-ID"):
+        if header in response.headers:
+            assert header in described["headers"], (operation["operationId"], response.status, header)
+    if response.headers["Content-Type"] is None:
+        assert "content" not in described or not response.body
+    else:
+        schema = described["content"][response.headers["Content-Type"]].get("schema")
+        if schema is not None and response.headers.get_content_type() != "text/plain":
+            validator = Draft202012Validator(schema | {"components": document["components"]})
+            for line in response.body.splitlines() or [b""]:
+                validator.validate(json.loads(line))
+    found: str = operation["operationId"]
+    return found
+
+
+def requests(model: str, session: str, version: str) -> Iterator[tuple[str, str, Any, dict[str, str]]]:
+    """Requests to every operation but those that reload the workers: method, path, body and headers."""
+    v1, v2 = f"/v1/models/{model}{version}", f"/v2/models/{model}{version}"
+    path = f"{v1}/sessions/{session}"
+    yield "POST", f"{v1}/sessions", {"session": session}, {}
+    yield "POST", f"{v1}/sessions", {"session": session}, {}
+    yield "GET", path, None, {}
+    yield "GET", path, None, {"If-Match": '"77"'}
+    for _ in range(2):
+        yield "POST", f"{path}:predict", STEP, KEYED
+    yield "POST", f"{path}:predict", STEP, {"If-Match": '"77"'}
+    yield "POST", f"{path}:predict", {"instances": "a"}, KEYED
+    yield "POST", f"{path}:predict", STEP, {"Content-Type": "text/plain"}
+    yield "POST", f"{path}:stream", b'{"instances":[[0,0,7,15,13,1,0,0]]}\n{"instances":1}\n', {"Content-Type": NDJSON}
+    yield "POST", f"{v1}/sessions:predict", {"sessions": {session: [ROW], "none-such": [ROW]}}, {}
+    yield "POST", f"{path}:fork", {}, {}
+    yield "POST", f"{path}:reset", None, {}
+    yield "GET", f"{path}/state", None, {}
+    yield "PUT", f"{path}/state", b"no file", {"Content-Type": OCTETS}
+    yield "DELETE", path, None, {}
+    yield "DELETE", path, None, {}
+    yield "GET", path, None, {}
+    yield "POST", f"{v1}:predict", STEP, {}
+    yield "POST", f"{v1}:predict", STEP, {"X-Request-ID": "mine"}
+    yield "GET", v1, None, {}
+    for parameters in ({}, {"sequence_id": "openapi", "sequence_start": True}, {"sequence_id": 7}):
+        yield "POST", f"{v2}/infer", INFER | {"parameters": parameters}, {}
+        yield "POST", f"{v2}/infer", INFER | {"parameters": parameters, "outputs": [{"name": "none"}]}, {}
+    for suffix in ("", "/ready", "/config", "/stats"):
+        yield "GET", f"{v2}{suffix}", None, {}
+
+
+OTHERS: list[tuple[str, str, Any, dict[str, str]]] = [
+    ("GET", "/v1/models", None, {}),
+    ("POST", "/v1/accumulators/openapi", {"values": [1, 2]}, {}),
+    ("POST", "/v1/accumulators/openapi", {"values": []}, {}),
+    ("GET", "/v1/accumulators/openapi", None, {}),
+    ("DELETE", "/v1/accumulators/openapi", None, {}),
+    ("GET", "/v1/accumulators/openapi", None, {}),
+    ("GET", "/", None, {}),
+    ("GET", "/v2/health/live", None, {}),
+    ("GET", "/v2/health/ready", None, {}),
+    ("GET", "/v2", None, {}),
+    ("GET", "/v2/models/stats", None, {}),
+    ("POST", "/v2/repository/index", {"ready": True}, {}),
+    ("POST", "/v2/repository/index", b"[", {}),
+    ("POST", "/v2/repository/models/digits-rnn/unload", {}, {}),
+    ("POST", "/v2/repository/models/digits-rnn/load", {"parameters": {"config": "{}"}}, {}),
+    ("POST", "/v2/repository/models/none-such/load", {}, {}),
+    ("GET", "/metrics", None, {}),
+    ("GET", "/openapi.json", None, {}),
+]
+"""Requests to the operations that are of no model, and those to the repository that change nothing."""
+
+
+def test_every_response_is_as_the_document_says(document: Document, client: Client) -> None:
+    succeeded = set[str]()
+    every = [
+        *requests("digits-rnn", "openapi", ""),
+        *requests("digits-rnn", "openapi-1", "/versions/1"),
+        *requests("none-such", "openapi", ""),
+        *requests("digits-batchnorm", "openapi", ""),
+        *OTHERS,
+    ]
+    for method, path, body, headers in every:
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+        response = client.request(method, path, data, ({} if data is None else {"Content-Type": JSON}) | headers)
+        operation = check(document, method, response)
+        if response.status < 300:
+            succeeded.add(operation)
+    state = client.request("GET", f"{client.create('digits-rnn')}/state")
+    put = client.request("PUT", "/v1/models/digits-rnn/sessions/put/state", state.body, {"Content-Type": OCTETS})
+    put_1 = client.request(
+        "PUT", "/v1/models/digits-rnn/versions/1/sessions/put-1/state", state.body, {"Content-Type": OCTETS}
+    )
+    succeeded |= {check(document, "PUT", put), check(document, "PUT", put_1)}
+    never = {operation["operationId"] for _, _, operation in operations(document)} - succeeded
+    # Those reload the workers that other tests use.
+    assert never == {"v2_repository_load", "v2_repository_unload"}
