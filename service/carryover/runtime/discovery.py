@@ -1,6 +1,7 @@
 """Finding out which buffers are state: a dry run of the forward, which leaves the module as it was."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,13 +15,16 @@ from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.manifest import TensorSpec, by_example_length
 from carryover.runtime.report import first_line
 
+_MOST_STEPS = 40
+"""After so many, state that is not in buffers has to have one structure."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one forward did.
 
-    `returned` is what it returned, `state` every buffer as it left it, `changes` the buffers that it changed; where the
-    forward started from a given state, `changes` says nothing.
+    `returned` is what it returned, `state` every buffer and leaf as it left them, `changes` the buffers that it
+    changed; where the forward started from a given state, `changes` says nothing.
     """
 
     returned: Any
@@ -46,8 +50,12 @@ def dry_run(
             if state is not None and slot.name in state:
                 held = state[slot.name]
                 slot.put(None if held is None else held.clone())
+        for leaf in forward.leaves():
+            held = leaf.registered if state is None else state.get(leaf.name)
+            leaf.put(None if held is None else held.clone())
         returned = forward([given.clone() for given in inputs.values()])  # forward may write to its inputs
         after.update({slot.name: slot.get() for slot in slots})
+        after.update({leaf.name: leaf.get() for leaf in forward.leaves()})
 
     settings = process.default_dtype(), process.initial_seed()
     with torch.no_grad():
@@ -85,3 +93,41 @@ def discover(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[tuple[Tenso
         return sized, outcome
     shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in specs)
     raise ModelFailedError(f"forward failed on zeros of {shapes}: {failure}")
+
+
+def learn_structures(forward: Forward, specs: Sequence[TensorSpec]) -> None:
+    """Run a forward for as many steps as it takes until its state, where it is not in buffers, keeps its structure.
+
+    Raises:
+        ModelFailedError: it never does, or a step from its own state fails.
+
+    """
+    if not forward.entries:
+        return
+    state: Mapping[str, Tensor | None] | None = None
+    settled = 0
+    for step in range(_MOST_STEPS):
+        forms = [entry.forms for entry in forward.entries]
+        state = dry_run(forward, zeros(specs), state).state
+        if step == 0:
+            state = {**state, **_zeroed(forward)}
+        settled = settled + 1 if forms == [entry.forms for entry in forward.entries] else 0
+        if settled > 1:
+            break
+    else:
+        raise ModelFailedError(
+            f"state.{forward.entries[0].name}: its structure is another after each of {_MOST_STEPS} steps; what grows "
+            "is to grow within a tensor"
+        )
+    with suppress(ModelFailedError):  # forward need not take ones
+        dry_run(forward, {name: torch.ones_like(given) for name, given in zeros(specs).items()}, state)
+    for entry in forward.entries:
+        entry.settle()
+
+
+def _zeroed(forward: Forward) -> dict[str, Tensor | None]:
+    """Let entries that start from zeros do so, now that it is known what they hold."""
+    for entry in forward.entries:
+        if entry.spec.initial == "zeros" and entry.spec.shape is None:
+            entry.start_from(entry.zeros())
+    return {leaf.name: leaf.value for leaf in forward.leaves()}

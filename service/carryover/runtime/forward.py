@@ -2,8 +2,9 @@
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from carryover.runtime.attributes import Attributes
 from carryover.runtime.datatypes import Datatype, of_tensor
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.programs import Program
+from carryover.runtime.state_sources import Leaf, StateEntry, path_of
+from carryover.runtime.structure import pick, vars_of
 
 Saved = Callable[[], Mapping[str, Tensor]]
 
@@ -21,30 +24,75 @@ Saved = Callable[[], Mapping[str, Tensor]]
 class Forward:
     """A module in eval mode, with its weights loaded.
 
-    `buffers` are the names that are registered before anything runs. `saved` reads the weights again.
+    `buffers` are the names that are registered before anything runs. `saved` reads the weights again. `entries` are the
+    state that is not in buffers. `method` is what is called, with the constant keyword arguments of `call`.
     """
 
-    def __init__(self, module: nn.Module, inputs: Sequence[str], saved: Saved, program: Program | None = None) -> None:
+    def __init__(  # noqa: PLR0913 - a module, what it is called with, and where it came from
+        self,
+        module: nn.Module,
+        inputs: Sequence[str],
+        saved: Saved,
+        program: Program | None = None,
+        *,
+        method: str = "forward",
+        call: Mapping[str, Any] | None = None,
+    ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.saved = saved
         self.program = program
         self.buffers = frozenset(name for name, *_ in buffers.named(module))
         self.parameters = buffers.Parameters(module)
         self.attributes = None if program else Attributes(module, self.buffers)
-        self._inputs = tuple(inputs)
-        self._keywords = keywords(module.forward, self._inputs)
+        self.inputs = tuple(inputs)
+        self.entries: Sequence[StateEntry] = ()
+        self.method = _method(module, method)
+        self.call = dict(call or {})
+        # Not the method: a module's own __call__ runs its hooks.
+        self._run = module if method == "forward" else self.method
+        self._keywords = keywords(self.method, self.inputs)
 
     def slots(self) -> list[buffers.Slot]:
         """Return the registered buffers; two names of one tensor may become two buffers in a dry run."""
         return [slot for slot in buffers.slots(self.module) if slot.name in self.buffers]
 
+    def leaves(self) -> list[Leaf]:
+        """Return the tensors and numbers of the state that is not in buffers."""
+        return [leaf for entry in self.entries for leaf in entry.leaves]
+
     def __call__(self, arguments: Sequence[Tensor]) -> Any:
         """Run on tensors in the order of the inputs."""
+        if self.entries:
+            return self._with_state(arguments)
+        return self._on(arguments, self.call)
+
+    def _with_state(self, arguments: Sequence[Tensor]) -> Any:
+        """Run with the leaves as they were put, and read them again."""
+        given = dict(self.call)
+        try:
+            for entry in self.entries:
+                entry.enter(given)
+            returned = self._on(arguments, given)
+            for entry in self.entries:
+                entry.leave(returned)
+        finally:
+            for entry in self.entries:
+                entry.restore()
+        return returned
+
+    def _on(self, arguments: Sequence[Tensor], others: Mapping[str, Any]) -> Any:
         if not self._keywords:
-            return self.module(*arguments)
-        given = dict(zip(self._inputs, arguments, strict=True))
+            return self._run(*arguments, **others)
+        given = dict(zip(self.inputs, arguments, strict=True))
         in_order = [argument for name, argument in given.items() if name not in self._keywords]
-        return self.module(*in_order, **{name: given[name] for name in self._keywords})
+        return self._run(*in_order, **{name: given[name] for name in self._keywords}, **others)
+
+
+def _method(module: nn.Module, name: str) -> Callable[..., Any]:
+    method = getattr(module, name, None)
+    if not callable(method):
+        raise ModelFailedError(f"method: {type(module).__name__} has no method {name!r}")
+    return cast(Callable[..., Any], method)
 
 
 def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
@@ -83,6 +131,8 @@ def name_outputs(returned: Any) -> dict[str, Tensor]:
         named = returned
     elif isinstance(returned, tuple) and hasattr(returned, "_fields"):
         named = dict(zip(returned._fields, returned, strict=True))
+    elif is_dataclass(returned) and not isinstance(returned, type):
+        named = vars_of(returned)
     elif isinstance(returned, (tuple, list)):
         # A manifest names what a tuple starts with: (output, (h, c)) has one output.
         leading = list(takewhile(_is_output, returned))
@@ -101,10 +151,14 @@ def match_outputs(specs: Sequence[TensorSpec], returned: Any) -> dict[str, Any]:
         ModelFailedError: it returned fewer values than the manifest names.
 
     """
+    if any(spec.result is not None for spec in specs):
+        return {spec.name: _result(spec, returned) for spec in specs}
     if isinstance(returned, Tensor):
         returned = (returned,)
     elif isinstance(returned, tuple) and {spec.name for spec in specs} <= set(getattr(returned, "_fields", ())):
         returned = dict(zip(returned._fields, returned, strict=True))  # type: ignore[attr-defined]
+    elif is_dataclass(returned) and not isinstance(returned, type):
+        returned = vars_of(returned)
     if isinstance(returned, Mapping):
         return {spec.name: returned.get(spec.name) for spec in specs}
     if isinstance(returned, (tuple, list)) and len(returned) >= len(specs):
@@ -113,6 +167,15 @@ def match_outputs(specs: Sequence[TensorSpec], returned: Any) -> dict[str, Any]:
     raise ModelFailedError(
         f"forward returned {type(returned).__name__} with {count} tensors where the manifest names {len(specs)}"
     )
+
+
+def _result(spec: TensorSpec, returned: Any) -> Any:
+    try:
+        return pick(returned, path_of(spec.name if spec.result is None else spec.result))
+    except LookupError as error:
+        raise ModelFailedError(
+            f"the output {spec.name!r}: result = {spec.result!r}: forward returned no such result: {error}"
+        ) from None
 
 
 def output_faults(specs: Sequence[TensorSpec], values: Mapping[str, Any], *, sizes: bool = False) -> list[str]:
