@@ -16,7 +16,9 @@ from carryover.runtime.manifest import TensorSpec, by_example_length
 from carryover.runtime.report import first_line
 
 _MOST_STEPS = 40
-"""After so many, state that is not in buffers has to have one structure."""
+"""After so many, state that is not in buffers may have no new structure."""
+_PATIENCE = 8
+"""Steps without a new structure after which no other is expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,31 +98,35 @@ def discover(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[tuple[Tenso
 
 
 def learn_structures(forward: Forward, specs: Sequence[TensorSpec]) -> None:
-    """Run a forward for as many steps as it takes until its state, where it is not in buffers, keeps its structure.
+    """Run a forward for as many steps as it takes until its state, where it is not in buffers, has no new structure.
 
     Raises:
-        ModelFailedError: it never does, or a step from its own state fails.
+        ModelFailedError: it always has, or a step from its own state fails.
 
     """
     if not forward.entries:
         return
     state: Mapping[str, Tensor | None] | None = None
-    settled = 0
-    for step in range(_MOST_STEPS):
+    settled, step = 0, 0
+    while settled < _PATIENCE:
+        if step == _MOST_STEPS:
+            raise ModelFailedError(
+                f"state.{forward.entries[0].name}: its structure is another after each of {_MOST_STEPS} steps; what "
+                "grows is to grow within a tensor"
+            )
         forms = [entry.forms for entry in forward.entries]
-        state = dry_run(forward, zeros(specs), state).state
+        try:
+            state = dry_run(forward, zeros(specs), state).state
+        except ModelFailedError as error:
+            name = forward.entries[0].name
+            raise ModelFailedError(f"state.{name}: a step from what forward left fails: {error}") from error
         if step == 0:
             state = {**state, **_zeroed(forward)}
+        step += 1
         settled = settled + 1 if forms == [entry.forms for entry in forward.entries] else 0
-        if settled > 1:
-            break
-    else:
-        raise ModelFailedError(
-            f"state.{forward.entries[0].name}: its structure is another after each of {_MOST_STEPS} steps; what grows "
-            "is to grow within a tensor"
-        )
-    with suppress(ModelFailedError):  # forward need not take ones
-        dry_run(forward, {name: torch.ones_like(given) for name, given in zeros(specs).items()}, state)
+    for fill in (torch.ones_like, torch.randn_like):
+        with suppress(ModelFailedError, RuntimeError):  # forward need not take them, nor are they for whole numbers
+            dry_run(forward, {name: fill(given) for name, given in zeros(specs).items()}, state)
     for entry in forward.entries:
         entry.settle()
 

@@ -131,7 +131,7 @@ class Loading:
         if self.forward is None:
             return
         with report.stage(self._where):
-            self.forward.entries = entries(self.manifest.state, self.forward.module)
+            self.forward.entries = entries(self.manifest.state, self.forward.module, self.forward.method)
             inputs, outcome = discover(self.forward, self.manifest.inputs)
             learn_structures(self.forward, inputs)
             self.outcome = outcome

@@ -5,8 +5,9 @@ buffer's slot is, so a session's bytes do not differ. Which structures an entry 
 loaded, by running it for several steps; which of them a session has follows from the leaves that are there.
 """
 
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -241,11 +242,12 @@ def path_of(text: str | int | None) -> tuple[str, ...]:
     return tuple(str(text).split(".")) if text not in (None, "") else ()
 
 
-def entries(specs: Mapping[str, StateSpec], module: nn.Module) -> list[StateEntry]:
+def entries(specs: Mapping[str, StateSpec], module: nn.Module, method: Callable[..., Any]) -> list[StateEntry]:
     """Return the entries of a manifest that are not buffers, each as it is at step 0.
 
     Raises:
-        ModelFailedError: there is no such attribute, or it holds what cannot be stored.
+        ModelFailedError: `method` has no such parameter, or cannot do without it; there is no such attribute, or it
+            holds what cannot be stored.
 
     """
     found: list[StateEntry] = []
@@ -253,9 +255,32 @@ def entries(specs: Mapping[str, StateSpec], module: nn.Module) -> list[StateEntr
         if spec.buffer:
             continue
         entry = AttributeState(name, spec, module) if spec.attribute is not None else ArgumentState(name, spec)
-        entry.start_from(_initial(entry, module))
+        initial = _initial(entry, module)
+        if isinstance(entry, ArgumentState):
+            _check_parameter(entry, method, given=initial is not ABSENT)
+        entry.start_from(initial)
         found.append(entry)
     return found
+
+
+def _check_parameter(entry: ArgumentState, method: Callable[..., Any], *, given: bool) -> None:
+    try:
+        parameters = inspect.signature(method).parameters
+    except (TypeError, ValueError):
+        return
+    called = getattr(method, "__name__", "forward")
+    if entry.parameter not in parameters:
+        if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+            return
+        known = ", ".join(map(repr, parameters))
+        raise ModelFailedError(
+            f"state.{entry.name}: {called} has no parameter {entry.parameter!r}; its parameters are {known}"
+        )
+    if parameters[entry.parameter].default is inspect.Parameter.empty and not given:
+        raise ModelFailedError(
+            f'state.{entry.name}: {called} cannot do without {entry.parameter!r}; say initial = "zeros" and the shape '
+            "that it has at step 0, as in shape = [1, 1, 16]"
+        )
 
 
 def _initial(entry: StateEntry, module: nn.Module) -> Any:
