@@ -78,8 +78,9 @@ gru = CASES["gru"]
 several_gpus = CASES["gru-from-several-gpus"]
 
 KEEPS = (
-    "forward keeps {} where all sessions share it: the same call gave another 'y' after others; "
-    "what is to be remembered belongs in a buffer, registered in __init__"
+    "forward keeps {0!r} where all sessions share it: the same call gave another 'y' after others; "
+    "what is to be remembered belongs in a buffer, registered in __init__, or "
+    'under [state.{0}] attribute = "{0}" in the manifest'
 )
 
 REFUSED: dict[str, Refused] = {
@@ -254,17 +255,17 @@ REFUSED: dict[str, Refused] = {
     "a tensor in an attribute": Refused(
         Case(own_models.PythonState, same_axes("[-1]")),
         lambda _: None,
-        KEEPS.format("'sum'"),
+        KEEPS.format("sum"),
     ),
     "a list in an attribute": Refused(
         Case(own_models.Appending, same_axes("[-1]")),
         lambda _: None,
-        KEEPS.format("'memory'"),
+        KEEPS.format("memory"),
     ),
     "a number in an attribute": Refused(
         Case(own_models.Counting, same_axes("[-1]")),
         lambda _: None,
-        KEEPS.format("'position'"),
+        KEEPS.format("position"),
     ),
     "a buffer that is a view of another": Refused(
         Case(own_models.Window, same_axes("[-1]"), as_state_dict),
@@ -280,7 +281,7 @@ REFUSED: dict[str, Refused] = {
     "a buffer that forward registers": Refused(
         Case(own_models.Late, same_axes("[-1]")),
         lambda _: None,
-        KEEPS.format("'sum'"),
+        KEEPS.format("sum"),
     ),
     "sessions that see each other": Refused(
         Case(own_models.AcrossSessions, same_axes("[-1, 1, 2]", 1) + "state.sum.batch_dim = 0"),

@@ -13,7 +13,7 @@ from carryover.runtime.axes import Experiment
 from carryover.runtime.discovery import dry_run
 from carryover.runtime.forward import Forward, required_inputs, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
-from carryover.runtime.manifest import TensorSpec
+from carryover.runtime.manifest import StateSpec, TensorSpec
 
 _SECONDS = 30.0
 """How long inputs are looked for."""
@@ -137,12 +137,14 @@ class _Attempt:
     def draft(self) -> Draft:
         """Return what was found, as a manifest says it."""
         found, manifest = self._found, self._found.manifest()
-        document = manifest.model_dump(include={"inputs", "outputs"}, exclude_none=True)
+        document = manifest.model_dump(include={"inputs", "outputs"}, exclude_defaults=True)
+        if found.forward.call:
+            document["call"] = found.forward.call
         # What zeros do not reveal must be named.
-        named = [name for name in found.state if found.batch or name not in found.zeros]
-        if named:
+        named = [name for name in found.buffers if found.batch or name not in found.zeros]
+        if named or found.found:
             state = manifest.state
-            document["state"] = {name: state[name].model_dump() if name in state else {} for name in named}
+            document["state"] = {name: _entry(state.get(name)) for name in (*named, *found.found)}
         why = {spec.name: self._why(spec) for spec in manifest.inputs}
         return Draft(document, why, list(self._notes()), found.probabilities())
 
@@ -158,15 +160,25 @@ class _Attempt:
     def _notes(self) -> Iterator[str]:
         """Why there is state, and why there is batching."""
         found, who = self._found, "sessions" if self._found.state else "requests"
-        for name in found.state:
+        for entry in found.forward.entries:
+            yield f"state {entry.name}: {entry.place}: steps with it gave other results than without"
+        for name in found.buffers:
             unseen = "" if name in found.zeros else ", though not on zeros, so that it must be named here"
             yield f"state {name}: {found.changes[name].value}{unseen}"
-        if frozen := [slot.name for slot in found.forward.slots() if slot.name not in found.state]:
+        if frozen := [slot.name for slot in found.forward.slots() if slot.name not in found.buffers]:
             yield f"frozen: {', '.join(frozen)}"
         if found.batch:
             yield f"batch_dim: {who} in one batch gave what each gave alone"
         else:
             yield f"no batch_dim: no axis was found along which {who} in one batch give what each gives alone"
+
+
+def _entry(spec: StateSpec | None) -> dict[str, Any]:
+    """What a manifest says of an entry of state."""
+    said = spec.model_dump(exclude_defaults=True, exclude={"datatype"}) if spec else {}
+    if str(said.get("output", "")).isdecimal():
+        said["output"] = int(said["output"])
+    return said
 
 
 def _names(module: nn.Module, given: Given) -> list[str]:

@@ -148,7 +148,7 @@ def _origin(module: nn.Module, source: Path | None, loaded: StateDict | None) ->
 
 def _text(document: Mapping[str, Any], notes: list[str], draft: Draft) -> str:
     """The manifest, each part under the comments that say how it was found."""
-    head = {key: document[key] for key in ("class", "arguments") if key in document}
+    head = {key: document[key] for key in ("class", "arguments", "call") if key in document}
     first = "Written by `carryover new`: what stands here was found by running the class."
     parts = [f"{_comment([first, *notes])}\n{_pairs(head)}"]
     if draft.labels is not None:

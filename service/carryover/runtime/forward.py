@@ -1,7 +1,7 @@
 """A module's forward on named tensors: how it takes its inputs, and which outputs it returned."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import is_dataclass
 from itertools import takewhile
 from typing import Any, cast
@@ -16,7 +16,7 @@ from carryover.runtime.datatypes import Datatype, of_tensor
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.programs import Program
 from carryover.runtime.state_sources import Leaf, StateEntry, path_of
-from carryover.runtime.structure import pick, vars_of
+from carryover.runtime.structure import fields, pick, vars_of
 
 Saved = Callable[[], Mapping[str, Tensor]]
 
@@ -122,8 +122,36 @@ def required_inputs(forward: Any) -> list[str] | None:
     return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
 
 
-def name_outputs(returned: Any) -> dict[str, Tensor]:
-    """Return the tensors that a forward returned and a manifest can name, by the names they have or get."""
+def name_outputs(returned: Any, state: Collection[str] = ()) -> dict[str, tuple[Tensor, str | None]]:
+    """Return the tensors that a forward returned and a manifest can name, by the names they have or get.
+
+    With each comes the path that its `result` must name; None where it is found without. `state` are the paths of
+    results that are state, which are left out, unless nothing else is left.
+    """
+    others = {str(key): value for key, value in fields(returned) if str(key) not in state and _is_output(value)}
+    if not state or isinstance(returned, Tensor) or not others:
+        named = _named(returned) or _named(dict(others))
+        return {name: (value, None) for name, value in named.items()}
+    if isinstance(returned, (tuple, list)) and not hasattr(returned, "_fields"):
+        in_order = list(others) == [str(index) for index in range(len(others))]
+        names = {key: "output" if len(others) == 1 else f"output_{i}" for i, key in enumerate(others)}
+        return {names[key]: (value, None if in_order else key) for key, value in others.items()}
+    return {name: (value, None) for name, value in others.items()}
+
+
+def result_paths(specs: Sequence[TensorSpec], returned: Any) -> list[str]:
+    """Return the paths of the outputs in what a forward returned."""
+    by_order = isinstance(returned, (tuple, list)) and not {s.name for s in specs} <= set(
+        getattr(returned, "_fields", ())
+    )
+    named = any(spec.result is not None for spec in specs)
+    return [
+        str(spec.result) if spec.result is not None else str(index) if by_order and not named else spec.name
+        for index, spec in enumerate(specs)
+    ]
+
+
+def _named(returned: Any) -> dict[str, Tensor]:
     named: Mapping[Any, Any] = {}
     if isinstance(returned, Tensor):
         named = {"output": returned}

@@ -4,7 +4,7 @@ A stage is left out where an earlier one has left nothing that it could say some
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from carryover.errors import ConfigurationError, ModelFailedError
 from carryover.runtime import classes, manifest, programs, weights
 from carryover.runtime.discovery import Outcome, discover, learn_structures
-from carryover.runtime.forward import Forward, Saved, match_outputs, output_faults
-from carryover.runtime.manifest import Manifest, StateSpec
+from carryover.runtime.forward import Forward, Saved, match_outputs, output_faults, result_paths
+from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.report import Report
 from carryover.runtime.selfcheck import prove, prove_batching, settle_attributes
+from carryover.runtime.state_guesses import find_arguments
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import ModelVersion
 
@@ -133,6 +134,7 @@ class Loading:
         with report.stage(self._where):
             self.forward.entries = entries(self.manifest.state, self.forward.module, self.forward.method)
             inputs, outcome = discover(self.forward, self.manifest.inputs)
+            self._find_arguments(self.forward, inputs, outcome)
             learn_structures(self.forward, inputs)
             self.outcome = outcome
             if self.forward.attributes is not None:
@@ -180,6 +182,13 @@ class Loading:
         self._construct = partial(programs.again, found, program.digest)
         names = [spec.name for spec in self.manifest.inputs]
         return Forward(program.module, names, program.module.state_dict, program, call=self.manifest.call)
+
+    def _find_arguments(self, forward: Forward, inputs: Sequence[TensorSpec], outcome: Outcome) -> None:
+        """Add the parameters that take a result, as entries that the manifest leaves out."""
+        taken = result_paths(self.manifest.outputs, outcome.returned)
+        if found := find_arguments(forward, inputs, taken):
+            forward.entries = entries(found, forward.module, forward.method)
+            self.manifest = self.manifest.model_copy(update={"state": {**self.manifest.state, **found}})
 
     def _find_state(self, forward: Forward) -> None:
         """The buffers that the dry run changed, those that a program says it mutates, and those that are listed."""

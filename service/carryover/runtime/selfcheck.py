@@ -83,9 +83,14 @@ def _prove_isolation(version: ModelVersion) -> None:
             kept = ", ".join(map(repr, changed))
             raise ModelFailedError(
                 f"forward keeps {kept} where all sessions share it: the same call gave another {name!r} after "
-                "others; what is to be remembered belongs in a buffer, registered in __init__"
+                f"others; what is to be remembered belongs in a buffer, registered in __init__, or {entry(changed[0])}"
             )
         return
+
+
+def entry(attribute: str) -> str:
+    """Return what a manifest must say so that an attribute is state."""
+    return f'under [state.{attribute.rpartition(".")[2]}] attribute = "{attribute}" in the manifest'
 
 
 def settle_attributes(version: ModelVersion) -> None:
@@ -122,7 +127,13 @@ def prove_batching(version: ModelVersion) -> None:
     """
     if not version.batched:
         return
-    calls, alone = _calls(version)
+    _compare(version, *_calls(version))
+    if version.forward.entries:  # at step 0 it may have another structure
+        _compare(version, *_calls(version, ((0,) * _SESSIONS,)))
+
+
+def _compare(version: ModelVersion, calls: list[Call], alone: list[Result]) -> None:
+    """Run calls as one batch, and compare what each gets with what it gets alone."""
     try:
         together = version.run(calls)
     except ModelFailedError as error:
@@ -137,7 +148,9 @@ def prove_batching(version: ModelVersion) -> None:
             )
 
 
-def _calls(version: ModelVersion) -> tuple[list[Call], list[Result]]:
+def _calls(
+    version: ModelVersion, ways: Sequence[Sequence[int]] = (_STEPS, _STEPS[:1] * _SESSIONS)
+) -> tuple[list[Call], list[Result]]:
     """Calls of sessions that have come different ways, and what each gives alone.
 
     At best the sessions have taken different numbers of steps, and the calls hold several instances; a model whose
@@ -147,7 +160,7 @@ def _calls(version: ModelVersion) -> tuple[list[Call], list[Result]]:
     for length in (_LENGTH, 1):
         for numbers in NUMBERS:
             try:
-                for steps in (_STEPS, _STEPS[:1] * _SESSIONS):
+                for steps in ways:
                     calls = _sessions(version, steps, length, numbers)
                     if len({version.group(call) for call in calls}) == 1:
                         return calls, [version.run([call])[0] for call in calls]

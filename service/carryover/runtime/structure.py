@@ -7,7 +7,7 @@ else, the structure, belongs to the model. `unflatten` makes fresh containers ea
 
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from enum import Enum
 from types import BuiltinFunctionType, FunctionType, MethodType, ModuleType
 from typing import Any
@@ -120,6 +120,13 @@ def pick(value: Any, path: Sequence[str]) -> Any:
         except (LookupError, AttributeError):
             raise LookupError(f"a {type(value).__name__} has no {part!r}") from None
     return value
+
+
+def fields(value: Any) -> list[tuple[Hashable, Any]]:
+    """Return what a tuple, list, dict or dataclass holds, by index, key or field; nothing for all else."""
+    if isinstance(value, (tuple, list, dict)) or (is_dataclass(value) and not isinstance(value, type)):
+        return _items(value, ())[0]
+    return []
 
 
 def _flatten(value: Any, path: tuple[str, ...], parts: list[Part]) -> Structure:

@@ -267,7 +267,7 @@ class ModelVersion:
 
     def _state_of(self, leaf: Leaf, registered: Contents | None) -> StateBuffer:
         """What lies along no axis, a number, is shared by the sessions of a batch."""
-        spec = next(entry.spec for entry in self.forward.entries if leaf in entry.leaves)
+        spec = self.manifest.state[next(entry.name for entry in self.forward.entries if leaf in entry.leaves)]
         dim = spec.dim_of(leaf.path)
         if dim is None and spec.batch_dim is None and not spec.shared:
             dim = self.manifest.state_batch_dim

@@ -14,7 +14,7 @@ from carryover.runtime.forward import Forward, called, zeros
 from carryover.runtime.input_guesses import choices
 from carryover.runtime.loading import Loading
 from carryover.runtime.report import Report
-from carryover.runtime.selfcheck import difference, example_inputs, reason
+from carryover.runtime.selfcheck import difference, entry, example_inputs, reason
 from carryover.runtime.version import Call, ModelVersion, Result
 
 _INSTANCES = 3
@@ -138,7 +138,7 @@ def _of_memory(version: ModelVersion) -> Iterator[str]:
     for name in attributes.restored if attributes else ():
         yield (
             f"forward changes {name!r}, which is no buffer: it is put back after each call; "
-            "register_buffer makes it state"
+            f"register_buffer makes it state, or {entry(name)}"
         )
     if difference(version, _run(version, 0), _run(version, 0)) is not None:
         yield (
