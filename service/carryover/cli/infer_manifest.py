@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
+from carryover.runtime.attributes import Snapshot
 from carryover.runtime.axes import Experiment
 from carryover.runtime.discovery import dry_run
 from carryover.runtime.forward import Forward, required_inputs, zeros
@@ -46,7 +47,15 @@ def infer(module: nn.Module, given: Given) -> Draft:
     """
     names = _names(module, given)
     held = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    forward = Forward(module, names, lambda: held)
+    forward, constructed = Forward(module, names, lambda: held), Snapshot(module)
+    try:
+        return _infer(forward, given)
+    finally:
+        constructed.restore()  # what a first forward has registered is no part of the checkpoint
+
+
+def _infer(forward: Forward, given: Given) -> Draft:
+    module, names = forward.module, forward.inputs
     best: _Attempt | None = None
     seen, failure, tried, end = set[object](), "", 0, time.monotonic() + _SECONDS
     for choice in choices(module, names, given):
@@ -160,6 +169,8 @@ class _Attempt:
     def _notes(self) -> Iterator[str]:
         """Why there is state, and why there is batching."""
         found, who = self._found, "sessions" if self._found.state else "requests"
+        for name in found.forward.call:
+            yield f"call: {name} = true, without which forward gives no state"
         for entry in found.forward.entries:
             yield f"state {entry.name}: {entry.place}: steps with it gave other results than without"
         for name in found.buffers:

@@ -1,9 +1,9 @@
 """Finding out which buffers are state: a dry run of the forward, which leaves the module as it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.manifest import TensorSpec, by_example_length
 from carryover.runtime.report import first_line
 
+T = TypeVar("T")
 _MOST_STEPS = 40
 """After so many, state that is not in buffers may have no new structure."""
 _PATIENCE = 8
@@ -70,6 +71,32 @@ def dry_run(
             if forward.attributes is not None:
                 forward.attributes.put_back()
     return Outcome(returned, after, changes)
+
+
+def dry_loop(forward: Forward, inputs: Sequence[Mapping[str, Tensor]], read: Callable[[Any], T]) -> list[T]:
+    """Run a forward several times, one after the other, and return what `read` makes of each result.
+
+    The buffers are put back in the end, and nothing else is.
+
+    Raises:
+        ModelFailedError: it raised.
+
+    """
+    found: list[T] = []
+
+    def run(_: object) -> None:
+        found.clear()
+        found.extend(read(forward([value.clone() for value in given.values()])) for given in inputs)
+
+    settings = process.default_dtype(), process.initial_seed()
+    with torch.no_grad():
+        try:
+            buffers.discover(forward.module, run)
+        except (Exception, SystemExit) as error:
+            raise ModelFailedError(first_line(error)) from error
+        finally:
+            process.restore(settings)
+    return found
 
 
 def discover(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], Outcome]:

@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import copy
 from itertools import product
 from typing import Any
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from carryover.errors import ModelFailedError
 from carryover.runtime.attributes import Snapshot
-from carryover.runtime.discovery import dry_run
+from carryover.runtime.discovery import dry_loop, dry_run
 from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.manifest import StateSpec, TensorSpec
 from carryover.runtime.state_sources import StateEntry, entries
@@ -27,6 +27,8 @@ _NO_STATE = re.compile(
 """Names of parameters that some result may be given for, and that are no state."""
 _FLAG = re.compile(r"return|cache|state|stateful|next|intermediate|output")
 """Names of flags that may be needed so that forward returns its state."""
+_STREAMING = re.compile(r"inference|stream|incremental|online")
+"""Names of flags that may be needed so that forward keeps its state in buffers."""
 _STEPS = 6
 """Steps that are compared with as many without the state: some modules give nothing until a frame is full."""
 _MOST_TRIALS = 60
@@ -67,6 +69,8 @@ def find_arguments(
         except ModelFailedError:
             continue
         results = [path for path in _results(returned) if path not in outputs]
+        if any(map(_FLAG.search, _flags(forward))):
+            results.remove("")  # what it returns is the state if it is told to, and not unless
         for way in _assignments(parameters, results):
             found = {name: StateSpec(input=name, output=path) for name, path in way.items()}
             if _carries(forward, inputs, found):
@@ -76,16 +80,30 @@ def find_arguments(
 
 
 def find_call(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[Forward, dict[str, StateSpec]]:
-    """Return what `find_arguments` finds where a flag must be given for it, such as `use_cache`, and with that flag."""
-    if forward.entries or forward.program or not any(map(likely, optional_parameters(forward))):
-        return forward, {}
-    for name, parameter in inspect.signature(forward.method).parameters.items():
-        if parameter.default is False and _FLAG.search(name) and name not in forward.inputs:
-            flagged = copy(forward)
-            flagged.call = {**forward.call, name: True}
-            if found := find_arguments(flagged, specs):
-                return flagged, found
+    """Return the forward with the flag that it needs to give its state, or to keep it in buffers, and what is state."""
+    inputs = example(specs)
+    for name in _flags(forward):
+        flagged = copy(forward)
+        flagged.call = {**forward.call, name: True}
+        if found := find_arguments(flagged, specs):
+            return flagged, found
+        with suppress(ModelFailedError):
+            if _STREAMING.search(name) and dry_run(flagged, inputs).changes.keys() - dry_run(forward, inputs).changes:
+                return flagged, {}
     return forward, {}
+
+
+def _flags(forward: Forward) -> list[str]:
+    """The parameters that are False unless they are given and whose names suggest that they concern state."""
+    try:
+        parameters = inspect.signature(forward.method).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [
+        p.name
+        for p in parameters
+        if p.default is False and p.name not in forward.inputs and (_FLAG.search(p.name) or _STREAMING.search(p.name))
+    ]
 
 
 def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, StateSpec]:
@@ -96,13 +114,13 @@ def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, 
     alone = list[list[Tensor]]()
     try:
         with _restored(forward) as restore:
-            looped = [_values(dry_run(forward, x).returned) for x in inputs]
+            looped = dry_loop(forward, inputs, _values)
             after = forward.attributes.marks()
             for x in inputs:
                 restore()
                 alone.append(_values(dry_run(forward, x).returned))
             restore()
-            again = [_values(dry_run(forward, x).returned) for x in inputs]
+            again = dry_loop(forward, inputs, _values)
     except ModelFailedError:
         return {}
     if _same(looped, alone) or not _same(looped, again):  # the second is of random numbers
@@ -113,18 +131,18 @@ def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, 
         return {}
     for name in tuple(found):
         fewer = {key: spec for key, spec in found.items() if key != name}
-        if fewer and _reproduces(forward, inputs, fewer, looped):
+        if _reproduces(forward, inputs, fewer, looped):
             found = fewer
     return found
 
 
 def example(specs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Tensor]:
-    """Return random inputs; whole numbers from 0 and 1."""
+    """Return random inputs, larger ones for larger seeds; whole numbers from 0 and 1."""
     random = torch.Generator().manual_seed(seed)
     found: dict[str, Tensor] = {}
     for spec in specs:
         dtype, shape = spec.datatype.torch, spec.example_shape
-        drawn = torch.randn(shape, generator=random) if dtype.is_floating_point else None
+        drawn = torch.randn(shape, generator=random) * (1 + seed) if dtype.is_floating_point else None
         found[spec.name] = (torch.randint(0, 2, shape, generator=random) if drawn is None else drawn).to(dtype)
     return found
 
@@ -149,7 +167,8 @@ def _assignments(parameters: Sequence[str], results: Sequence[str]) -> Iterator[
     for names in (probable, parameters):
         if 1 < len(names) <= len(leading):
             yield dict(zip(names, leading[-len(names) :], strict=True))
-    everything = [*((name, path) for name, path in product(parameters, results) if path), *((n, "") for n in probable)]
+    everything = [(name, path) for name, path in product(parameters, results) if path or likely(name)]
+    everything.sort(key=lambda one: not one[1])
     yield from ({name: path} for name, path in everything[:_MOST_TRIALS])
 
 
@@ -207,7 +226,7 @@ def _reproduces(
                 outcome = dry_run(forward, x, state)
                 restore()
                 found.append(_values(outcome.returned))
-                state = {leaf.name: leaf.get() for leaf in forward.leaves()}
+                state = outcome.state
     except ModelFailedError:
         return False
     return _same(found, looped)
