@@ -163,7 +163,9 @@ REFUSED: dict[str, Refused] = {
         lambda folder: (folder / "1" / "weights.safetensors").unlink(),
         "holds no weights: expected weights.safetensors or weights.pt",
     ),
-    "a tensor missing": Refused(gru, weights(lambda held: held.pop("hidden")), "does not fit Gru: missing hidden"),
+    "a tensor missing": Refused(
+        gru, weights(lambda held: held.pop("gru.bias_hh_l0")), "does not fit Gru: missing gru.bias_hh_l0"
+    ),
     "a tensor too many": Refused(
         gru,
         weights(lambda held: held.update(cell=torch.zeros(1))),
@@ -172,7 +174,8 @@ REFUSED: dict[str, Refused] = {
     "a tensor of another shape": Refused(
         gru,
         weights(lambda held: held.update(hidden=torch.zeros(1, 1, 6))),
-        "does not fit Gru: hidden has shape [1, 1, 6] where the class has [1, 1, 5]",
+        "does not fit Gru: hidden has shape [1, 1, 6] where the class has [1, 1, 5]; if it is state, [state.hidden] "
+        'initial = "class" starts it as the class does',
     ),
     "damaged weights": Refused(
         gru,
@@ -193,7 +196,8 @@ REFUSED: dict[str, Refused] = {
     "another prefix": Refused(
         several_gpus,
         edited('"module."', '"_orig_mod."'),
-        "weights.prefix = '_orig_mod.', but there is a tensor 'module.hidden'",
+        "weights.prefix = '_orig_mod.', but the tensors are 'module.hidden', 'module.gru.weight_ih_l0', "
+        "'module.gru.weight_hh_l0' …",
     ),
     "an input of another shape": Refused(
         gru,

@@ -4,7 +4,7 @@ A stage is left out where an earlier one has left nothing that it could say some
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -72,6 +72,7 @@ class Loading:
         self.state: frozenset[str] = frozenset()
         self.tried: ModelVersion | None = None
         self._batching_proved = False
+        self._missing_buffers: frozenset[str] = frozenset()
         self.path = path
         self.folder = folder
         self._trust_pt2 = trust_pt2
@@ -164,16 +165,39 @@ class Loading:
         with self.report.stage(self._where):
             self.weights = weights.find(self.folder)
             read = partial(weights.read, self.weights, self.manifest.weights)
-            given, saved = read(), read
-            if module is not None:
-                for fault in weights.load(module, given):
-                    self.report.error(f"{self.weights}: does not fit {type(module).__name__}: {fault}")
+            saved = read
+            if module is None:
+                read()
+            else:
+                saved = partial(self._saved, read, module.state_dict().keys())
+                self._load(module, saved())
         if module is None:
             return None
         saved = saved or module.state_dict
         with self.report.stage(self._where):
             return Forward(module, names, saved, method=self.manifest.method, call=self.manifest.call)
         return None
+
+    def _saved(self, read: Callable[[], weights.Tensors], expected: Collection[str]) -> weights.Tensors:
+        """The checkpoint by the names that the class has, without what starts as the class has it."""
+        given = weights.adapt(expected, read())
+        for name, spec in self.manifest.state.items():
+            if spec.buffer and spec.initial == "class":
+                given.pop(name, None)
+        return given
+
+    def _load(self, module: nn.Module, given: weights.Tensors) -> None:
+        fit = weights.load(module, given)
+        named = {name for name, _ in module.named_buffers()}
+        # Of a buffer that is missing it is not known yet whether it is state, which starts as the class has it.
+        self._missing_buffers = fit.missing & named
+        for sentence in fit.sentences(self._missing_buffers):
+            name, shaped, _ = sentence.partition(" has shape ")
+            hint = f'; if it is state, [state.{name}] initial = "class" starts it as the class does'
+            self._misfit(module, sentence + (hint if shaped and name in named else ""))
+
+    def _misfit(self, module: nn.Module, sentence: str) -> None:
+        self.report.error(f"{self.weights}: does not fit {type(module).__name__}: {sentence}")
 
     def _program(self) -> Forward:
         found = programs.find(self.folder, self.path)
@@ -214,6 +238,8 @@ class Loading:
         changed = self.outcome.changes.keys() if self.outcome else frozenset[str]()
         mutated = forward.program.mutated if forward.program else frozenset[str]()
         self.state = frozenset(slots) & (changed | mutated | listed.keys())
+        if missing := self._missing_buffers - (self.state if self.outcome else set()):
+            self._misfit(forward.module, f"missing {', '.join(sorted(missing))}")
         self.state |= {leaf.name for leaf in forward.leaves()}
 
     def _outputs_fit(self, outcome: Outcome) -> bool:

@@ -170,10 +170,17 @@ class StateSpec(_Strict):
 
 
 class WeightsSpec(_Strict):
-    """How a `.pt` checkpoint holds the state dict: under a key of the dict that was saved, its names with a prefix."""
+    """How a checkpoint holds the state dict.
 
-    key: str | None = None
+    `key` are the dotted keys that lead to it, or those of each part of the module by its name. `prefix` selects the
+    tensors whose names start with it, and is removed; `ignore` are names, or what names start with, that are left out;
+    `rename` are such names, and what the class calls them.
+    """
+
+    key: str | dict[str, str] | None = None
     prefix: str = ""
+    rename: dict[str, str] = Field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
 
 
 class Manifest(_Strict):
