@@ -47,7 +47,7 @@ def scaffold(
             shutil.copyfile(copied, _create(folder / copied.name, written, undo))
         cls, source = classes.find(target, path), checkpoint or present
         held = weights.state_dicts(source) if source else []
-        fitted, notes = arguments.fit(cls, given_arguments, held)
+        fitted, notes = arguments.fit(cls, given_arguments, held, path)
         module = classes.build(target, fitted, path)
         loaded = weights.load_fitting(module, source, held) if source else None
         draft = infer(module, given_inputs)

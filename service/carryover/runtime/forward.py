@@ -60,13 +60,13 @@ class Forward:
         """Return the tensors and numbers of the state that is not in buffers."""
         return [leaf for entry in self.entries for leaf in entry.leaves]
 
-    def __call__(self, arguments: Sequence[Tensor]) -> Any:
-        """Run on tensors in the order of the inputs."""
+    def __call__(self, arguments: Sequence[Tensor | None]) -> Any:
+        """Run on tensors in the order of the inputs; None where an optional one is not given."""
         if self.entries:
             return self._with_state(arguments)
         return self._on(arguments, self.call)
 
-    def _with_state(self, arguments: Sequence[Tensor]) -> Any:
+    def _with_state(self, arguments: Sequence[Tensor | None]) -> Any:
         """Run with the leaves as they were put, and read them again."""
         given = dict(self.call)
         try:
@@ -80,12 +80,13 @@ class Forward:
                 entry.restore()
         return returned
 
-    def _on(self, arguments: Sequence[Tensor], others: Mapping[str, Any]) -> Any:
+    def _on(self, arguments: Sequence[Tensor | None], others: Mapping[str, Any]) -> Any:
         if not self._keywords:
             return self._run(*arguments, **others)
         given = dict(zip(self.inputs, arguments, strict=True))
         in_order = [argument for name, argument in given.items() if name not in self._keywords]
-        return self._run(*in_order, **{name: given[name] for name in self._keywords}, **others)
+        by_name = {name: given[name] for name in self._keywords if given[name] is not None}
+        return self._run(*in_order, **by_name, **others)
 
 
 def _method(module: nn.Module, name: str) -> Callable[..., Any]:
@@ -235,5 +236,10 @@ def called(tensor: Tensor) -> str:
 
 
 def zeros(specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
-    """Return the dry run's inputs."""
-    return {spec.name: torch.zeros(spec.example_shape, dtype=spec.datatype.torch) for spec in specs}
+    """Return the dry run's inputs: zeros, or the manifest's examples."""
+    return {
+        spec.name: torch.zeros(spec.example_shape, dtype=spec.datatype.torch)
+        if spec.example is None
+        else torch.from_numpy(spec.filled(spec.example_shape)).to(spec.datatype.torch)
+        for spec in specs
+    }

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,7 +20,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from carryover.errors import ConfigurationError
-from carryover.runtime.datatypes import Datatype
+from carryover.runtime.datatypes import Array, Datatype
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _CLASS = r"^([A-Za-z_][\w.]*|[A-Za-z_]\w*\.py):[A-Za-z_][\w.]*$"
@@ -51,7 +52,8 @@ class TensorSpec(_Strict):
 
     `shape` holds sizes, or -1 for an axis that varies; the first of those is the axis that instances lie along.
     `batch_dim` is the axis along which requests are batched. An output may say under which path the `result` of
-    forward has it.
+    forward has it. An input may be `optional`: forward has a default for it. `example` is a number, or nested numbers,
+    that forward takes where it does not take zeros.
     """
 
     name: str = Field(min_length=1)
@@ -59,6 +61,8 @@ class TensorSpec(_Strict):
     shape: tuple[Size, ...]
     batch_dim: int | None = Field(default=None, ge=0)
     result: str | int | None = None
+    optional: bool = False
+    example: Any = None
     _example_length: int = PrivateAttr(1)
 
     _read_datatype = field_validator("datatype", mode="before")(_datatype)
@@ -68,7 +72,18 @@ class TensorSpec(_Strict):
     def _axes(self) -> "TensorSpec":
         if self.batch_dim is not None and self.batch_dim >= len(self.shape):
             raise ValueError(f"batch_dim = {self.batch_dim} is not an axis of shape {list(self.shape)}")
+        if self.example is not None:
+            try:
+                given = np.asarray(self.example, dtype=self.datatype.numpy)
+            except (TypeError, ValueError):
+                raise ValueError(f"example = {self.example!r:.80} is not made of {self.datatype.name}") from None
+            if given.ndim not in (0, len(self.shape)):
+                raise ValueError(f"example: expected a number, or nested as shape {list(self.shape)} is")
         return self
+
+    def filled(self, shape: Sequence[int]) -> Array:
+        """Return the example, repeated to fill a shape; zeros where there is none."""
+        return np.resize(np.asarray(0 if self.example is None else self.example, self.datatype.numpy), tuple(shape))
 
     def of_one_session(self) -> "TensorSpec":
         """Return the spec of a stateful model's tensor, where a varying `batch_dim` is one session wide."""
@@ -194,7 +209,7 @@ class Manifest(_Strict):
     method: str = Field(default="forward", pattern=r"^[A-Za-z_]\w*$")
     call: dict[str, Any] = Field(default_factory=dict)
     state: dict[str, StateSpec] = Field(default_factory=dict)
-    state_batch_dim: int | None = Field(default=None, ge=0)
+    state_batch_dim: int | None = Field(default=None, ge=0, alias="state.batch_dim")
     weights: WeightsSpec = WeightsSpec()
     version: str | None = Field(default=None, pattern=r"^[0-9]+$")
     device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
@@ -204,12 +219,10 @@ class Manifest(_Strict):
     def _state_as_a_whole(cls, document: Any) -> Any:
         """Read `[state] batch_dim = 1`, which is for all entries that do not say it."""
         state = document.get("state") if isinstance(document, dict) else None
-        if isinstance(document, dict) and "state_batch_dim" in document:
-            raise ValueError("state_batch_dim: say [state] batch_dim")
         if not isinstance(state, dict) or isinstance(state.get("batch_dim", {}), dict):
             return document
         rest = {name: spec for name, spec in state.items() if name != "batch_dim"}
-        return {**document, "state": rest, "state_batch_dim": state["batch_dim"]}
+        return {**document, "state": rest, "state.batch_dim": state["batch_dim"]}
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -227,6 +240,10 @@ class Manifest(_Strict):
             raise ValueError(f"device = {self.device!r}: without a class it is a program, which runs on the CPU")
         if any(spec.result is not None for spec in self.inputs):
             raise ValueError("result says where an output is in what forward returns; an input has none")
+        if any(spec.optional or spec.example is not None for spec in self.outputs):
+            raise ValueError("optional and example are of inputs")
+        if all(spec.optional for spec in self.inputs):
+            raise ValueError("inputs: at least one must not be optional")
         if taken := [spec.input for spec in self.state.values() if spec.input in {i.name for i in self.inputs}]:
             raise ValueError(f"state: {taken[0]!r} is an input of the request, so it cannot be state")
         dims = [spec.batch_dim is None for spec in (*self.inputs, *self.outputs)]

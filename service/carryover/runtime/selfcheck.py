@@ -36,6 +36,7 @@ def prove(version: ModelVersion) -> None:
 
     """
     _prove_steps(version)
+    _prove_defaults(version)
     _prove_isolation(version)
     version.check()
 
@@ -60,6 +61,18 @@ def _prove_steps(version: ModelVersion) -> None:
         np.random.set_state(kept[1])  # noqa: NPY002
     reseeds: tuple[Callable[[], None], ...] = (random.seed, np.random.seed)
     version.reseeds = [reseed for reseed, one, other in zip(reseeds, *drawn, strict=True) if one == other]
+
+
+def _prove_defaults(version: ModelVersion) -> None:
+    """Run without the inputs that are optional."""
+    needed = {
+        spec.name: array for spec in version.inputs if not spec.optional for array in [version.zeros()[spec.name]]
+    }
+    if len(needed) < len(version.inputs):
+        try:
+            version.run([Call(needed, version.initial_state)])
+        except ModelFailedError as error:
+            raise ModelFailedError(f"optional: without the optional inputs forward fails: {reason(error)}") from error
 
 
 def _prove_isolation(version: ModelVersion) -> None:
@@ -195,6 +208,8 @@ def example_inputs(
     """Return inputs of the given shapes: random numbers, integers from 0 and 1."""
     return {
         spec.name: numbers(random, spec.datatype.kind, tuple(shape)).astype(spec.datatype.numpy)
+        if spec.example is None
+        else spec.filled(shape)
         for spec, shape in zip(specs, shapes, strict=True)
     }
 

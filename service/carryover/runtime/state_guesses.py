@@ -144,6 +144,8 @@ def example(specs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Tensor]:
         dtype, shape = spec.datatype.torch, spec.example_shape
         drawn = torch.randn(shape, generator=random) * (1 + seed) if dtype.is_floating_point else None
         found[spec.name] = (torch.randint(0, 2, shape, generator=random) if drawn is None else drawn).to(dtype)
+        if spec.example is not None:
+            found[spec.name] = zeros([spec])[spec.name]
     return found
 
 

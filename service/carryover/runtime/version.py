@@ -105,6 +105,7 @@ class ModelVersion:
         self.initial_state = self.layout.split([slot.registered for slot in self._slots], 1)[0][0]
         of = TensorSpec.of_one_session if self.stateful else _unchanged
         self.inputs, self.outputs = tuple(map(of, manifest.inputs)), tuple(map(of, manifest.outputs))
+        self._required = next(spec for spec in self.inputs if not spec.optional)
         self.batched = self.inputs[0].batch_dim is not None and (self.layout.batched or not self.stateful)
         self.layout_fingerprint = self._layout_digest()
 
@@ -118,7 +119,7 @@ class ModelVersion:
 
     def zeros(self) -> dict[str, Array]:
         """Return zeros as inputs, which the dry run has shown forward to take."""
-        return {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in self.inputs}
+        return {spec.name: spec.filled(spec.example_shape) for spec in self.inputs}
 
     @property
     def stateful(self) -> bool:
@@ -152,6 +153,9 @@ class ModelVersion:
             return None
         group: list[Hashable] = [self.layout.signature(call.state)]
         for spec in self.inputs:
+            if spec.optional and spec.name not in call.inputs:
+                group.append(None)
+                continue
             shape, dim = call.inputs[spec.name].shape, spec.batch_dim or 0
             group.append((*shape[:dim], *shape[dim + 1 :]))
         return tuple(group)
@@ -290,11 +294,13 @@ class ModelVersion:
 
     def _rows(self, call: Invocation) -> int:
         """How much of the output's batch axis belongs to the call."""
-        spec = self.inputs[0]
+        spec = self._required
         rows: int = call.inputs[spec.name].shape[spec.batch_dim or 0]
         return rows
 
-    def _join(self, spec: TensorSpec, calls: Sequence[Invocation]) -> Tensor:
+    def _join(self, spec: TensorSpec, calls: Sequence[Invocation]) -> Tensor | None:
+        if spec.optional and spec.name not in calls[0].inputs:
+            return None
         arrays = [call.inputs[spec.name] for call in calls]
         if spec.datatype is Datatype.BF16:
             tensors = [_bfloat16(array) for array in arrays]

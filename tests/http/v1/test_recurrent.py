@@ -13,7 +13,9 @@ import torch
 
 from tests.support.carried_cases import CASES, Carried
 from tests.support.client import Client, problem
+from tests.support.repository import spec, write_model
 from tests.support.service import Service
+from tests.support.sources import called
 from tests.support.waiting import together
 
 Array = np.ndarray[Any, Any]
@@ -26,6 +28,9 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Client]]:
     repository = tmp_path_factory.mktemp("carried") / "models"
     for name, case in CASES.items():
         case.write(repository, name)
+    row = spec((-1, 4), batch_dim=0)
+    mask = row | {"name": "mask", "optional": True}
+    write_model(repository, "masked", called.Masked(), [row, mask], [row | {"name": "y"}], state={"total": 0})
     service = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository)
     try:
         with service.start().one_client_a_worker() as clients:
@@ -160,6 +165,25 @@ def test_what_a_session_holds_is_listed(workers: list[Client]) -> None:
         {"name": "hx.0", "datatype": "FP32", "shape": [2, 1, 4]},
         {"name": "hx.1", "datatype": "FP32", "shape": [2, 1, 4]},
     ]
+
+
+def test_an_optional_input_may_be_left_out(workers: list[Client]) -> None:
+    one, other = workers
+    x, mask = [1.0, 2.0, 3.0, 4.0], [1.0, 0.0, 1.0, 0.0]
+    assert one.predict("masked", [{"x": x, "mask": mask}]) == [[2, 0, 6, 0]]
+    assert one.predict("masked", [{"x": x}]) == one.predict("masked", [x]) == [[2, 4, 6, 8]]
+    address = one.create("masked")
+    one.step(address, [{"x": x, "mask": mask}])
+    assert other.step(address, [{"x": x}])["predictions"] == [[4, 4, 12, 8]]
+    given = [
+        {"name": name, "datatype": "FP32", "shape": [1, 4], "data": data} for name, data in (("x", x), ("mask", mask))
+    ]
+    for inputs, expected in ((given, [2, 0, 6, 0]), (given[:1], [2, 4, 6, 8])):
+        body = one.post("/v2/models/masked/infer", {"inputs": inputs}).expect()
+        assert body["outputs"][0]["data"] == expected
+    problem(one.post("/v1/models/masked:predict", {"instances": [{"mask": mask}]}), 400)
+    problem(one.post("/v1/models/masked:predict", {"instances": [{"x": x}, {"x": x, "mask": mask}]}), 400)
+    problem(one.post("/v2/models/masked/infer", {"inputs": given[1:]}), 400)
 
 
 def test_calls_without_a_session_start_from_nothing(workers: list[Client]) -> None:
