@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
 from dataclasses import is_dataclass
 from itertools import takewhile
 from typing import Any, cast
@@ -25,7 +26,8 @@ class Forward:
     """A module in eval mode, with its weights loaded.
 
     `buffers` are the names that are registered before anything runs. `saved` reads the weights again. `entries` are the
-    state that is not in buffers. `method` is what is called, with the constant keyword arguments of `call`.
+    state that is not in buffers. `method` is what is called, with the constant keyword arguments of `call`; `optional`
+    says whether inputs may be left out.
     """
 
     def __init__(  # noqa: PLR0913 - a module, what it is called with, and where it came from
@@ -37,6 +39,7 @@ class Forward:
         *,
         method: str = "forward",
         call: Mapping[str, Any] | None = None,
+        optional: bool = False,
     ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.saved = saved
@@ -51,6 +54,14 @@ class Forward:
         # Not the method: a module's own __call__ runs its hooks.
         self._run = module if method == "forward" else self.method
         self._keywords = keywords(self.method, self.inputs)
+        self._by_name = self._keywords == frozenset(self.inputs) and not self.call and not optional
+
+    def calling(self, flags: Mapping[str, Any]) -> "Forward":
+        """Return the same forward with more constant arguments."""
+        other = copy(self)
+        other.call = {**self.call, **flags}
+        other._by_name = False  # noqa: SLF001 - of its own class
+        return other
 
     def slots(self) -> list[buffers.Slot]:
         """Return the registered buffers; two names of one tensor may become two buffers in a dry run."""
@@ -64,6 +75,8 @@ class Forward:
         """Run on tensors in the order of the inputs; None where an optional one is not given."""
         if self.entries:
             return self._with_state(arguments)
+        if self._by_name:
+            return self._run(**dict(zip(self.inputs, arguments, strict=True)))
         return self._on(arguments, self.call)
 
     def _with_state(self, arguments: Sequence[Tensor | None]) -> Any:

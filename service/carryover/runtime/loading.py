@@ -175,7 +175,10 @@ class Loading:
             return None
         saved = saved or module.state_dict
         with self.report.stage(self._where):
-            return Forward(module, names, saved, method=self.manifest.method, call=self.manifest.call)
+            optional = any(spec.optional for spec in self.manifest.inputs)
+            return Forward(
+                module, names, saved, method=self.manifest.method, call=self.manifest.call, optional=optional
+            )
         return None
 
     def _saved(self, read: Callable[[], weights.Tensors], expected: Collection[str]) -> weights.Tensors:

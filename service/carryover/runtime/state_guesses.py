@@ -4,7 +4,6 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from copy import copy
 from itertools import product
 from typing import Any
 
@@ -83,8 +82,7 @@ def find_call(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[Forward, d
     """Return the forward with the flag that it needs to give its state, or to keep it in buffers, and what is state."""
     inputs = example(specs)
     for name in _flags(forward):
-        flagged = copy(forward)
-        flagged.call = {**forward.call, name: True}
+        flagged = forward.calling({name: True})
         if found := find_arguments(flagged, specs):
             return flagged, found
         with suppress(ModelFailedError):
