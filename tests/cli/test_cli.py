@@ -430,6 +430,13 @@ class TestNew:
             ("torch.nn:GRUCell", 'hx = { input = "hx", output = "", batch_dim = 0 }'),
             ("torch.nn:LSTMCell", 'hx = { input = "hx", output = "", batch_dim = 0 }'),
             (f"{CARRIED}:Remembers", 'memory = { input = "memory", output = "memory", batch_dim = 0 }'),
+            (
+                f"{CARRIED}:Decay",
+                """
+                h = { input = "h", output = 1, initial = "zeros", shape = [1, 5], batch_dim = 0 }
+                c = { input = "c", output = 2, initial = "zeros", shape = [1, 5], batch_dim = 0 }
+                """,
+            ),
             (f"{CARRIED}:Attends", 'cache = { input = "cache", output = "cache", batch_dim = 0 }'),
         ],
     )
@@ -457,6 +464,15 @@ class TestNew:
         shown = run("inspect", folder).stdout
         assert "the argument 'hx', from the result 1" in shown
         assert "no batch_dim is given for state buffer 'hx'" in shown
+
+    def test_state_that_is_dropped_is_reported(self, tmp_path: Path, run: Run) -> None:
+        folder = tmp_path / "model"
+        assert run("new", folder, "--from", f"{CARRIED}:Attends").exit_code == 0
+        text = (folder / "model.toml").read_text().replace("call = { use_cache = true }\n", "")
+        (folder / "model.toml").write_text(text[: text.index("[state.cache]")])
+        shown = run("inspect", folder).stdout
+        assert "forward takes 'cache', and nothing that it returns is passed to it" in shown
+        assert '[state.cache] input = "cache", output = …, and call = { use_cache = true }' in shown
 
     def test_attention_weights_are_no_state(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "model"

@@ -48,6 +48,29 @@ def celled(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     return step
 
 
+def decayed(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    held = (torch.zeros(1, 5), torch.zeros(1, 5))
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        nonlocal held
+        y, *held = module(x, *held)
+        return torch.as_tensor(y)
+
+    return step
+
+
+def counted(module: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    number, states = 0, list[torch.Tensor]()
+
+    def step(x: torch.Tensor) -> torch.Tensor:
+        nonlocal number, states
+        y, states = module(x, number, states)
+        number += 1
+        return torch.as_tensor(y)
+
+    return step
+
+
 @dataclass(frozen=True)
 class Carried:
     """A class, its manifest without the class, a plain loop over it, and the names of its state."""
@@ -132,6 +155,23 @@ CASES = {
         '[state.c]\ninput = "c"\noutput = "0.1"\ninitial = "zeros"\nshape = [1, 5]\nbatch_dim = 0\n',
         celled,
         ("h", "c"),
+        (1,) * 6,
+    ),
+    "required": Carried(
+        carried.Decay,
+        tensors("[-1, 3]", "[-1, 2]", ", batch_dim = 0") + "[state]\nbatch_dim = 0\n"
+        'h = { input = "h", output = 1, initial = "zeros", shape = [1, 5] }\n'
+        'c = { input = "c", output = 2, initial = "zeros", shape = [1, 5] }\n',
+        decayed,
+        ("h", "c"),
+        (1,) * 6,
+    ),
+    "counted": Carried(
+        carried.Recurrent,
+        tensors("[-1, 3]", rest=", batch_dim = 0") + "[state]\nbatch_dim = 0\n"
+        'step = { input = "step", increment = 1 }\nstates = { input = "states", output = 1, initial = "empty" }\n',
+        counted,
+        ("step", "states.0"),
         (1,) * 6,
     ),
     "attribute": Carried(

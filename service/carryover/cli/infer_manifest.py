@@ -94,7 +94,7 @@ class _Attempt:
     """
 
     def __init__(self, forward: Forward, choice: Mapping[str, Guess], given: Given) -> None:
-        self._choice, self._given = choice, given
+        self._forward, self._choice, self._given = forward, choice, given
         inputs = [given.get(name) or guess.spec(name) for name, guess in choice.items()]
         self._found = Experiment(forward, inputs, given)
 
@@ -113,7 +113,7 @@ class _Attempt:
 
     def in_floats(self) -> "_Attempt":
         """Return the same, with floating inputs where whole numbers are not called for."""
-        best, forward = self, self._found.forward
+        best, forward = self, self._forward
         for name, guess in self._choice.items():
             if name not in self._given and guess.datatype.kind != "float" and likely(name) is None:
                 other = {**best._choice, name: replace(guess, datatype=floating(forward.module))}
@@ -132,7 +132,7 @@ class _Attempt:
             for axis, larger in guess.larger():
                 other = {**self._choice, name: larger}
                 try:
-                    dry_run(self._found.forward, zeros([one.spec(key) for key, one in other.items()]))
+                    dry_run(self._forward, zeros([one.spec(key) for key, one in other.items()]))
                 except ModelFailedError:
                     continue
                 batch = -1 if self._found.state else self._found.batch.get(name, -1)
@@ -172,7 +172,9 @@ class _Attempt:
         for name in found.forward.call:
             yield f"call: {name} = true, without which forward gives no state"
         for entry in found.forward.entries:
-            yield f"state {entry.name}: {entry.place}: steps with it gave other results than without"
+            taken = entry.spec.initial == "zeros"
+            reason = "which it takes" if taken else "steps with it gave other results than without"
+            yield f"state {entry.name}: {entry.place}: {reason}"
         for name in found.buffers:
             unseen = "" if name in found.zeros else ", though not on zeros, so that it must be named here"
             yield f"state {name}: {found.changes[name].value}{unseen}"

@@ -15,7 +15,7 @@ from carryover.runtime.discovery import Outcome, dry_run, learn_structures
 from carryover.runtime.forward import Forward, match_outputs, name_outputs
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.selfcheck import close, example_inputs, prove_batching, state_difference
-from carryover.runtime.state_guesses import find_arguments, find_attributes, find_call
+from carryover.runtime.state_guesses import find_arguments, find_attributes, find_call, find_required
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import Call, ModelVersion, Result
 
@@ -41,7 +41,11 @@ class Experiment:
     def __init__(self, forward: Forward, inputs: Sequence[TensorSpec], given: Collection[str]) -> None:
         forward = copy(forward)
         forward.entries = ()
-        self.found = find_arguments(forward, inputs)
+        self.found = find_required(forward, inputs, given) or find_arguments(forward, inputs)
+        required = {spec.input for spec in self.found.values() if spec.initial == "zeros"}
+        if required:
+            inputs = [spec for spec in inputs if spec.name not in required]
+            forward = forward.taking([spec.name for spec in inputs])
         if not self.found:
             forward, self.found = find_call(forward, inputs)
         self.found |= {} if self.found else find_attributes(forward, inputs)

@@ -63,6 +63,10 @@ class Forward:
         other._by_name = False  # noqa: SLF001 - of its own class
         return other
 
+    def taking(self, inputs: Sequence[str]) -> "Forward":
+        """Return the same forward with other inputs."""
+        return Forward(self.module, inputs, self.saved, self.program, method=self.method.__name__, call=self.call)
+
     def slots(self) -> list[buffers.Slot]:
         """Return the registered buffers; two names of one tensor may become two buffers in a dry run."""
         return [slot for slot in buffers.slots(self.module) if slot.name in self.buffers]

@@ -141,9 +141,9 @@ class StateSpec(_Strict):
 
     `input` and `output` are a parameter of forward and the path of the result that is passed to it in the next step;
     `attribute` is the dotted name of an attribute. `initial` is what step 0 starts from: "zeros" of `shape`, "class"
-    for what the class has, or the dotted name of an attribute, parameter or buffer; `shape` is nested as the state is.
-    `batch_dim` is one axis for all tensors of the entry, or one for each path. `shared`: sessions are batched where it
-    has one value in all of them.
+    for what the class has, "empty" for an empty list, or the dotted name of an attribute, parameter or buffer; `shape`
+    is nested as the state is. `batch_dim` is one axis for all tensors of the entry, or one for each path. `shared`:
+    sessions are batched where it has one value in all of them. An `increment` is added to a number in each step.
     """
 
     input: str | None = Field(default=None, min_length=1)
@@ -154,13 +154,17 @@ class StateSpec(_Strict):
     datatype: Datatype = Datatype.FP32
     batch_dim: Axis | dict[str, Axis] | None = None
     shared: bool = False
+    increment: int | None = None
 
     _read_datatype = field_validator("datatype", mode="before")(_datatype)
     _write_datatype = field_serializer("datatype")(_name_of)
 
     @model_validator(mode="after")
     def _one_place(self) -> "StateSpec":
-        if (self.input is None) != (self.output is None):
+        if self.increment is not None:
+            if self.input is None or self.output is not None:
+                raise ValueError("increment is for an input that counts, and has no output")
+        elif (self.input is None) != (self.output is None):
             raise ValueError("input and output belong together: the parameter, and the result that is passed to it")
         if self.input is not None and self.attribute is not None:
             raise ValueError("it is in an attribute, or in an input and an output, not in both")

@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import product
 
 import numpy as np
 import torch
@@ -115,9 +116,10 @@ def settle_attributes(version: ModelVersion) -> None:
     """
     if version.forward.attributes is None:
         return
-    for numbers in NUMBERS:
+    # After a few steps, and of several instances: what depends on the input need not show on one.
+    for steps, length, numbers in product((2, 0), (_LENGTH, 1), NUMBERS):
         with suppress(ModelFailedError):
-            (call,) = _sessions(version, (0,), 1, numbers)
+            (call,) = _sessions(version, (steps,), length, numbers)
             _seeded(version, call)
             break
     else:

@@ -16,7 +16,7 @@ from carryover.runtime.discovery import dry_loop, dry_run
 from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.manifest import StateSpec, TensorSpec
 from carryover.runtime.state_sources import StateEntry, entries
-from carryover.runtime.structure import UnsupportedValueError, fields, flatten
+from carryover.runtime.structure import UnsupportedValueError, fields, flatten, pick
 
 _STATE = re.compile(r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|hidden|state|cache|memory|memories|past|prev|carry|hx")
 """Names of parameters that are likely to be state."""
@@ -68,7 +68,7 @@ def find_arguments(
         except ModelFailedError:
             continue
         results = [path for path in _results(returned) if path not in outputs]
-        if any(map(_FLAG.search, _flags(forward))):
+        if any(map(_FLAG.search, flags(forward))):
             results.remove("")  # what it returns is the state if it is told to, and not unless
         for way in _assignments(parameters, results):
             found = {name: StateSpec(input=name, output=path) for name, path in way.items()}
@@ -81,7 +81,7 @@ def find_arguments(
 def find_call(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[Forward, dict[str, StateSpec]]:
     """Return the forward with the flag that it needs to give its state, or to keep it in buffers, and what is state."""
     inputs = example(specs)
-    for name in _flags(forward):
+    for name in flags(forward):
         flagged = forward.calling({name: True})
         if found := find_arguments(flagged, specs):
             return flagged, found
@@ -91,8 +91,8 @@ def find_call(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[Forward, d
     return forward, {}
 
 
-def _flags(forward: Forward) -> list[str]:
-    """The parameters that are False unless they are given and whose names suggest that they concern state."""
+def flags(forward: Forward) -> list[str]:
+    """Return the parameters that are False unless they are given, by names that suggest that they concern state."""
     try:
         parameters = inspect.signature(forward.method).parameters.values()
     except (TypeError, ValueError):
@@ -102,6 +102,36 @@ def _flags(forward: Forward) -> list[str]:
         for p in parameters
         if p.default is False and p.name not in forward.inputs and (_FLAG.search(p.name) or _STREAMING.search(p.name))
     ]
+
+
+def find_required(forward: Forward, specs: Sequence[TensorSpec], given: Collection[str]) -> dict[str, StateSpec]:
+    """Return the inputs that forward cannot do without and that take a result of their own shape, as entries.
+
+    They start from zeros. `given` are the inputs of which it is known that they are inputs.
+    """
+    wanted = {spec.name: spec for spec in specs if spec.name not in given and likely(spec.name)}
+    rest = [spec for spec in specs if spec.name not in wanted]
+    if not wanted or not rest:
+        return {}
+    inputs = [example(specs, seed) for seed in range(_STEPS)]
+    try:
+        returned = dry_run(forward, inputs[0]).returned
+    except ModelFailedError:
+        return {}
+    paths = {path: pick(returned, path.split(".") if path else ()) for path in _results(returned)}
+    choices = [
+        [path for path, value in paths.items() if isinstance(value, Tensor) and value.shape == spec.example_shape]
+        for spec in wanted.values()
+    ]
+    for way in product(*choices):
+        if len(set(way)) == len(way):
+            return {
+                name: StateSpec(
+                    input=name, output=path, initial="zeros", shape=spec.example_shape, datatype=spec.datatype
+                )
+                for (name, spec), path in zip(wanted.items(), way, strict=True)
+            }
+    return {}
 
 
 def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, StateSpec]:

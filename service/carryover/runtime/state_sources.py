@@ -176,6 +176,8 @@ class ArgumentState(StateEntry):
 
     @property
     def place(self) -> str:  # noqa: D102
+        if self.spec.increment is not None:
+            return f"the argument {self.parameter!r}, which counts by {self.spec.increment}"
         return f"the argument {self.parameter!r}, from the result {'.'.join(self.path) or 'as a whole'}"
 
     def enter(self, given: dict[str, Any]) -> None:  # noqa: D102
@@ -183,6 +185,9 @@ class ArgumentState(StateEntry):
             given[self.parameter] = value
 
     def leave(self, returned: Any) -> None:  # noqa: D102
+        if self.spec.increment is not None:
+            self._take(self._fill() + self.spec.increment)
+            return
         try:
             value = pick(returned, self.path)
         except LookupError as error:
@@ -288,6 +293,10 @@ def _initial(entry: StateEntry, module: nn.Module) -> Any:
     spec = entry.spec
     if spec.initial == "zeros" and spec.shape is not None:
         return _zeros(spec.shape, spec)
+    if spec.initial == "empty":
+        return []
+    if spec.increment is not None and spec.initial is None:
+        return 0
     if spec.initial in ("zeros", "class", None):
         return entry.original if isinstance(entry, AttributeState) else ABSENT
     try:

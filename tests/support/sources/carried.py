@@ -71,6 +71,31 @@ class Cell(nn.Module):
         return (h, c), h.tanh()
 
 
+class Decay(nn.Module):
+    """Cannot do without its states, which it returns after its output: (B, F) and (B, H) to (B, H)."""
+
+    def __init__(self, features: int = 3, hidden: int = 5) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(features, hidden)
+        self.out = nn.Linear(hidden, 2)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h, c = self.cell(x, (h, c))
+        return self.out(h), h, c
+
+
+class Recurrent(nn.Module):
+    """Weighs by the number of the step, which it is given, and passes on a list that is empty at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor, step: int, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        total = x * (step + 1) + (states[0] if states else 0)
+        return total + self.bias, [total]
+
+
 class Policy(nn.Module):
     """Keeps a tuple of states in an attribute of a submodule, None at first: (1, F) to (1, 1, H)."""
 
