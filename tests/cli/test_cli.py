@@ -352,7 +352,10 @@ class TestInspect:
             (lambda _: None, "there is no such file or folder"),
             (lambda path: path.mkdir(), "is neither a checkpoint nor a model's folder"),
             (lambda path: path.write_bytes(b"nonsense"), "or is damaged"),
-            (lambda path: torch.save(nn.Linear(1, 1), path), "holds more than tensors"),
+            (
+                lambda path: torch.save(nn.Linear(1, 1), path),
+                "holds an object of torch.nn.modules.linear.Linear, which",
+            ),
         ],
     )
     def test_what_cannot_be_read_is_one_sentence(

@@ -1,5 +1,6 @@
 """Checkpoints as people have them: nested, wrapped, renamed, older than the class, and with more than weights."""
 
+import argparse
 from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
@@ -116,6 +117,16 @@ CHECKPOINTS: dict[str, tuple[Any, str]] = {
     "without a state buffer": (without("seen"), ""),
     "under several keys": ({"run": {"model.net": trained().state_dict()}}, 'weights.key = "run.model.net"'),
     "with the loss beside it": ({"state_dict": WRAPPED}, 'weights = { key = "state_dict", prefix = "model." }'),
+    "with what a training script saves": (
+        {
+            "net": trained().state_dict(),
+            "best": np.float64(0.93),
+            "epoch": np.int64(3),
+            "options": argparse.Namespace(lr=1e-3),
+            "folder": Path("/tmp/run"),  # noqa: S108
+        },
+        'weights.key = "net"',
+    ),
     "of DataParallel": (prefixed("module."), ""),
     "of a compiled part": (renamed(trained().state_dict(), **{"inner.": "inner._orig_mod."}), ""),
     "of a compiled part of DataParallel": (
@@ -203,6 +214,13 @@ def test_what_does_not_fit_is_named(name: str, tmp_path: Path) -> None:
     checkpoint, manifest, sentence = WRONG[name]
     with pytest.raises(ConfigurationError, match=sentence):
         load(tmp_path, checkpoint, manifest)
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
+    held = {"net": trained().state_dict(), "optimiser": torch.optim.Adam}
+    sentence = "holds an object of torch.optim.adam.Adam, which only running it would restore"
+    with pytest.raises(ConfigurationError, match=sentence):
+        load(tmp_path, held, 'weights.key = "net"')
 
 
 def test_a_tensor_beside_the_checkpoint_is_no_state_dict(tmp_path: Path) -> None:

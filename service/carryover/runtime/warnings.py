@@ -129,7 +129,7 @@ def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
     elif found := flags(forward):
         yield (
             f"forward takes {names[0]!r}, and nothing that it returns is passed to it: each call starts without it; "
-            f"if that is state, the manifest says {entry}, and call = {{ {found[0]} = true }} if only then it returns it"
+            f"if that is state, the manifest says {entry}, and call = {{ {found[0]} = true }} if it takes that"
         )
 
 

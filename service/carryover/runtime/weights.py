@@ -1,13 +1,15 @@
 """Checkpoints: a state dict, read without running anything that is in the file."""
 
+import argparse
 import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -22,6 +24,7 @@ from carryover.runtime.report import first_line
 Tensors = dict[str, Any]
 """A state dict: tensors by name, and extra state that modules have saved."""
 _EXTRA = "_extra_state"
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 _WRAPPING = ("module", "_orig_mod")
 FILES = ("weights.safetensors", "weights.pt")
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
@@ -207,13 +210,27 @@ def contents(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = _GLOBAL.search(str(error))
+        what = f"an object of {named[1]}" if named else "more than tensors"
+        damaged = "" if named else ", or is damaged"
         raise ConfigurationError(
-            f"{path}: holds more than tensors, which only running it would restore, or is damaged; save a state_dict()"
+            f"{path}: holds {what}, which only running it would restore{damaged}; save its state_dict() by itself: "
+            "torch.load(path, weights_only=False) reads it, if you trust whoever made it"
         ) from None
     except Exception as error:  # noqa: BLE001 - a damaged file makes torch raise anything
         raise ConfigurationError(f"{path}: is not a readable checkpoint: {first_line(error)}") from None
+
+
+def _harmless() -> list[Any]:
+    """What training scripts save beside weights, and nothing runs that restores it: numbers, options and paths."""
+    numbers = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+    scalar = np.float64(0).__reduce__()[0]
+    # As numpy 1 and numpy 2 name it.
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [*names, np.dtype, *numbers, argparse.Namespace, PosixPath, PurePosixPath]
 
 
 def _kind(found: Any) -> str:
