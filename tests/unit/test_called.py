@@ -57,7 +57,7 @@ def test_a_function_may_make_the_module(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "arguments", "sentence"),
     [
-        ("nothing", "", "class: called.py:nothing returned a dict, which is no nn.Module"),
+        ("nothing", "", "class: nothing returned a dict, which is no nn.Module"),
         ("Config", "", "class: called.py has no nn.Module named Config"),
         ("Configured", 'arguments = { config = { class = "called.py:Conf" } }\n', "arguments: called.py has no Conf"),
         ("Configured", 'arguments = { config = { class = "nowhere:C" } }\n', "arguments: nowhere cannot be imported"),

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 
 from carryover.errors import ConfigurationError
+from carryover.runtime import spare
 from carryover.runtime.repository import load_model
+from carryover.runtime.selfcheck import difference
 from carryover.runtime.version import Call, ModelVersion
 from tests.support.carried_cases import CASES, Carried, passed_on, tensors
 from tests.support.sources import carried
@@ -54,6 +56,19 @@ def test_a_step_leaves_nothing_for_others(name: str, tmp_path: Path) -> None:
     again = version.run([Call(x, version.initial_state)])[0]
     assert again.state == first.state
     np.testing.assert_array_equal(again.outputs["y"], first.outputs["y"])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_second_module_gives_the_same(name: str, tmp_path: Path) -> None:
+    version = load(CASES[name], tmp_path)
+    other = spare.build(version)
+    assert other is not None
+    x = {version.inputs[0].name: inputs_of(version, 1, seed=1)}
+    states = [version.initial_state, other.initial_state]
+    for _ in range(3):
+        one, two = (v.run([Call(x, state)])[0] for v, state in zip((version, other), states, strict=True))
+        assert difference(version, one, two) is None
+        states = [two.state, one.state]
 
 
 def test_sessions_at_different_counts_are_not_batched(tmp_path: Path) -> None:

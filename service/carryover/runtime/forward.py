@@ -49,6 +49,7 @@ class Forward:
         self.attributes = None if program else Attributes(module, self.buffers)
         self.inputs = tuple(inputs)
         self.entries: Sequence[StateEntry] = ()
+        self._name, self._optional = method, optional
         self.method = _method(module, method)
         self.call = dict(call or {})
         # Not the method: a module's own __call__ runs its hooks.
@@ -65,7 +66,16 @@ class Forward:
 
     def taking(self, inputs: Sequence[str]) -> "Forward":
         """Return the same forward with other inputs."""
-        return Forward(self.module, inputs, self.saved, self.program, method=self.method.__name__, call=self.call)
+        return self._again(self.module, inputs)
+
+    def on(self, module: nn.Module) -> "Forward":
+        """Return the same forward of another module; its state is what is in its buffers."""
+        return self._again(module, self.inputs)
+
+    def _again(self, module: nn.Module, inputs: Sequence[str]) -> "Forward":
+        return Forward(
+            module, inputs, self.saved, self.program, method=self._name, call=self.call, optional=self._optional
+        )
 
     def slots(self) -> list[buffers.Slot]:
         """Return the registered buffers; two names of one tensor may become two buffers in a dry run."""
