@@ -28,6 +28,7 @@ from tests.support.sources.cli_models import Causal, Streams, Words
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "checkpoints"
 MODULES = Path(cli_models.__file__)
+CARRIED = "tests/support/sources/carried.py"
 FLASK = Path(sys.executable).with_name("flask")
 
 Run = Callable[..., Result]
@@ -281,11 +282,16 @@ class TestInspect:
         assert any(sentence in problem for problem in json.loads(done.stdout)["problems"])
         assert sentence in run("inspect", tmp_path / name).stdout
 
-    def test_state_that_is_no_buffer_is_rejected(self, tmp_path: Path, run: Run) -> None:
-        done = run("new", tmp_path / "new", "--from", f"{MODULES}:Attribute")
+    def test_state_that_is_no_buffer_is_rejected_unless_it_is_named(self, tmp_path: Path, run: Run) -> None:
+        folder = tmp_path / "new"
+        assert run("new", folder, "--from", f"{MODULES}:Attribute").exit_code == 0
+        assert manifest(folder)["state"] == {"hidden": {"attribute": "hidden", "batch_dim": 1}}
+        text = (folder / "model.toml").read_text()
+        (folder / "model.toml").write_text(text[: text.index("[state.hidden]")])
+        done = run("inspect", folder)
         assert done.exit_code == 1
-        assert "forward keeps 'hidden' where all sessions share it" in done.stderr
-        assert not (tmp_path / "new").exists()
+        assert "forward keeps 'hidden' where all sessions share it" in done.stdout
+        assert 'under [state.hidden] attribute = "hidden" in the manifest' in done.stdout
 
     def test_a_buffer_that_changes_only_now_and_then_is_reported(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "seldom"
@@ -346,7 +352,10 @@ class TestInspect:
             (lambda _: None, "there is no such file or folder"),
             (lambda path: path.mkdir(), "is neither a checkpoint nor a model's folder"),
             (lambda path: path.write_bytes(b"nonsense"), "or is damaged"),
-            (lambda path: torch.save(nn.Linear(1, 1), path), "holds more than tensors"),
+            (
+                lambda path: torch.save(nn.Linear(1, 1), path),
+                "holds an object of torch.nn.modules.linear.Linear, which",
+            ),
         ],
     )
     def test_what_cannot_be_read_is_one_sentence(
@@ -414,6 +423,66 @@ class TestNew:
         assert shapes(written["outputs"]) == {"logits": ("FP32", [1, -1, 20], 0), "last": ("FP32", [1, 16], 0)}
         assert written["state"] == {"hidden": {"batch_dim": 1}}
         assert_serves(folder, module, *({"tokens": torch.randint(0, 20, (1, length))} for length in (1, 5, 2)))
+
+    @pytest.mark.parametrize(
+        ("target", "state"),
+        [
+            ("torch.nn:GRU", 'hx = { input = "hx", output = 1, batch_dim = 1 }'),
+            ("torch.nn:LSTM", 'hx = { input = "hx", output = 1, batch_dim = 1 }'),
+            ("torch.nn:RNN", 'hx = { input = "hx", output = 1, batch_dim = 1 }'),
+            ("torch.nn:GRUCell", 'hx = { input = "hx", output = "", batch_dim = 0 }'),
+            ("torch.nn:LSTMCell", 'hx = { input = "hx", output = "", batch_dim = 0 }'),
+            (f"{CARRIED}:Remembers", 'memory = { input = "memory", output = "memory", batch_dim = 0 }'),
+            (
+                f"{CARRIED}:Decay",
+                """
+                h = { input = "h", output = 1, initial = "zeros", shape = [1, 5], batch_dim = 0 }
+                c = { input = "c", output = 2, initial = "zeros", shape = [1, 5], batch_dim = 0 }
+                """,
+            ),
+            (f"{CARRIED}:Attends", 'cache = { input = "cache", output = "cache", batch_dim = 0 }'),
+        ],
+    )
+    def test_state_in_arguments_is_found(self, tmp_path: Path, run: Run, target: str, state: str) -> None:
+        folder = tmp_path / "model"
+        given = ("--arguments", "input_size=3", "hidden_size=5") if target.startswith("torch") else ()
+        done = run("new", folder, "--from", target, *given, "--json")
+        assert done.exit_code == 0, done.stderr
+        assert manifest(folder)["state"] == tomllib.loads(state)
+        assert manifest(folder).get("call") == ({"use_cache": True} if target.endswith("Attends") else None)
+        version = load(folder)
+        assert version.stateful
+        assert version.batched
+
+    def test_what_a_manifest_leaves_out_is_found_when_it_is_loaded(self, tmp_path: Path, run: Run) -> None:
+        folder = tmp_path / "model"
+        assert (
+            run("new", folder, "--from", "torch.nn:GRU", "--arguments", "input_size=3", "hidden_size=5").exit_code == 0
+        )
+        text = (folder / "model.toml").read_text()
+        (folder / "model.toml").write_text(text[: text.index("[state.hx]")])
+        version = load(folder)
+        assert [buffer.name for buffer in version.layout.buffers] == ["hx"]
+        assert not version.batched
+        shown = run("inspect", folder).stdout
+        assert "the argument 'hx', from the result 1" in shown
+        assert "no batch_dim is given for state buffer 'hx'" in shown
+
+    def test_state_that_is_dropped_is_reported(self, tmp_path: Path, run: Run) -> None:
+        folder = tmp_path / "model"
+        assert run("new", folder, "--from", f"{CARRIED}:Attends").exit_code == 0
+        text = (folder / "model.toml").read_text().replace("call = { use_cache = true }\n", "")
+        (folder / "model.toml").write_text(text[: text.index("[state.cache]")])
+        shown = run("inspect", folder).stdout
+        assert "forward takes 'cache', and nothing that it returns is passed to it" in shown
+        assert '[state.cache] input = "cache", output = …, and call = { use_cache = true }' in shown
+
+    def test_attention_weights_are_no_state(self, tmp_path: Path, run: Run) -> None:
+        folder = tmp_path / "model"
+        given = ("--arguments", "embed_dim=8", "num_heads=2")
+        assert run("new", folder, "--from", "torch.nn:MultiheadAttention", *given).exit_code == 0
+        assert "state" not in manifest(folder)
+        assert not load(folder).stateful
 
     @pytest.mark.parametrize(
         ("name", "target"),

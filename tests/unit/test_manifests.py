@@ -122,8 +122,7 @@ REFUSALS: dict[str, tuple[Edit, str, list[str]]] = {
     "pt-damaged": (other_file("weights.pt", b"\x80\x02x"), "m/1/weights.pt", []),
     "pt-empty": (other_file("weights.pt", b""), "m/1/weights.pt", ["readable"]),
     "pt-not-tensors": (other_file("weights.pt", pickle.dumps({"a": 1}, protocol=2)), "m/1/weights.pt", []),
-    "missing-buffer": (weights(delete_hidden), SAFETENSORS, ["missing hidden"]),
-    "missing-names": (weights(delete_two), SAFETENSORS, ["missing", "hidden", "rnn.bias_hh_l0"]),
+    "missing-names": (weights(delete_two), SAFETENSORS, ["missing rnn.bias_hh_l0"]),
     "unexpected-name": (weights(add_unknown), SAFETENSORS, ["unexpected surplus"]),
     "other-shape": (weights(other_shape), SAFETENSORS, ["rnn.weight_ih_l0", "[5, 4]", "[5, 3]"]),
 }
@@ -142,6 +141,14 @@ def test_a_fault_is_one_sentence_that_says_which_file_and_what(
     assert "\n" not in said
     for word in words:
         assert word in said.removeprefix(str(models / file))
+
+
+def test_a_state_buffer_that_the_checkpoint_lacks_starts_as_the_class_has_it(models: Path) -> None:
+    before = Repository.load([models]).model("m").default
+    weights(delete_hidden)(models)
+    after = Repository.load([models]).model("m").default
+    assert after.initial_state == bytes(before.layout.nbytes)
+    assert after.fingerprint == before.fingerprint
 
 
 def test_a_missing_buffer_of_batchnorm_is_rejected_by_name(tmp_path: Path) -> None:

@@ -78,8 +78,9 @@ gru = CASES["gru"]
 several_gpus = CASES["gru-from-several-gpus"]
 
 KEEPS = (
-    "forward keeps {} where all sessions share it: the same call gave another 'y' after others; "
-    "what is to be remembered belongs in a buffer, registered in __init__"
+    "forward keeps {0!r} where all sessions share it: the same call gave another 'y' after others; "
+    "what is to be remembered belongs in a buffer, registered in __init__, or "
+    'under [state.{0}] attribute = "{0}" in the manifest'
 )
 
 REFUSED: dict[str, Refused] = {
@@ -162,7 +163,9 @@ REFUSED: dict[str, Refused] = {
         lambda folder: (folder / "1" / "weights.safetensors").unlink(),
         "holds no weights: expected weights.safetensors or weights.pt",
     ),
-    "a tensor missing": Refused(gru, weights(lambda held: held.pop("hidden")), "does not fit Gru: missing hidden"),
+    "a tensor missing": Refused(
+        gru, weights(lambda held: held.pop("gru.bias_hh_l0")), "does not fit Gru: missing gru.bias_hh_l0"
+    ),
     "a tensor too many": Refused(
         gru,
         weights(lambda held: held.update(cell=torch.zeros(1))),
@@ -171,7 +174,8 @@ REFUSED: dict[str, Refused] = {
     "a tensor of another shape": Refused(
         gru,
         weights(lambda held: held.update(hidden=torch.zeros(1, 1, 6))),
-        "does not fit Gru: hidden has shape [1, 1, 6] where the class has [1, 1, 5]",
+        "does not fit Gru: hidden has shape [1, 1, 6] where the class has [1, 1, 5]; if it is state, [state.hidden] "
+        'initial = "class" starts it as the class does',
     ),
     "damaged weights": Refused(
         gru,
@@ -192,7 +196,8 @@ REFUSED: dict[str, Refused] = {
     "another prefix": Refused(
         several_gpus,
         edited('"module."', '"_orig_mod."'),
-        "weights.prefix = '_orig_mod.', but there is a tensor 'module.hidden'",
+        "weights.prefix = '_orig_mod.', but the tensors are 'module.hidden', 'module.gru.weight_ih_l0', "
+        "'module.gru.weight_hh_l0' …",
     ),
     "an input of another shape": Refused(
         gru,
@@ -254,17 +259,17 @@ REFUSED: dict[str, Refused] = {
     "a tensor in an attribute": Refused(
         Case(own_models.PythonState, same_axes("[-1]")),
         lambda _: None,
-        KEEPS.format("'sum'"),
+        KEEPS.format("sum"),
     ),
     "a list in an attribute": Refused(
         Case(own_models.Appending, same_axes("[-1]")),
         lambda _: None,
-        KEEPS.format("'memory'"),
+        KEEPS.format("memory"),
     ),
     "a number in an attribute": Refused(
         Case(own_models.Counting, same_axes("[-1]")),
         lambda _: None,
-        KEEPS.format("'position'"),
+        KEEPS.format("position"),
     ),
     "a buffer that is a view of another": Refused(
         Case(own_models.Window, same_axes("[-1]"), as_state_dict),
@@ -280,7 +285,7 @@ REFUSED: dict[str, Refused] = {
     "a buffer that forward registers": Refused(
         Case(own_models.Late, same_axes("[-1]")),
         lambda _: None,
-        KEEPS.format("'sum'"),
+        KEEPS.format("sum"),
     ),
     "sessions that see each other": Refused(
         Case(own_models.AcrossSessions, same_axes("[-1, 1, 2]", 1) + "state.sum.batch_dim = 0"),

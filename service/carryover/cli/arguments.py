@@ -2,14 +2,16 @@
 
 import inspect
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from carryover.errors import ConfigurationError
+from carryover.runtime.classes import name_of, resolve
 from carryover.runtime.weights import StateDict
 
 _LAYERS = {1, 2, 3, 4}
@@ -18,6 +20,7 @@ _MOST = 20_000
 """Modules that may be constructed to find the arguments; without memory, on torch's meta device."""
 
 Shapes = dict[str, torch.Size]
+Make = Callable[..., nn.Module]
 
 
 def parse(text: str) -> tuple[str, Any]:
@@ -31,7 +34,7 @@ def parse(text: str) -> tuple[str, Any]:
     if not equals or not name.isidentifier():
         raise ConfigurationError(f"--arguments {text}: expected name=value, such as hidden_size=64")
     if value == "None":
-        raise ConfigurationError(f"--arguments {text}: a manifest cannot say None; leave the argument out")
+        return name, {"none": True}
     try:
         parsed = tomllib.loads(f"value = {value.lower() if value in ('True', 'False') else value}")["value"]
     except tomllib.TOMLDecodeError:
@@ -39,7 +42,7 @@ def parse(text: str) -> tuple[str, Any]:
     return name, parsed if isinstance(parsed, (bool, int, float, str, list, dict)) else value
 
 
-def fit(cls: type[nn.Module], given: Mapping[str, Any], held: Iterable[StateDict]) -> tuple[dict[str, Any], list[str]]:
+def fit(cls: Make, given: Mapping[str, Any], held: Iterable[StateDict], path: Path) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments with which `cls` takes one of the state dicts, or those it can do with, and where from.
 
     What is not given keeps its default. Only where the constructor cannot do without an argument, or the state dicts do
@@ -49,6 +52,11 @@ def fit(cls: type[nn.Module], given: Mapping[str, Any], held: Iterable[StateDict
         ConfigurationError: the constructor needs arguments that are neither given nor determined.
 
     """
+
+    def made(**arguments: Any) -> nn.Module:
+        return cls(**resolve(arguments, path))
+
+    made.__name__ = name_of(cls)
     parameters = [p for p in _parameters(cls, given) if p.name not in given]
     required = [p.name for p in parameters if p.default is p.empty]
     defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
@@ -56,8 +64,8 @@ def fit(cls: type[nn.Module], given: Mapping[str, Any], held: Iterable[StateDict
     if not wanted and required:
         raise _needs(cls, required)
     found: dict[str, int] = {}
-    if wanted and (required or _shapes(cls, given) not in wanted):
-        found = _search(cls, given, wanted, required, [name for name, value in defaults.items() if type(value) is int])
+    if wanted and (required or _shapes(made, given) not in wanted):
+        found = _search(made, given, wanted, required, [name for name, value in defaults.items() if type(value) is int])
     others = [f"{name} = {value!r:.40}" for name, value in defaults.items() if name not in found]
     notes = []
     if found:
@@ -70,7 +78,7 @@ def fit(cls: type[nn.Module], given: Mapping[str, Any], held: Iterable[StateDict
 
 
 def _search(
-    cls: type[nn.Module],
+    cls: Make,
     given: Mapping[str, Any],
     wanted: Sequence[Shapes],
     required: Sequence[str],
@@ -102,7 +110,7 @@ def _search(
     return {}  # what does not fit is said where the weights are loaded
 
 
-def _shapes(cls: type[nn.Module], arguments: Mapping[str, Any]) -> Shapes | None:
+def _shapes(cls: Make, arguments: Mapping[str, Any]) -> Shapes | None:
     try:
         with torch.device("meta"):
             return {name: tensor.shape for name, tensor in cls(**arguments).state_dict().items()}
@@ -110,7 +118,7 @@ def _shapes(cls: type[nn.Module], arguments: Mapping[str, Any]) -> Shapes | None
         return None
 
 
-def _parameters(cls: type[nn.Module], given: Mapping[str, Any]) -> list[inspect.Parameter]:
+def _parameters(cls: Make, given: Mapping[str, Any]) -> list[inspect.Parameter]:
     try:
         parameters = inspect.signature(cls).parameters
     except (TypeError, ValueError):
@@ -119,11 +127,11 @@ def _parameters(cls: type[nn.Module], given: Mapping[str, Any]) -> list[inspect.
     if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         names = ", ".join(parameters) or "none"
         raise ConfigurationError(
-            f"--arguments: {cls.__name__} has no argument {unknown[0]!r}; its arguments are {names}"
+            f"--arguments: {name_of(cls)} has no argument {unknown[0]!r}; its arguments are {names}"
         )
     return [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
-def _needs(cls: type[nn.Module], names: Sequence[str], why: str = "") -> ConfigurationError:
+def _needs(cls: Make, names: Sequence[str], why: str = "") -> ConfigurationError:
     shown = " ".join(f"{name}=…" for name in names)
-    return ConfigurationError(f"{cls.__name__} needs {', '.join(names)}{why}: pass --arguments {shown}")
+    return ConfigurationError(f"{name_of(cls)} needs {', '.join(names)}{why}: pass --arguments {shown}")

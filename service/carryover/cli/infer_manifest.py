@@ -9,11 +9,12 @@ from typing import Any
 from torch import nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
+from carryover.runtime.attributes import Snapshot
 from carryover.runtime.axes import Experiment
 from carryover.runtime.discovery import dry_run
 from carryover.runtime.forward import Forward, required_inputs, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
-from carryover.runtime.manifest import TensorSpec
+from carryover.runtime.manifest import StateSpec, TensorSpec
 
 _SECONDS = 30.0
 """How long inputs are looked for."""
@@ -46,7 +47,15 @@ def infer(module: nn.Module, given: Given) -> Draft:
     """
     names = _names(module, given)
     held = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    forward = Forward(module, names, lambda: held)
+    forward, constructed = Forward(module, names, lambda: held), Snapshot(module)
+    try:
+        return _infer(forward, given)
+    finally:
+        constructed.restore()  # what a first forward has registered is no part of the checkpoint
+
+
+def _infer(forward: Forward, given: Given) -> Draft:
+    module, names = forward.module, forward.inputs
     best: _Attempt | None = None
     seen, failure, tried, end = set[object](), "", 0, time.monotonic() + _SECONDS
     for choice in choices(module, names, given):
@@ -85,7 +94,7 @@ class _Attempt:
     """
 
     def __init__(self, forward: Forward, choice: Mapping[str, Guess], given: Given) -> None:
-        self._choice, self._given = choice, given
+        self._forward, self._choice, self._given = forward, choice, given
         inputs = [given.get(name) or guess.spec(name) for name, guess in choice.items()]
         self._found = Experiment(forward, inputs, given)
 
@@ -104,7 +113,7 @@ class _Attempt:
 
     def in_floats(self) -> "_Attempt":
         """Return the same, with floating inputs where whole numbers are not called for."""
-        best, forward = self, self._found.forward
+        best, forward = self, self._forward
         for name, guess in self._choice.items():
             if name not in self._given and guess.datatype.kind != "float" and likely(name) is None:
                 other = {**best._choice, name: replace(guess, datatype=floating(forward.module))}
@@ -123,7 +132,7 @@ class _Attempt:
             for axis, larger in guess.larger():
                 other = {**self._choice, name: larger}
                 try:
-                    dry_run(self._found.forward, zeros([one.spec(key) for key, one in other.items()]))
+                    dry_run(self._forward, zeros([one.spec(key) for key, one in other.items()]))
                 except ModelFailedError:
                     continue
                 batch = -1 if self._found.state else self._found.batch.get(name, -1)
@@ -137,12 +146,14 @@ class _Attempt:
     def draft(self) -> Draft:
         """Return what was found, as a manifest says it."""
         found, manifest = self._found, self._found.manifest()
-        document = manifest.model_dump(include={"inputs", "outputs"}, exclude_none=True)
+        document = manifest.model_dump(include={"inputs", "outputs"}, exclude_defaults=True)
+        if found.forward.call:
+            document["call"] = found.forward.call
         # What zeros do not reveal must be named.
-        named = [name for name in found.state if found.batch or name not in found.zeros]
-        if named:
+        named = [name for name in found.buffers if found.batch or name not in found.zeros]
+        if named or found.found:
             state = manifest.state
-            document["state"] = {name: state[name].model_dump() if name in state else {} for name in named}
+            document["state"] = {name: _entry(state.get(name)) for name in (*named, *found.found)}
         why = {spec.name: self._why(spec) for spec in manifest.inputs}
         return Draft(document, why, list(self._notes()), found.probabilities())
 
@@ -158,15 +169,29 @@ class _Attempt:
     def _notes(self) -> Iterator[str]:
         """Why there is state, and why there is batching."""
         found, who = self._found, "sessions" if self._found.state else "requests"
-        for name in found.state:
+        for name in found.forward.call:
+            yield f"call: {name} = true, without which forward gives no state"
+        for entry in found.forward.entries:
+            taken = entry.spec.initial == "zeros"
+            reason = "which it takes" if taken else "steps with it gave other results than without"
+            yield f"state {entry.name}: {entry.place}: {reason}"
+        for name in found.buffers:
             unseen = "" if name in found.zeros else ", though not on zeros, so that it must be named here"
             yield f"state {name}: {found.changes[name].value}{unseen}"
-        if frozen := [slot.name for slot in found.forward.slots() if slot.name not in found.state]:
+        if frozen := [slot.name for slot in found.forward.slots() if slot.name not in found.buffers]:
             yield f"frozen: {', '.join(frozen)}"
         if found.batch:
             yield f"batch_dim: {who} in one batch gave what each gave alone"
         else:
             yield f"no batch_dim: no axis was found along which {who} in one batch give what each gives alone"
+
+
+def _entry(spec: StateSpec | None) -> dict[str, Any]:
+    """What a manifest says of an entry of state."""
+    said = spec.model_dump(exclude_defaults=True, exclude={"datatype"}) if spec else {}
+    if str(said.get("output", "")).isdecimal():
+        said["output"] = int(said["output"])
+    return said
 
 
 def _names(module: nn.Module, given: Given) -> list[str]:

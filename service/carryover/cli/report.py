@@ -14,6 +14,8 @@ from carryover.runtime.warnings import add_warnings
 from carryover.settings import Settings
 
 Row = dict[str, Any]
+_SHOWN = {"name", "datatype", "shape", "batch_dim"}
+"""What is shown of an input or output."""
 
 
 def version_report(folder: Path, number: str | None, settings: Settings) -> tuple[dict[str, Any], Report]:
@@ -98,4 +100,4 @@ def _rows(loading: Loading | None, file: Path | None) -> list[Row]:
 
 
 def _specs(specs: Sequence[TensorSpec], state: Collection[str]) -> list[dict[str, Any]]:
-    return [(spec.of_one_session() if state else spec).model_dump() for spec in specs]
+    return [(spec.of_one_session() if state else spec).model_dump(include=_SHOWN) for spec in specs]

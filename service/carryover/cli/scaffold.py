@@ -8,9 +8,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from carryover import settings
 from carryover.cli import arguments
@@ -46,14 +47,14 @@ def scaffold(
             shutil.copyfile(copied, _create(folder / copied.name, written, undo))
         cls, source = classes.find(target, path), checkpoint or present
         held = weights.state_dicts(source) if source else []
-        fitted, notes = arguments.fit(cls, given_arguments, held)
+        fitted, notes = arguments.fit(cls, given_arguments, held, path)
         module = classes.build(target, fitted, path)
         loaded = weights.load_fitting(module, source, held) if source else None
         draft = infer(module, given_inputs)
         if present is None:
-            _save(module, _create(folder / "1" / weights.FILES[0], written, undo))
+            _save(module, _create(folder / "1" / _file_for(module), written, undo))
         document = {"class": target, **({"arguments": fitted} if fitted else {}), **draft.document}
-        document |= _weights(present, loaded) if present and loaded else {}
+        document |= _weights(loaded) if present and loaded else {}
         notes = [_origin(module, source, loaded), *notes]
         _create(path, written, undo).write_text(_text(document, notes, draft))
         found, report = version_report(folder, None, settings.read())
@@ -116,7 +117,15 @@ def _beside(folder: Path, target: str) -> tuple[str, Path | None]:
     return f"{file.name}:{name}", None if copy.exists() else file
 
 
+def _file_for(module: nn.Module) -> str:
+    """Safetensors, unless the state dict holds more than tensors."""
+    return weights.FILES[0 if all(isinstance(held, Tensor) for held in module.state_dict().values()) else 1]
+
+
 def _save(module: nn.Module, path: Path) -> None:
+    if path.suffix == ".pt":
+        torch.save(module.state_dict(), path)
+        return
     # Cloned: safetensors rejects tensors that share their memory, as tied weights do.
     tensors = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
     try:
@@ -125,14 +134,9 @@ def _save(module: nn.Module, path: Path) -> None:
         raise ConfigurationError(f"{path}: cannot be written: {error}") from None
 
 
-def _weights(present: Path, loaded: StateDict) -> dict[str, Any]:
+def _weights(loaded: StateDict) -> dict[str, Any]:
     """What the manifest must say of weights that are left as they are."""
-    if len(loaded.path) > 1:
-        raise ConfigurationError(
-            f"{present}: the state dict lies {loaded.place}, deeper than a manifest can say; move the file elsewhere "
-            "and pass it with --weights"
-        )
-    said = {"key": loaded.path[0]} if loaded.path else {}
+    said = {"key": ".".join(loaded.path)} if loaded.path else {}
     said |= {"prefix": loaded.prefix} if loaded.prefix else {}
     return {"weights": said} if said else {}
 
@@ -148,7 +152,7 @@ def _origin(module: nn.Module, source: Path | None, loaded: StateDict | None) ->
 
 def _text(document: Mapping[str, Any], notes: list[str], draft: Draft) -> str:
     """The manifest, each part under the comments that say how it was found."""
-    head = {key: document[key] for key in ("class", "arguments") if key in document}
+    head = {key: document[key] for key in ("class", "arguments", "call") if key in document}
     first = "Written by `carryover new`: what stands here was found by running the class."
     parts = [f"{_comment([first, *notes])}\n{_pairs(head)}"]
     if draft.labels is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from itertools import islice, product
 
 import numpy as np
@@ -10,10 +11,12 @@ from torch import Tensor
 
 from carryover.errors import ModelFailedError
 from carryover.runtime.datatypes import Array, Datatype, of_tensor
-from carryover.runtime.discovery import Outcome, dry_run
+from carryover.runtime.discovery import Outcome, dry_run, learn_structures
 from carryover.runtime.forward import Forward, match_outputs, name_outputs
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.selfcheck import close, example_inputs, prove_batching, state_difference
+from carryover.runtime.state_guesses import find_arguments, find_attributes, find_call, find_required
+from carryover.runtime.state_sources import entries
 from carryover.runtime.version import Call, ModelVersion, Result
 
 Axes = Mapping[str, int]
@@ -36,19 +39,35 @@ class Experiment:
     """
 
     def __init__(self, forward: Forward, inputs: Sequence[TensorSpec], given: Collection[str]) -> None:
+        forward = copy(forward)
+        forward.entries = ()
+        self.found = find_required(forward, inputs, given) or find_arguments(forward, inputs)
+        required = {spec.input for spec in self.found.values() if spec.initial == "zeros"}
+        if required:
+            inputs = [spec for spec in inputs if spec.name not in required]
+            forward = forward.taking([spec.name for spec in inputs])
+        if not self.found:
+            forward, self.found = find_call(forward, inputs)
+        self.found |= {} if self.found else find_attributes(forward, inputs)
         self.forward = forward
+        forward.entries = entries(self.found, forward.module, forward.method)
+        learn_structures(forward, inputs)
         self.zeros = self._changes_on(inputs, torch.zeros).changes
         self.outcome = self._changes_on(inputs, _random)
         self.changes = self.outcome.changes | self.zeros
         with suppress(ModelFailedError):  # forward need not take ones, as indices of a short table
             self.changes = self._changes_on(inputs, torch.ones).changes | self.changes
-        self.state = [slot.name for slot in forward.slots() if slot.name in self.changes]
-        named = name_outputs(self.outcome.returned)
+        self.buffers = [slot.name for slot in forward.slots() if slot.name in self.changes]
+        self.state = [*self.buffers, *(leaf.name for leaf in forward.leaves())]
+        named = self.outputs()
         if not named:
             raise ModelFailedError(f"forward returned {type(self.outcome.returned).__name__}, which names no tensors")
-        outputs = [TensorSpec(name=n, datatype=of_tensor(x), shape=tuple(x.shape)) for n, x in named.items()]
-        manifest = Manifest(inputs=tuple(inputs), outputs=tuple(outputs))
-        self.version = ModelVersion("new", "1", manifest, forward, self.state)
+        outputs = [
+            TensorSpec(name=name, datatype=of_tensor(tensor), shape=tuple(tensor.shape), result=path)
+            for name, (tensor, path) in named.items()
+        ]
+        manifest = Manifest(inputs=tuple(inputs), outputs=tuple(outputs), state=self.found)
+        self.version = ModelVersion("new", "1", manifest, forward, self.buffers)
         self.time: Axes = {}
         self._given = {spec.name: spec for spec in inputs if spec.name in given}
         self._varied = set[tuple[str, int]]()
@@ -63,6 +82,10 @@ class Experiment:
         """The batch axis of each input; nothing where there is none."""
         return {s.name: s.batch_dim for s in self.version.manifest.inputs if s.batch_dim is not None}
 
+    def outputs(self) -> dict[str, tuple[Tensor, str | None]]:
+        """Return the tensors that forward returned beside its state, as `name_outputs` does."""
+        return name_outputs(self.outcome.returned, [str(spec.output) for spec in self.found.values()])
+
     def keeps_shape(self) -> bool:
         """Return whether every state buffer has the shape that it is registered with after a step."""
         after = self.outcome.state
@@ -74,7 +97,7 @@ class Experiment:
 
     def probabilities(self) -> int | None:
         """Return how many probabilities the only output gives; None where it gives something else."""
-        output, *others = name_outputs(self.outcome.returned).values()
+        (output, _), *others = self.outputs().values()
         if others or not output.is_floating_point() or not output.ndim or bool((output < 0).any()):
             return None
         sums = output.float().sum(-1)
@@ -179,7 +202,7 @@ def batched(version: ModelVersion, taken: Axes) -> ModelVersion | None:
             found = version.refined(
                 [_with_batch_dim(spec, axes[spec.name]) for spec in version.manifest.inputs],
                 [_with_batch_dim(spec, outputs[spec.name]) for spec in version.manifest.outputs],
-                {name: StateSpec(batch_dim=dim) for name, dim in dims.items()},
+                _state_specs(version, dims),
             )
             if _holds(found):
                 return found
@@ -189,7 +212,7 @@ def batched(version: ModelVersion, taken: Axes) -> ModelVersion | None:
 def with_sizes(spec: TensorSpec, axes: Iterable[int], size: int) -> TensorSpec:
     """Return a spec with another size of some axes."""
     shape = tuple(size if axis in axes else given for axis, given in enumerate(spec.shape))
-    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=shape, batch_dim=spec.batch_dim)
+    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=shape, batch_dim=spec.batch_dim, result=spec.result)
 
 
 def _random(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -201,7 +224,24 @@ def _random(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
 
 
 def _with_batch_dim(spec: TensorSpec, dim: int) -> TensorSpec:
-    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape, batch_dim=dim)
+    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape, batch_dim=dim, result=spec.result)
+
+
+def _state_specs(version: ModelVersion, dims: Mapping[str, int | None]) -> dict[str, StateSpec]:
+    """The entries of `[state]` with an axis for each tensor; what has none is shared."""
+    leaves = {leaf.name for leaf in version.forward.leaves()}
+    found = {
+        name: StateSpec(batch_dim=dim) if dim is not None else StateSpec(shared=True)
+        for name, dim in dims.items()
+        if name not in leaves
+    }
+    for entry in version.forward.entries:
+        axes = {leaf.path: dim for leaf in entry.leaves if (dim := dims.get(leaf.name)) is not None}
+        said: dict[str, object] = {"shared": True} if not axes else {"batch_dim": axes}
+        if len(set(axes.values())) == 1:
+            said = {"batch_dim": next(iter(axes.values()))}
+        found[entry.name] = entry.spec.model_copy(update=said)
+    return found
 
 
 def _holds(version: ModelVersion) -> bool:
@@ -212,21 +252,21 @@ def _holds(version: ModelVersion) -> bool:
     return True
 
 
-def _state_dims(version: ModelVersion, state: bytes) -> Iterator[Axes]:
-    """Ways to choose an axis of size 1 of each state buffer."""
+def _state_dims(version: ModelVersion, state: bytes) -> Iterator[Mapping[str, int | None]]:
+    """Ways to choose an axis of size 1 of each state buffer; a scalar has none, and is shared."""
     contents = zip(version.layout.buffers, version.layout.contents(state), strict=True)
     shapes = {buffer.name: held.shape if held else () for buffer, held in contents}
     # Buffers of one shape, such as the caches of many layers, have the same axis.
-    axes = {shape: [axis for axis, size in enumerate(shape) if size == 1] for shape in shapes.values()}
+    axes = {shape: [axis for axis, size in enumerate(shape) if size == 1] for shape in shapes.values() if shape}
     for way in _ways(axes.values()):
         chosen = dict(zip(axes, way, strict=True))
-        yield {name: axis for name, shape in shapes.items() if (axis := chosen[shape]) is not None}
+        yield {name: chosen[shape] if shape else None for name, shape in shapes.items()}
 
 
-def _batch_axes(version: ModelVersion, axes: Axes, dims: Axes, one: Result) -> Axes | None:
+def _batch_axes(version: ModelVersion, axes: Axes, dims: Mapping[str, int | None], one: Result) -> Axes | None:
     """The axis of each output along which a batch lies; None where forward takes no batch, or gives none."""
     held = zip(version.layout.buffers, version.layout.join([one.state]), strict=True)
-    state = {b.name: None if x is None else torch.cat([x] * _ROWS, dims[b.name]) for b, x in held}
+    state = {b.name: x if x is None or (dim := dims[b.name]) is None else torch.cat([x] * _ROWS, dim) for b, x in held}
     inputs = {
         spec.name: torch.zeros(_resized(spec.example_shape, axes[spec.name], _ROWS), dtype=spec.datatype.torch)
         for spec in version.inputs

@@ -3,11 +3,12 @@
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
+from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -19,53 +20,113 @@ def build(target: str, arguments: Mapping[str, Any], manifest: Path) -> nn.Modul
     """Construct the module that `target` names: `package.module:Class`, or `file.py:Class` beside the manifest.
 
     Raises:
-        ConfigurationError: the class cannot be found, is no `nn.Module`, or its constructor rejects the arguments.
+        ConfigurationError: the class cannot be found, makes no `nn.Module`, or rejects the arguments.
 
     """
     return construct(find(target, manifest), arguments, manifest)
 
 
-def construct(cls: type[nn.Module], arguments: Mapping[str, Any], manifest: Path) -> nn.Module:
-    """Construct a class.
+def construct(make: Callable[..., nn.Module], arguments: Mapping[str, Any], manifest: Path) -> nn.Module:
+    """Construct a class, or call what makes a module.
 
     Raises:
-        ConfigurationError: its constructor rejects the arguments.
+        ConfigurationError: it rejects the arguments, or makes no `nn.Module`.
 
     """
+    given = resolve(arguments, manifest)
     try:
-        return cls(**arguments)
+        made = make(**given)
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"{manifest}: arguments: {cls.__name__} rejected them: {first_line(error)}") from error
+        raise ConfigurationError(
+            f"{manifest}: arguments: {name_of(make)} rejected them: {first_line(error)}"
+        ) from error
+    if not isinstance(made, nn.Module):
+        raise ConfigurationError(
+            f"{manifest}: class: {name_of(make)} returned a {type(made).__name__}, which is no nn.Module"
+        )
+    return made
 
 
-def find(target: str, manifest: Path) -> type[nn.Module]:
-    """Import the class that `target` names.
+def resolve(value: Any, manifest: Path) -> Any:
+    """Return an argument as the constructor takes it.
+
+    `{ class = "package:Config", size = 8 }` is an object of that class, or what the name stands for where it cannot be
+    called; `{ none = true }` is None, which TOML cannot express. All else is itself, lists and tables of these too.
 
     Raises:
-        ConfigurationError: it cannot be found, or is no `nn.Module`.
+        ConfigurationError: the class of an object cannot be found, or rejects the arguments.
 
     """
+    if isinstance(value, list):
+        return [resolve(inner, manifest) for inner in value]
+    if not isinstance(value, Mapping):
+        return value
+    if value == {"none": True}:
+        return None
+    given = {key: resolve(inner, manifest) for key, inner in value.items() if key != "class"}
+    target = value.get("class")
+    if not isinstance(target, str) or ":" not in target:
+        return {**given, "class": target} if "class" in value else given
+    found = _named(target, manifest, "arguments")
+    if not given and not callable(found):
+        return found
+    try:
+        return found(**given)
+    except (Exception, SystemExit) as error:
+        raise ConfigurationError(
+            f"{manifest}: arguments: {name_of(found)} rejected them: {first_line(error)}"
+        ) from error
+
+
+def name_of(make: Callable[..., Any]) -> str:
+    """Return the name of a class, or of what makes a module."""
+    return getattr(make, "__name__", type(make).__name__)
+
+
+def find(target: str, manifest: Path) -> Callable[..., nn.Module]:
+    """Import the class, or other callable, that `target` names.
+
+    Raises:
+        ConfigurationError: it cannot be found, or is a class of something else than modules.
+
+    """
+    found, (source, _, name) = _named(target, manifest, "class"), target.partition(":")
+    if not callable(found) or (isinstance(found, type) and not issubclass(found, nn.Module)):
+        raise ConfigurationError(f"{manifest}: class: {source} has no nn.Module named {name}")
+    return cast(Callable[..., nn.Module], found)
+
+
+def _named(target: str, manifest: Path, key: str) -> Any:
+    """Import what `target` names; None where its file or package has no such name."""
     source, _, name = target.partition(":")
     try:
-        container = _beside(manifest, source) if source.endswith(".py") else importlib.import_module(source)
+        container = (
+            _beside(manifest, source, again=key == "class")
+            if source.endswith(".py")
+            else importlib.import_module(source)
+        )
     except (Exception, SystemExit) as error:
-        raise ConfigurationError(f"{manifest}: class: {source} cannot be imported: {first_line(error)}") from error
-    cls = getattr(container, name, None)
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise ConfigurationError(f"{manifest}: class: {source} has no nn.Module named {name}")
-    return cls
+        raise ConfigurationError(f"{manifest}: {key}: {source} cannot be imported: {first_line(error)}") from error
+    try:
+        return attrgetter(name)(container)
+    except AttributeError:
+        if key == "class":
+            return None
+        raise ConfigurationError(f"{manifest}: {key}: {source} has no {name}") from None
 
 
-def _beside(manifest: Path, file: str) -> ModuleType:
+def _beside(manifest: Path, file: str, *, again: bool) -> ModuleType:
     """Import a file as part of a package that is its folder: files there can import each other as `.name`.
 
-    It is imported again each time, as the file may have changed.
+    It is imported `again` for each class, as the file may have changed; what its arguments are made of is not.
     """
     folder = manifest.resolve().parent
     if not (folder / file).is_file():
         raise ImportError(f"there is no file {file} beside the manifest")
     name = re.sub(r"\W", "_", folder.name)
     package = f"carryover_models_{name}_{sha256(str(folder).encode()).hexdigest()[:8]}"
+    if not again and package in sys.modules:
+        return importlib.import_module(f"{package}.{file.removesuffix('.py')}")
     for known in [known for known in sys.modules if known == package or known.startswith(f"{package}.")]:
         del sys.modules[known]
     parent = ModuleType(package)

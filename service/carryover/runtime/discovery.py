@@ -1,8 +1,9 @@
 """Finding out which buffers are state: a dry run of the forward, which leaves the module as it was."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,13 +15,19 @@ from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.manifest import TensorSpec, by_example_length
 from carryover.runtime.report import first_line
 
+T = TypeVar("T")
+_MOST_STEPS = 40
+"""After so many, state that is not in buffers may have no new structure."""
+_PATIENCE = 8
+"""Steps without a new structure after which no other is expected."""
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What one forward did.
 
-    `returned` is what it returned, `state` every buffer as it left it, `changes` the buffers that it changed; where the
-    forward started from a given state, `changes` says nothing.
+    `returned` is what it returned, `state` every buffer and leaf as it left them, `changes` the buffers that it
+    changed; where the forward started from a given state, `changes` says nothing.
     """
 
     returned: Any
@@ -46,8 +53,12 @@ def dry_run(
             if state is not None and slot.name in state:
                 held = state[slot.name]
                 slot.put(None if held is None else held.clone())
+        for leaf in forward.leaves():
+            held = leaf.registered if state is None else state.get(leaf.name)
+            leaf.put(None if held is None else held.clone())
         returned = forward([given.clone() for given in inputs.values()])  # forward may write to its inputs
         after.update({slot.name: slot.get() for slot in slots})
+        after.update({leaf.name: leaf.get() for leaf in forward.leaves()})
 
     settings = process.default_dtype(), process.initial_seed()
     with torch.no_grad():
@@ -60,6 +71,32 @@ def dry_run(
             if forward.attributes is not None:
                 forward.attributes.put_back()
     return Outcome(returned, after, changes)
+
+
+def dry_loop(forward: Forward, inputs: Sequence[Mapping[str, Tensor]], read: Callable[[Any], T]) -> list[T]:
+    """Run a forward several times, one after the other, and return what `read` makes of each result.
+
+    The buffers are put back in the end, and nothing else is.
+
+    Raises:
+        ModelFailedError: it raised.
+
+    """
+    found: list[T] = []
+
+    def run(_: object) -> None:
+        found.clear()
+        found.extend(read(forward([value.clone() for value in given.values()])) for given in inputs)
+
+    settings = process.default_dtype(), process.initial_seed()
+    with torch.no_grad():
+        try:
+            buffers.discover(forward.module, run)
+        except (Exception, SystemExit) as error:
+            raise ModelFailedError(first_line(error)) from error
+        finally:
+            process.restore(settings)
+    return found
 
 
 def discover(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], Outcome]:
@@ -85,3 +122,45 @@ def discover(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[tuple[Tenso
         return sized, outcome
     shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in specs)
     raise ModelFailedError(f"forward failed on zeros of {shapes}: {failure}")
+
+
+def learn_structures(forward: Forward, specs: Sequence[TensorSpec]) -> None:
+    """Run a forward for as many steps as it takes until its state, where it is not in buffers, has no new structure.
+
+    Raises:
+        ModelFailedError: it always has, or a step from its own state fails.
+
+    """
+    if not forward.entries:
+        return
+    state: Mapping[str, Tensor | None] | None = None
+    settled, step = 0, 0
+    while settled < _PATIENCE:
+        if step == _MOST_STEPS:
+            raise ModelFailedError(
+                f"state.{forward.entries[0].name}: its structure is another after each of {_MOST_STEPS} steps; what "
+                "grows is to grow within a tensor"
+            )
+        forms = [entry.forms for entry in forward.entries]
+        try:
+            state = dry_run(forward, zeros(specs), state).state
+        except ModelFailedError as error:
+            name = forward.entries[0].name
+            raise ModelFailedError(f"state.{name}: a step from what forward left fails: {error}") from error
+        if step == 0:
+            state = {**state, **_zeroed(forward)}
+        step += 1
+        settled = settled + 1 if forms == [entry.forms for entry in forward.entries] else 0
+    for fill in (torch.ones_like, torch.randn_like):
+        with suppress(ModelFailedError, RuntimeError):  # forward need not take them, nor are they for whole numbers
+            dry_run(forward, {name: fill(given) for name, given in zeros(specs).items()}, state)
+    for entry in forward.entries:
+        entry.settle()
+
+
+def _zeroed(forward: Forward) -> dict[str, Tensor | None]:
+    """Let entries that start from zeros do so, now that it is known what they hold."""
+    for entry in forward.entries:
+        if entry.spec.initial == "zeros" and entry.spec.shape is None:
+            entry.start_from(entry.zeros())
+    return {leaf.name: leaf.value for leaf in forward.leaves()}

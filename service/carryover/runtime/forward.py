@@ -1,9 +1,11 @@
 """A module's forward on named tensors: how it takes its inputs, and which outputs it returned."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from dataclasses import is_dataclass
 from itertools import takewhile
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from carryover.runtime.attributes import Attributes
 from carryover.runtime.datatypes import Datatype, of_tensor
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.programs import Program
+from carryover.runtime.state_sources import Leaf, StateEntry, path_of
+from carryover.runtime.structure import fields, pick, vars_of
 
 Saved = Callable[[], Mapping[str, Tensor]]
 
@@ -21,30 +25,102 @@ Saved = Callable[[], Mapping[str, Tensor]]
 class Forward:
     """A module in eval mode, with its weights loaded.
 
-    `buffers` are the names that are registered before anything runs. `saved` reads the weights again.
+    `buffers` are the names that are registered before anything runs. `saved` reads the weights again. `entries` are the
+    state that is not in buffers. `method` is what is called, with the constant keyword arguments of `call`; `optional`
+    says whether inputs may be left out.
     """
 
-    def __init__(self, module: nn.Module, inputs: Sequence[str], saved: Saved, program: Program | None = None) -> None:
+    def __init__(  # noqa: PLR0913 - a module, what it is called with, and where it came from
+        self,
+        module: nn.Module,
+        inputs: Sequence[str],
+        saved: Saved,
+        program: Program | None = None,
+        *,
+        method: str = "forward",
+        call: Mapping[str, Any] | None = None,
+        optional: bool = False,
+    ) -> None:
         self.module = module.eval().requires_grad_(False)
         self.saved = saved
         self.program = program
         self.buffers = frozenset(name for name, *_ in buffers.named(module))
         self.parameters = buffers.Parameters(module)
         self.attributes = None if program else Attributes(module, self.buffers)
-        self._inputs = tuple(inputs)
-        self._keywords = keywords(module.forward, self._inputs)
+        self.inputs = tuple(inputs)
+        self.entries: Sequence[StateEntry] = ()
+        self._name, self._optional = method, optional
+        self.method = _method(module, method)
+        self.call = dict(call or {})
+        # Not the method: a module's own __call__ runs its hooks.
+        self._run = module if method == "forward" else self.method
+        self._keywords = keywords(self.method, self.inputs)
+        self._by_name = self._keywords == frozenset(self.inputs) and not self.call and not optional
+
+    def calling(self, flags: Mapping[str, Any]) -> "Forward":
+        """Return the same forward with more constant arguments."""
+        other = copy(self)
+        other.call = {**self.call, **flags}
+        other._by_name = False  # noqa: SLF001 - of its own class
+        return other
+
+    def taking(self, inputs: Sequence[str]) -> "Forward":
+        """Return the same forward with other inputs."""
+        return self._again(self.module, inputs)
+
+    def on(self, module: nn.Module) -> "Forward":
+        """Return the same forward of another module; its state is what is in its buffers."""
+        return self._again(module, self.inputs)
+
+    def _again(self, module: nn.Module, inputs: Sequence[str]) -> "Forward":
+        return Forward(
+            module, inputs, self.saved, self.program, method=self._name, call=self.call, optional=self._optional
+        )
 
     def slots(self) -> list[buffers.Slot]:
         """Return the registered buffers; two names of one tensor may become two buffers in a dry run."""
         return [slot for slot in buffers.slots(self.module) if slot.name in self.buffers]
 
-    def __call__(self, arguments: Sequence[Tensor]) -> Any:
-        """Run on tensors in the order of the inputs."""
+    def leaves(self) -> list[Leaf]:
+        """Return the tensors and numbers of the state that is not in buffers."""
+        return [leaf for entry in self.entries for leaf in entry.leaves]
+
+    def __call__(self, arguments: Sequence[Tensor | None]) -> Any:
+        """Run on tensors in the order of the inputs; None where an optional one is not given."""
+        if self.entries:
+            return self._with_state(arguments)
+        if self._by_name:
+            return self._run(**dict(zip(self.inputs, arguments, strict=True)))
+        return self._on(arguments, self.call)
+
+    def _with_state(self, arguments: Sequence[Tensor | None]) -> Any:
+        """Run with the leaves as they were put, and read them again."""
+        given = dict(self.call)
+        try:
+            for entry in self.entries:
+                entry.enter(given)
+            returned = self._on(arguments, given)
+            for entry in self.entries:
+                entry.leave(returned)
+        finally:
+            for entry in self.entries:
+                entry.restore()
+        return returned
+
+    def _on(self, arguments: Sequence[Tensor | None], others: Mapping[str, Any]) -> Any:
         if not self._keywords:
-            return self.module(*arguments)
-        given = dict(zip(self._inputs, arguments, strict=True))
+            return self._run(*arguments, **others)
+        given = dict(zip(self.inputs, arguments, strict=True))
         in_order = [argument for name, argument in given.items() if name not in self._keywords]
-        return self.module(*in_order, **{name: given[name] for name in self._keywords})
+        by_name = {name: given[name] for name in self._keywords if given[name] is not None}
+        return self._run(*in_order, **by_name, **others)
+
+
+def _method(module: nn.Module, name: str) -> Callable[..., Any]:
+    method = getattr(module, name, None)
+    if not callable(method):
+        raise ModelFailedError(f"method: {type(module).__name__} has no method {name!r}")
+    return cast(Callable[..., Any], method)
 
 
 def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
@@ -74,8 +150,36 @@ def required_inputs(forward: Any) -> list[str] | None:
     return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
 
 
-def name_outputs(returned: Any) -> dict[str, Tensor]:
-    """Return the tensors that a forward returned and a manifest can name, by the names they have or get."""
+def name_outputs(returned: Any, state: Collection[str] = ()) -> dict[str, tuple[Tensor, str | None]]:
+    """Return the tensors that a forward returned and a manifest can name, by the names they have or get.
+
+    With each comes the path that its `result` must name; None where it is found without. `state` are the paths of
+    results that are state, which are left out, unless nothing else is left.
+    """
+    others = {str(key): value for key, value in fields(returned) if str(key) not in state and _is_output(value)}
+    if not state or isinstance(returned, Tensor) or not others:
+        named = _named(returned) or _named(dict(others))
+        return {name: (value, None) for name, value in named.items()}
+    if isinstance(returned, (tuple, list)) and not hasattr(returned, "_fields"):
+        in_order = list(others) == [str(index) for index in range(len(others))]
+        names = {key: "output" if len(others) == 1 else f"output_{i}" for i, key in enumerate(others)}
+        return {names[key]: (value, None if in_order else key) for key, value in others.items()}
+    return {name: (value, None) for name, value in others.items()}
+
+
+def result_paths(specs: Sequence[TensorSpec], returned: Any) -> list[str]:
+    """Return the paths of the outputs in what a forward returned."""
+    by_order = isinstance(returned, (tuple, list)) and not {s.name for s in specs} <= set(
+        getattr(returned, "_fields", ())
+    )
+    named = any(spec.result is not None for spec in specs)
+    return [
+        str(spec.result) if spec.result is not None else str(index) if by_order and not named else spec.name
+        for index, spec in enumerate(specs)
+    ]
+
+
+def _named(returned: Any) -> dict[str, Tensor]:
     named: Mapping[Any, Any] = {}
     if isinstance(returned, Tensor):
         named = {"output": returned}
@@ -83,6 +187,8 @@ def name_outputs(returned: Any) -> dict[str, Tensor]:
         named = returned
     elif isinstance(returned, tuple) and hasattr(returned, "_fields"):
         named = dict(zip(returned._fields, returned, strict=True))
+    elif is_dataclass(returned) and not isinstance(returned, type):
+        named = vars_of(returned)
     elif isinstance(returned, (tuple, list)):
         # A manifest names what a tuple starts with: (output, (h, c)) has one output.
         leading = list(takewhile(_is_output, returned))
@@ -101,10 +207,14 @@ def match_outputs(specs: Sequence[TensorSpec], returned: Any) -> dict[str, Any]:
         ModelFailedError: it returned fewer values than the manifest names.
 
     """
+    if any(spec.result is not None for spec in specs):
+        return {spec.name: _result(spec, returned) for spec in specs}
     if isinstance(returned, Tensor):
         returned = (returned,)
     elif isinstance(returned, tuple) and {spec.name for spec in specs} <= set(getattr(returned, "_fields", ())):
         returned = dict(zip(returned._fields, returned, strict=True))  # type: ignore[attr-defined]
+    elif is_dataclass(returned) and not isinstance(returned, type):
+        returned = vars_of(returned)
     if isinstance(returned, Mapping):
         return {spec.name: returned.get(spec.name) for spec in specs}
     if isinstance(returned, (tuple, list)) and len(returned) >= len(specs):
@@ -113,6 +223,15 @@ def match_outputs(specs: Sequence[TensorSpec], returned: Any) -> dict[str, Any]:
     raise ModelFailedError(
         f"forward returned {type(returned).__name__} with {count} tensors where the manifest names {len(specs)}"
     )
+
+
+def _result(spec: TensorSpec, returned: Any) -> Any:
+    try:
+        return pick(returned, path_of(spec.name if spec.result is None else spec.result))
+    except LookupError as error:
+        raise ModelFailedError(
+            f"the output {spec.name!r}: result = {spec.result!r}: forward returned no such result: {error}"
+        ) from None
 
 
 def output_faults(specs: Sequence[TensorSpec], values: Mapping[str, Any], *, sizes: bool = False) -> list[str]:
@@ -144,5 +263,10 @@ def called(tensor: Tensor) -> str:
 
 
 def zeros(specs: Sequence[TensorSpec]) -> dict[str, Tensor]:
-    """Return the dry run's inputs."""
-    return {spec.name: torch.zeros(spec.example_shape, dtype=spec.datatype.torch) for spec in specs}
+    """Return the dry run's inputs: zeros, or the manifest's examples."""
+    return {
+        spec.name: torch.zeros(spec.example_shape, dtype=spec.datatype.torch)
+        if spec.example is None
+        else torch.from_numpy(spec.filled(spec.example_shape)).to(spec.datatype.torch)
+        for spec in specs
+    }

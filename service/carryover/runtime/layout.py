@@ -41,12 +41,13 @@ class StateBuffer:
     """One state buffer of a model.
 
     `registered` is what it holds at step 0. `batch_dim`, where the manifest names it, is the axis along which sessions
-    are batched.
+    are batched; or it is `shared`, and sessions are batched that have one value of it.
     """
 
     name: str
     registered: Contents | None
     batch_dim: int | None
+    shared: bool = False
 
 
 class Layout:
@@ -56,7 +57,8 @@ class Layout:
         self.buffers = tuple(buffers)
         self._registered = tuple(buffer.registered for buffer in buffers)
         self.nbytes = sum(contents.nbytes for contents in self._registered if contents)
-        self.batched = bool(buffers) and all(buffer.batch_dim is not None for buffer in buffers)
+        self.batched = bool(buffers) and all(buffer.batch_dim is not None or buffer.shared for buffer in buffers)
+        self._shared = any(buffer.shared for buffer in buffers)
 
     def complete(self, state: bytes) -> bool:
         """Whether a session's bytes are all there: as many as their table, or the registered shapes, say."""
@@ -80,7 +82,14 @@ class Layout:
 
     def signature(self, state: bytes) -> bytes:
         """Return what must be equal for sessions to be batched."""
-        return state[: self._table(state)[1]]
+        contents, start = self._table(state)
+        if not self._shared:
+            return state[:start]
+        parts, end = [state[:start]], start
+        for buffer, held in zip(self.buffers, contents, strict=True):
+            first, end = end, end + (held.nbytes if held else 0)
+            parts += [state[first:end]] if buffer.shared else []
+        return b"".join(parts)
 
     def join(self, states: Sequence[bytes]) -> list[Tensor | None]:
         """Batch sessions of one `signature`: a fresh tensor for each buffer, along its `batch_dim`."""
@@ -96,7 +105,9 @@ class Layout:
                 tensors.append(None)
                 continue
             start, end = end, end + held.nbytes
-            rows = torch.from_numpy(matrix[:, start:end].copy().view(held.datatype.carrier))
+            rows = torch.from_numpy(
+                matrix[: 1 if buffer.shared else None, start:end].copy().view(held.datatype.carrier)
+            )
             if held.datatype is Datatype.BF16:
                 rows = rows.view(torch.bfloat16)
             if buffer.batch_dim is None or count == 1:
@@ -198,7 +209,9 @@ def _part(buffer: StateBuffer, tensor: Tensor | None, count: int) -> tuple[Conte
         wanted = buffer.registered and buffer.registered.datatype.torch
         raise ModelFailedError(f"forward left the state buffer {buffer.name!r} as {found} where it was {wanted}")
     rows, dim = tensor[None], buffer.batch_dim
-    if dim is not None:
+    if buffer.shared:
+        rows = rows.expand(count, *tensor.shape)
+    elif dim is not None:
         if tensor.ndim <= dim or tensor.shape[dim] % count:
             raise ModelFailedError(
                 f"forward left the state buffer {buffer.name!r} with shape {list(tensor.shape)}, which cannot be split "

@@ -4,7 +4,7 @@ A stage is left out where an earlier one has left nothing that it could say some
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
 from carryover.runtime import classes, manifest, programs, weights
-from carryover.runtime.discovery import Outcome, discover
-from carryover.runtime.forward import Forward, match_outputs, output_faults
-from carryover.runtime.manifest import Manifest, StateSpec
+from carryover.runtime.discovery import Outcome, discover, learn_structures
+from carryover.runtime.forward import Forward, Saved, match_outputs, output_faults, result_paths
+from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.report import Report
 from carryover.runtime.selfcheck import prove, prove_batching, settle_attributes
+from carryover.runtime.state_guesses import find_arguments
+from carryover.runtime.state_sources import entries
 from carryover.runtime.version import ModelVersion
 
 
@@ -70,6 +72,7 @@ class Loading:
         self.state: frozenset[str] = frozenset()
         self.tried: ModelVersion | None = None
         self._batching_proved = False
+        self._missing_buffers: frozenset[str] = frozenset()
         self.path = path
         self.folder = folder
         self._trust_pt2 = trust_pt2
@@ -117,6 +120,9 @@ class Loading:
             ]
             kind = "state" if name in self.state else "frozen" if outcome else "buffer"
             yield name, kind, slot.registered, ", ".join(filter(None, whys))
+        for entry in self.forward.entries:
+            for leaf in entry.leaves:
+                yield leaf.name, "state", leaf.registered, entry.place
 
     def _run(self) -> None:
         report = self.report
@@ -127,7 +133,11 @@ class Loading:
         if self.forward is None:
             return
         with report.stage(self._where):
-            inputs, self.outcome = discover(self.forward, self.manifest.inputs)
+            self.forward.entries = entries(self.manifest.state, self.forward.module, self.forward.method)
+            inputs, outcome = discover(self.forward, self.manifest.inputs)
+            self._find_arguments(self.forward, inputs, outcome)
+            learn_structures(self.forward, inputs)
+            self.outcome = outcome
             if self.forward.attributes is not None:
                 self.forward.attributes.note_first_call()
             self.manifest = self.manifest.model_copy(update={"inputs": inputs})
@@ -146,6 +156,7 @@ class Loading:
     def _class(self, target: str) -> Forward | None:
         """Construct the class and load its checkpoint."""
         module, names = None, [spec.name for spec in self.manifest.inputs]
+        saved: Saved | None = None
         with self.report.stage(self._where):
             # The class as it is now, as its file may change.
             cls = classes.find(target, self.path)
@@ -153,39 +164,86 @@ class Loading:
             module = self._construct()
         with self.report.stage(self._where):
             self.weights = weights.find(self.folder)
-            saved = partial(weights.read, self.weights, self.manifest.weights)
-            if module is not None:
-                for fault in weights.load(module, saved()):
-                    self.report.error(f"{self.weights}: does not fit {type(module).__name__}: {fault}")
-                return Forward(module, names, saved)
-        return module if module is None else Forward(module, names, module.state_dict)
+            read = partial(weights.read, self.weights, self.manifest.weights)
+            saved = read
+            if module is None:
+                read()
+            else:
+                saved = partial(self._saved, read, module.state_dict().keys())
+                self._load(module, saved())
+        if module is None:
+            return None
+        saved = saved or module.state_dict
+        with self.report.stage(self._where):
+            optional = any(spec.optional for spec in self.manifest.inputs)
+            return Forward(
+                module, names, saved, method=self.manifest.method, call=self.manifest.call, optional=optional
+            )
+        return None
+
+    def _saved(self, read: Callable[[], weights.Tensors], expected: Collection[str]) -> weights.Tensors:
+        """The checkpoint by the names that the class has, without what starts as the class has it."""
+        given = weights.adapt(expected, read())
+        for name, spec in self.manifest.state.items():
+            if spec.buffer and spec.initial == "class":
+                given.pop(name, None)
+        return given
+
+    def _load(self, module: nn.Module, given: weights.Tensors) -> None:
+        fit = weights.load(module, given)
+        named = {name for name, _ in module.named_buffers()}
+        # Of a buffer that is missing it is not known yet whether it is state, which starts as the class has it.
+        self._missing_buffers = fit.missing & named
+        for sentence in fit.sentences(self._missing_buffers):
+            name, shaped, _ = sentence.partition(" has shape ")
+            hint = f'; if it is state, [state.{name}] initial = "class" starts it as the class does'
+            self._misfit(module, sentence + (hint if shaped and name in named else ""))
+
+    def _misfit(self, module: nn.Module, sentence: str) -> None:
+        self.report.error(f"{self.weights}: does not fit {type(module).__name__}: {sentence}")
 
     def _program(self) -> Forward:
         found = programs.find(self.folder, self.path)
         program = programs.load(found, trusted=self._trust_pt2)
         self.weights = found
         self._construct = partial(programs.again, found, program.digest)
-        return Forward(program.module, [spec.name for spec in self.manifest.inputs], program.module.state_dict, program)
+        names = [spec.name for spec in self.manifest.inputs]
+        return Forward(program.module, names, program.module.state_dict, program, call=self.manifest.call)
+
+    def _find_arguments(self, forward: Forward, inputs: Sequence[TensorSpec], outcome: Outcome) -> None:
+        """Add the parameters that take a result, as entries that the manifest leaves out."""
+        taken = result_paths(self.manifest.outputs, outcome.returned)
+        if found := find_arguments(forward, inputs, taken):
+            forward.entries = entries(found, forward.module, forward.method)
+            self.manifest = self.manifest.model_copy(update={"state": {**self.manifest.state, **found}})
 
     def _find_state(self, forward: Forward) -> None:
         """The buffers that the dry run changed, those that a program says it mutates, and those that are listed."""
         slots = {slot.name: slot.registered for slot in forward.slots()}
-        listed = dict(self.manifest.state)
-        for name, spec in self.manifest.state.items():
+        listed = {name: spec for name, spec in self.manifest.state.items() if spec.buffer}
+        others = {name: spec for name, spec in self.manifest.state.items() if not spec.buffer}
+        for leaf in forward.leaves():
+            if leaf.name in slots:
+                self.report.error(
+                    f"{self._where}: state.{leaf.name}: the module has a buffer of this name; call the entry otherwise"
+                )
+        for name, spec in tuple(listed.items()):
             if name not in slots:
                 known = ", ".join(map(repr, slots)) or "none"
                 self.report.error(f"{self._where}: state: the module has no buffer {name!r}; its buffers are {known}")
                 del listed[name]
-            elif spec.batch_dim is not None and (held := slots[name]) is not None and spec.batch_dim >= held.ndim:
+            elif (dim := spec.dim_of("")) is not None and (held := slots[name]) is not None and dim >= held.ndim:
                 self.report.error(
-                    f"{self._where}: state.{name}: batch_dim = {spec.batch_dim} is not an axis of shape "
-                    f"{list(held.shape)}"
+                    f"{self._where}: state.{name}: batch_dim = {dim} is not an axis of shape {list(held.shape)}"
                 )
                 listed[name] = StateSpec()
-        self.manifest = self.manifest.model_copy(update={"state": listed})
+        self.manifest = self.manifest.model_copy(update={"state": listed | others})
         changed = self.outcome.changes.keys() if self.outcome else frozenset[str]()
         mutated = forward.program.mutated if forward.program else frozenset[str]()
         self.state = frozenset(slots) & (changed | mutated | listed.keys())
+        if missing := self._missing_buffers - (self.state if self.outcome else set()):
+            self._misfit(forward.module, f"missing {', '.join(sorted(missing))}")
+        self.state |= {leaf.name for leaf in forward.leaves()}
 
     def _outputs_fit(self, outcome: Outcome) -> bool:
         faults = ["unknown"]

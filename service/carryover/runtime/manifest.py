@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
@@ -19,10 +20,10 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from carryover.errors import ConfigurationError
-from carryover.runtime.datatypes import Datatype
+from carryover.runtime.datatypes import Array, Datatype
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_CLASS = r"^([A-Za-z_][\w.]*|[A-Za-z_]\w*\.py):[A-Za-z_]\w*$"
+_CLASS = r"^([A-Za-z_][\w.]*|[A-Za-z_]\w*\.py):[A-Za-z_][\w.]*$"
 
 EXAMPLE_LENGTHS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Sizes of what varies that a model's forward is tried on, until it takes one."""
@@ -34,37 +35,55 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+def _datatype(value: object) -> object:
+    if isinstance(value, str):
+        if value in Datatype.__members__:
+            return Datatype[value]
+        raise ValueError(f"{value!r} is not one of {', '.join(Datatype.__members__)}")
+    return value
+
+
+def _name_of(datatype: Datatype) -> str:
+    return datatype.name
+
+
 class TensorSpec(_Strict):
     """One input or output.
 
     `shape` holds sizes, or -1 for an axis that varies; the first of those is the axis that instances lie along.
-    `batch_dim` is the axis along which requests are batched.
+    `batch_dim` is the axis along which requests are batched. An output may say under which path the `result` of
+    forward has it. An input may be `optional`: forward has a default for it. `example` is a number, or nested numbers,
+    that forward takes where it does not take zeros.
     """
 
     name: str = Field(min_length=1)
     datatype: Datatype
     shape: tuple[Size, ...]
     batch_dim: int | None = Field(default=None, ge=0)
+    result: str | int | None = None
+    optional: bool = False
+    example: Any = None
     _example_length: int = PrivateAttr(1)
 
-    @field_validator("datatype", mode="before")
-    @classmethod
-    def _by_name(cls, value: object) -> object:
-        if isinstance(value, str):
-            if value in Datatype.__members__:
-                return Datatype[value]
-            raise ValueError(f"{value!r} is not one of {', '.join(Datatype.__members__)}")
-        return value
-
-    @field_serializer("datatype")
-    def _name(self, datatype: Datatype) -> str:
-        return datatype.name
+    _read_datatype = field_validator("datatype", mode="before")(_datatype)
+    _write_datatype = field_serializer("datatype")(_name_of)
 
     @model_validator(mode="after")
     def _axes(self) -> "TensorSpec":
         if self.batch_dim is not None and self.batch_dim >= len(self.shape):
             raise ValueError(f"batch_dim = {self.batch_dim} is not an axis of shape {list(self.shape)}")
+        if self.example is not None:
+            try:
+                given = np.asarray(self.example, dtype=self.datatype.numpy)
+            except (TypeError, ValueError):
+                raise ValueError(f"example = {self.example!r:.80} is not made of {self.datatype.name}") from None
+            if given.ndim not in (0, len(self.shape)):
+                raise ValueError(f"example: expected a number, or nested as shape {list(self.shape)} is")
         return self
+
+    def filled(self, shape: Sequence[int]) -> Array:
+        """Return the example, repeated to fill a shape; zeros where there is none."""
+        return np.resize(np.asarray(0 if self.example is None else self.example, self.datatype.numpy), tuple(shape))
 
     def of_one_session(self) -> "TensorSpec":
         """Return the spec of a stateful model's tensor, where a varying `batch_dim` is one session wide."""
@@ -114,17 +133,73 @@ def by_example_length(specs: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec,
         yield tuple(spec.with_example_length(length) for spec in specs)
 
 
-class StateSpec(_Strict):
-    """What a manifest may say about one state buffer."""
+Axis = Annotated[int, Field(ge=0)]
 
-    batch_dim: int | None = Field(default=None, ge=0)
+
+class StateSpec(_Strict):
+    """What a manifest may say about one entry of state: a buffer, unless it names another place.
+
+    `input` and `output` are a parameter of forward and the path of the result that is passed to it in the next step;
+    `attribute` is the dotted name of an attribute. `initial` is what step 0 starts from: "zeros" of `shape`, "class"
+    for what the class has, "empty" for an empty list, or the dotted name of an attribute, parameter or buffer; `shape`
+    is nested as the state is. `batch_dim` is one axis for all tensors of the entry, or one for each path. `shared`:
+    sessions are batched where it has one value in all of them. An `increment` is added to a number in each step.
+    """
+
+    input: str | None = Field(default=None, min_length=1)
+    output: str | int | None = None
+    attribute: str | None = Field(default=None, min_length=1)
+    initial: str | None = Field(default=None, min_length=1)
+    shape: tuple[Any, ...] | None = None
+    datatype: Datatype = Datatype.FP32
+    batch_dim: Axis | dict[str, Axis] | None = None
+    shared: bool = False
+    increment: int | None = None
+
+    _read_datatype = field_validator("datatype", mode="before")(_datatype)
+    _write_datatype = field_serializer("datatype")(_name_of)
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "StateSpec":
+        if self.increment is not None:
+            if self.input is None or self.output is not None:
+                raise ValueError("increment is for an input that counts, and has no output")
+        elif (self.input is None) != (self.output is None):
+            raise ValueError("input and output belong together: the parameter, and the result that is passed to it")
+        if self.input is not None and self.attribute is not None:
+            raise ValueError("it is in an attribute, or in an input and an output, not in both")
+        if self.initial in ("zeros", None) and self.shape is None:
+            return self
+        if self.initial == "class" and self.input is not None:
+            raise ValueError('initial = "class": the class has no value for an argument; "zeros", or leave it out')
+        if self.shape is not None and (self.initial != "zeros" or self.buffer):
+            raise ValueError('shape is that of initial = "zeros" for an input or an attribute')
+        if self.initial not in ("zeros", "class") and self.buffer:
+            raise ValueError(f'initial = "{self.initial}": a buffer starts as the checkpoint, or the "class", has it')
+        return self
+
+    @property
+    def buffer(self) -> bool:
+        """Whether it is a buffer of the module."""
+        return self.input is None and self.attribute is None
+
+    def dim_of(self, path: str) -> int | None:
+        """Return the batch axis of the tensor under a path of the entry."""
+        return self.batch_dim.get(path) if isinstance(self.batch_dim, dict) else self.batch_dim
 
 
 class WeightsSpec(_Strict):
-    """How a `.pt` checkpoint holds the state dict: under a key of the dict that was saved, its names with a prefix."""
+    """How a checkpoint holds the state dict.
 
-    key: str | None = None
+    `key` are the dotted keys that lead to it, or those of each part of the module by its name. `prefix` selects the
+    tensors whose names start with it, and is removed; `ignore` are names, or what names start with, that are left out;
+    `rename` are such names, and what the class calls them.
+    """
+
+    key: str | dict[str, str] | None = None
     prefix: str = ""
+    rename: dict[str, str] = Field(default_factory=dict)
+    ignore: tuple[str, ...] = ()
 
 
 class Manifest(_Strict):
@@ -135,10 +210,23 @@ class Manifest(_Strict):
     labels: tuple[str, ...] | None = None
     inputs: tuple[TensorSpec, ...] = Field(min_length=1)
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
+    method: str = Field(default="forward", pattern=r"^[A-Za-z_]\w*$")
+    call: dict[str, Any] = Field(default_factory=dict)
     state: dict[str, StateSpec] = Field(default_factory=dict)
+    state_batch_dim: int | None = Field(default=None, ge=0, alias="state.batch_dim")
     weights: WeightsSpec = WeightsSpec()
     version: str | None = Field(default=None, pattern=r"^[0-9]+$")
     device: str = Field(default="cpu", pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _state_as_a_whole(cls, document: Any) -> Any:
+        """Read `[state] batch_dim = 1`, which is for all entries that do not say it."""
+        state = document.get("state") if isinstance(document, dict) else None
+        if not isinstance(state, dict) or isinstance(state.get("batch_dim", {}), dict):
+            return document
+        rest = {name: spec for name, spec in state.items() if name != "batch_dim"}
+        return {**document, "state": rest, "state.batch_dim": state["batch_dim"]}
 
     @field_validator("inputs", "outputs")
     @classmethod
@@ -150,10 +238,18 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
-        if self.target is None and (self.arguments or self.weights != WeightsSpec()):
-            raise ValueError("arguments and weights are those of a class, and there is no class")
+        if self.target is None and (self.arguments or self.weights != WeightsSpec() or self.method != "forward"):
+            raise ValueError("arguments, weights and method are those of a class, and there is no class")
         if self.target is None and self.device not in ("cpu", "auto"):
             raise ValueError(f"device = {self.device!r}: without a class it is a program, which runs on the CPU")
+        if any(spec.result is not None for spec in self.inputs):
+            raise ValueError("result says where an output is in what forward returns; an input has none")
+        if any(spec.optional or spec.example is not None for spec in self.outputs):
+            raise ValueError("optional and example are of inputs")
+        if all(spec.optional for spec in self.inputs):
+            raise ValueError("inputs: at least one must not be optional")
+        if taken := [spec.input for spec in self.state.values() if spec.input in {i.name for i in self.inputs}]:
+            raise ValueError(f"state: {taken[0]!r} is an input of the request, so it cannot be state")
         dims = [spec.batch_dim is None for spec in (*self.inputs, *self.outputs)]
         if any(dims) and not all(dims):
             raise ValueError("batch_dim must be given for every input and output, or for none")

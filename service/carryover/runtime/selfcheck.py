@@ -3,6 +3,7 @@
 import random
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from itertools import product
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ def prove(version: ModelVersion) -> None:
 
     """
     _prove_steps(version)
+    _prove_defaults(version)
     _prove_isolation(version)
     version.check()
 
@@ -62,6 +64,18 @@ def _prove_steps(version: ModelVersion) -> None:
     version.reseeds = [reseed for reseed, one, other in zip(reseeds, *drawn, strict=True) if one == other]
 
 
+def _prove_defaults(version: ModelVersion) -> None:
+    """Run without the inputs that are optional."""
+    needed = {
+        spec.name: array for spec in version.inputs if not spec.optional for array in [version.zeros()[spec.name]]
+    }
+    if len(needed) < len(version.inputs):
+        try:
+            version.run([Call(needed, version.initial_state)])
+        except ModelFailedError as error:
+            raise ModelFailedError(f"optional: without the optional inputs forward fails: {reason(error)}") from error
+
+
 def _prove_isolation(version: ModelVersion) -> None:
     """Run a call again after others: what a caller gets must not depend on what others sent.
 
@@ -83,9 +97,14 @@ def _prove_isolation(version: ModelVersion) -> None:
             kept = ", ".join(map(repr, changed))
             raise ModelFailedError(
                 f"forward keeps {kept} where all sessions share it: the same call gave another {name!r} after "
-                "others; what is to be remembered belongs in a buffer, registered in __init__"
+                f"others; what is to be remembered belongs in a buffer, registered in __init__, or {entry(changed[0])}"
             )
         return
+
+
+def entry(attribute: str) -> str:
+    """Return what a manifest must say so that an attribute is state."""
+    return f'under [state.{attribute.rpartition(".")[2]}] attribute = "{attribute}" in the manifest'
 
 
 def settle_attributes(version: ModelVersion) -> None:
@@ -97,9 +116,10 @@ def settle_attributes(version: ModelVersion) -> None:
     """
     if version.forward.attributes is None:
         return
-    for numbers in NUMBERS:
+    # After a few steps, and of several instances: what depends on the input need not show on one.
+    for steps, length, numbers in product((2, 0), (_LENGTH, 1), NUMBERS):
         with suppress(ModelFailedError):
-            (call,) = _sessions(version, (0,), 1, numbers)
+            (call,) = _sessions(version, (steps,), length, numbers)
             _seeded(version, call)
             break
     else:
@@ -122,7 +142,13 @@ def prove_batching(version: ModelVersion) -> None:
     """
     if not version.batched:
         return
-    calls, alone = _calls(version)
+    _compare(version, *_calls(version))
+    if version.forward.entries:  # at step 0 it may have another structure
+        _compare(version, *_calls(version, ((0,) * _SESSIONS,)))
+
+
+def _compare(version: ModelVersion, calls: list[Call], alone: list[Result]) -> None:
+    """Run calls as one batch, and compare what each gets with what it gets alone."""
     try:
         together = version.run(calls)
     except ModelFailedError as error:
@@ -137,7 +163,9 @@ def prove_batching(version: ModelVersion) -> None:
             )
 
 
-def _calls(version: ModelVersion) -> tuple[list[Call], list[Result]]:
+def _calls(
+    version: ModelVersion, ways: Sequence[Sequence[int]] = (_STEPS, _STEPS[:1] * _SESSIONS)
+) -> tuple[list[Call], list[Result]]:
     """Calls of sessions that have come different ways, and what each gives alone.
 
     At best the sessions have taken different numbers of steps, and the calls hold several instances; a model whose
@@ -147,7 +175,7 @@ def _calls(version: ModelVersion) -> tuple[list[Call], list[Result]]:
     for length in (_LENGTH, 1):
         for numbers in NUMBERS:
             try:
-                for steps in (_STEPS, _STEPS[:1] * _SESSIONS):
+                for steps in ways:
                     calls = _sessions(version, steps, length, numbers)
                     if len({version.group(call) for call in calls}) == 1:
                         return calls, [version.run([call])[0] for call in calls]
@@ -182,6 +210,8 @@ def example_inputs(
     """Return inputs of the given shapes: random numbers, integers from 0 and 1."""
     return {
         spec.name: numbers(random, spec.datatype.kind, tuple(shape)).astype(spec.datatype.numpy)
+        if spec.example is None
+        else spec.filled(shape)
         for spec, shape in zip(specs, shapes, strict=True)
     }
 

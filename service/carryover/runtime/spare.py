@@ -12,9 +12,10 @@ from torch import nn
 
 from carryover.errors import CarryoverError
 from carryover.runtime import buffers, process
-from carryover.runtime.discovery import dry_run
-from carryover.runtime.forward import Forward, zeros
+from carryover.runtime.discovery import dry_run, learn_structures
+from carryover.runtime.forward import zeros
 from carryover.runtime.selfcheck import NUMBERS, example_inputs, settle_attributes
+from carryover.runtime.state_sources import entries
 from carryover.runtime.version import Call, ModelVersion
 
 
@@ -27,10 +28,10 @@ def build(version: ModelVersion) -> ModelVersion | None:
         module = version.construct()
         if not _share(version.forward.module, module):
             return None
-        forward = Forward(
-            module, [spec.name for spec in version.inputs], version.forward.saved, version.forward.program
-        )
+        forward = version.forward.on(module)
+        forward.entries = entries(version.manifest.state, module, forward.method)
         dry_run(forward, zeros(version.manifest.inputs))
+        learn_structures(forward, version.manifest.inputs)
         if forward.attributes is not None:
             forward.attributes.note_first_call()
         names = [buffer.name for buffer in version.layout.buffers]

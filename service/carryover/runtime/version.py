@@ -20,6 +20,7 @@ from carryover.runtime.deep_stack import deep
 from carryover.runtime.forward import Forward, match_outputs, output_faults
 from carryover.runtime.layout import Contents, Layout, StateBuffer, describe
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
+from carryover.runtime.state_sources import Leaf
 
 log = logging.getLogger(__name__)
 
@@ -91,18 +92,20 @@ class ModelVersion:
         self.number = int(version)
         self.manifest = manifest
         self.labels = manifest.labels
-        self.inputs = manifest.inputs if not state else tuple(spec.of_one_session() for spec in manifest.inputs)
-        self.outputs = manifest.outputs if not state else tuple(spec.of_one_session() for spec in manifest.outputs)
         self.forward = forward
         self.reseeds: Sequence[Callable[[], None]] = ()
         self.construct: Callable[[], nn.Module] | None = None
         self._destination = device
         self._device: torch.device | None = None
         slots = forward.slots()
-        self._slots = [slot for slot in slots if slot.name in state]
+        self._slots: list[buffers.Slot | Leaf] = [slot for slot in slots if slot.name in state]
+        self._slots += forward.leaves()
         self._frozen = [buffers.FrozenBuffer(slot) for slot in slots if slot.name not in state]
         self.layout = Layout([self._state_buffer(slot) for slot in self._slots])
-        self.initial_state = self.layout.split([slot.registered for slot in self._slots], 1)[0][0] if state else b""
+        self.initial_state = self.layout.split([slot.registered for slot in self._slots], 1)[0][0]
+        of = TensorSpec.of_one_session if self.stateful else _unchanged
+        self.inputs, self.outputs = tuple(map(of, manifest.inputs)), tuple(map(of, manifest.outputs))
+        self._required = next(spec for spec in self.inputs if not spec.optional)
         self.batched = self.inputs[0].batch_dim is not None and (self.layout.batched or not self.stateful)
         self.layout_fingerprint = self._layout_digest()
 
@@ -111,23 +114,25 @@ class ModelVersion:
     ) -> "ModelVersion":
         """Return the same version with another manifest."""
         said = {"inputs": tuple(inputs), "outputs": tuple(outputs), "state": dict(state)}
-        names = [slot.name for slot in self._slots]
+        names = [slot.name for slot in self._slots if isinstance(slot, buffers.Slot)]
         return ModelVersion(self.name, self.version, self.manifest.model_copy(update=said), self.forward, names)
 
     def zeros(self) -> dict[str, Array]:
         """Return zeros as inputs, which the dry run has shown forward to take."""
-        return {spec.name: np.zeros(spec.example_shape, spec.datatype.numpy) for spec in self.inputs}
+        return {spec.name: spec.filled(spec.example_shape) for spec in self.inputs}
 
     @property
     def stateful(self) -> bool:
-        """Whether any buffer is state."""
+        """Whether it has any state."""
         return bool(self._slots)
 
     @cached_property
     def fingerprint(self) -> bytes:
         """8 bytes of SHA-256 over class, or program, weights and state layout."""
         program = self.forward.program
-        head = [self.name, self.manifest.target, self.manifest.arguments]
+        head: list[object] = [self.name, self.manifest.target, self.manifest.arguments]
+        if self.manifest.method != "forward" or self.manifest.call:
+            head += [self.manifest.method, self.manifest.call]
         digest = hashlib.sha256(self.layout_fingerprint + json.dumps(head, sort_keys=True, default=str).encode())
         digest.update(program.digest if program else b"")
         frozen = ((watched.slot.name, watched.tensor) for watched in self._frozen)
@@ -148,6 +153,9 @@ class ModelVersion:
             return None
         group: list[Hashable] = [self.layout.signature(call.state)]
         for spec in self.inputs:
+            if spec.optional and spec.name not in call.inputs:
+                group.append(None)
+                continue
             shape, dim = call.inputs[spec.name].shape, spec.batch_dim or 0
             group.append((*shape[:dim], *shape[dim + 1 :]))
         return tuple(group)
@@ -247,27 +255,52 @@ class ModelVersion:
         """SHA-256 of each frozen buffer's bytes: the same after any number of predictions."""
         return {watched.slot.name: hashlib.sha256(buffers.raw(watched.tensor)).hexdigest() for watched in self._frozen}
 
-    def _state_buffer(self, slot: buffers.Slot) -> StateBuffer:
+    def _state_buffer(self, slot: buffers.Slot | Leaf) -> StateBuffer:
         try:
             registered = describe(slot.registered)
         except KeyError:
             raise ModelFailedError(f"state.{slot.name}: its dtype cannot be stored") from None
-        return StateBuffer(slot.name, registered, self.manifest.state.get(slot.name, StateSpec()).batch_dim)
+        if isinstance(slot, Leaf):
+            return self._state_of(slot, registered)
+        spec = self.manifest.state.get(slot.name, StateSpec())
+        dim = spec.dim_of("")
+        if dim is None and not spec.shared and (dim := self.manifest.state_batch_dim) is not None:
+            scalar = registered is not None and not registered.shape
+            return StateBuffer(slot.name, registered, None if scalar else dim, scalar)
+        return StateBuffer(slot.name, registered, dim, spec.shared)
+
+    def _state_of(self, leaf: Leaf, registered: Contents | None) -> StateBuffer:
+        """What lies along no axis, a number, is shared by the sessions of a batch."""
+        spec = self.manifest.state[next(entry.name for entry in self.forward.entries if leaf in entry.leaves)]
+        dim = spec.dim_of(leaf.path)
+        if dim is None and spec.batch_dim is None and not spec.shared:
+            dim = self.manifest.state_batch_dim
+        scalar = leaf.kind.number or () in leaf.shapes
+        shared = spec.shared or (scalar and (spec.batch_dim, self.manifest.state_batch_dim) != (None, None))
+        return StateBuffer(leaf.name, registered if leaf.fixed else None, None if shared else dim, shared)
 
     def _layout_digest(self) -> bytes:
         """8 bytes of SHA-256 over the names, datatypes and shapes of the state buffers."""
-        layout = [
+        layout: list[object] = [
             (b.name, b.registered and (b.registered.datatype.name, b.registered.shape)) for b in self.layout.buffers
+        ]
+        # What is not there at step 0 still has a size, unless it grows.
+        layout += [
+            (leaf.name, leaf.kind.value, sorted(map(str, leaf.dtypes)), *list(leaf.shapes)[:1])
+            for leaf in self.forward.leaves()
+            if len(leaf.shapes) == 1
         ]
         return hashlib.sha256(json.dumps(layout).encode()).digest()[:8]
 
     def _rows(self, call: Invocation) -> int:
         """How much of the output's batch axis belongs to the call."""
-        spec = self.inputs[0]
+        spec = self._required
         rows: int = call.inputs[spec.name].shape[spec.batch_dim or 0]
         return rows
 
-    def _join(self, spec: TensorSpec, calls: Sequence[Invocation]) -> Tensor:
+    def _join(self, spec: TensorSpec, calls: Sequence[Invocation]) -> Tensor | None:
+        if spec.optional and spec.name not in calls[0].inputs:
+            return None
         arrays = [call.inputs[spec.name] for call in calls]
         if spec.datatype is Datatype.BF16:
             tensors = [_bfloat16(array) for array in arrays]
@@ -329,6 +362,10 @@ class ModelVersion:
             raise ModelFailedError(
                 f"forward changed the parameter {parameter!r}; what is to change belongs in a buffer (register_buffer)"
             )
+
+
+def _unchanged(spec: TensorSpec) -> TensorSpec:
+    return spec
 
 
 def _bfloat16(array: Array) -> Tensor:

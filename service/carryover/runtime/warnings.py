@@ -10,11 +10,13 @@ from torch import Tensor
 from carryover.errors import ModelFailedError
 from carryover.runtime import buffers
 from carryover.runtime.discovery import dry_run
-from carryover.runtime.forward import Forward, called, zeros
+from carryover.runtime.forward import Forward, called, result_paths, zeros
 from carryover.runtime.input_guesses import choices
 from carryover.runtime.loading import Loading
 from carryover.runtime.report import Report
-from carryover.runtime.selfcheck import difference, example_inputs, reason
+from carryover.runtime.selfcheck import difference, entry, example_inputs, reason
+from carryover.runtime.state_guesses import flags, likely, optional_parameters
+from carryover.runtime.structure import fields
 from carryover.runtime.version import Call, ModelVersion, Result
 
 _INSTANCES = 3
@@ -27,7 +29,8 @@ def add_warnings(report: Report, loading: Loading, max_state_bytes: int) -> None
     """Add warnings about a version to a report; `max_state_bytes` is the largest state that a session may have."""
     if loading.forward is None:
         return
-    for sentence in (*_of_inputs(loading, loading.forward), *_of_values(loading, loading.forward)):
+    forward = loading.forward
+    for sentence in (*_of_inputs(loading, forward), *_of_values(loading, forward), *_of_dropped(loading, forward)):
         report.warn(sentence)
     if (version := loading.version) is not None:
         for sentence in (*_of_batching(version), *_of_behaviour(version, max_state_bytes)):
@@ -109,6 +112,27 @@ def _of_behaviour(version: ModelVersion, max_state_bytes: int) -> Iterator[str]:
         yield f"forward works on zeros, but fails on random numbers: {reason(error)}"
 
 
+def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
+    """State that forward would take, and that nothing passes to it."""
+    known = {spec.input for spec in loading.manifest.state.values()}
+    names = [name for name in optional_parameters(forward) if likely(name) and name not in known]
+    if loading.outcome is None or not names or known - {None}:
+        return
+    taken = result_paths(loading.manifest.outputs, loading.outcome.returned)
+    rest = [str(key) for key, _ in fields(loading.outcome.returned) if str(key) not in taken]
+    entry = f'[state.{names[0]}] input = "{names[0]}", output = …'
+    if rest:
+        yield (
+            f"forward takes {names[0]!r} and returns {', '.join(map(repr, rest))}, which no output is: each call "
+            f"starts without it; if that is state, the manifest says {entry}"
+        )
+    elif found := flags(forward):
+        yield (
+            f"forward takes {names[0]!r}, and nothing that it returns is passed to it: each call starts without it; "
+            f"if that is state, the manifest says {entry}, and call = {{ {found[0]} = true }} if it takes that"
+        )
+
+
 def _run(version: ModelVersion, seed: int, state: bytes | None = None, instances: int = 1) -> Result:
     """Run on random numbers; instances lie along each input's first -1."""
     shapes = [
@@ -138,7 +162,7 @@ def _of_memory(version: ModelVersion) -> Iterator[str]:
     for name in attributes.restored if attributes else ():
         yield (
             f"forward changes {name!r}, which is no buffer: it is put back after each call; "
-            "register_buffer makes it state"
+            f"register_buffer makes it state, or {entry(name)}"
         )
     if difference(version, _run(version, 0), _run(version, 0)) is not None:
         yield (

@@ -1,11 +1,15 @@
 """Checkpoints: a state dict, read without running anything that is in the file."""
 
+import argparse
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+import re
+from collections import OrderedDict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PosixPath, PurePosixPath
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -17,6 +21,11 @@ from carryover.runtime import programs
 from carryover.runtime.manifest import WeightsSpec
 from carryover.runtime.report import first_line
 
+Tensors = dict[str, Any]
+"""A state dict: tensors by name, and extra state that modules have saved."""
+_EXTRA = "_extra_state"
+_GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
+_WRAPPING = ("module", "_orig_mod")
 FILES = ("weights.safetensors", "weights.pt")
 WRAPPERS = ("module.", "_orig_mod.", "model.", "net.", "backbone.")
 """What DataParallel, `torch.compile` and training frameworks put before every name."""
@@ -38,7 +47,7 @@ def find(folder: Path) -> Path:
     raise ConfigurationError(f"{folder}: holds no weights: expected {' or '.join(FILES)}{program}")
 
 
-def read(path: Path, spec: WeightsSpec) -> dict[str, Tensor]:
+def read(path: Path, spec: WeightsSpec) -> Tensors:
     """Read a state dict from safetensors, or from `.pt` with `weights_only=True`.
 
     Raises:
@@ -46,51 +55,141 @@ def read(path: Path, spec: WeightsSpec) -> dict[str, Tensor]:
 
     """
     found = contents(path)
-    if spec.key is not None:
-        if not isinstance(found, dict) or spec.key not in found:
-            raise ConfigurationError(f"{path}: holds nothing under weights.key = {spec.key!r}: {_kind(found)}")
-        found = found[spec.key]
-    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in found.items()):
+    if isinstance(spec.key, Mapping):
+        parts = {part: _state_dict(path, _under(path, found, key)) for part, key in spec.key.items()}
+        given = {f"{part}.{name}" if part else name: x for part, held in parts.items() for name, x in held.items()}
+    else:
+        given = _state_dict(path, found if spec.key is None else _under(path, found, spec.key))
+    selected = _named({name.removeprefix(spec.prefix): name for name in given if name.startswith(spec.prefix)}, given)
+    if spec.prefix and not selected:
+        some = ", ".join(map(repr, list(given)[:3]))
+        raise ConfigurationError(f"{path}: weights.prefix = {spec.prefix!r}, but the tensors are {some} …")
+    for name in (*spec.ignore, *spec.rename):
+        if not any(_starts(held, name) for held in selected):
+            word = "ignore" if name in spec.ignore else "rename"
+            raise ConfigurationError(f"{path}: weights.{word} names {name!r}, and there is no such tensor")
+    kept = {name: name for name in selected if not any(_starts(name, left_out) for left_out in spec.ignore)}
+    return _named({_renamed(name, spec.rename): name for name in kept}, selected)
+
+
+def _starts(name: str, what: str) -> bool:
+    """Whether it is the name, or the module in which it is."""
+    return name == what or name.startswith(what if what.endswith(".") else f"{what}.")
+
+
+def _renamed(name: str, names: Mapping[str, str]) -> str:
+    for old, new in names.items():
+        if _starts(name, old):
+            return (new + name.removeprefix(old)).removeprefix(".")
+    return name
+
+
+def _under(path: Path, found: Any, key: str) -> Any:
+    """What lies under dotted keys, which may have dots in them."""
+    if isinstance(found, Mapping):
+        if key in found:
+            return found[key]
+        for end in (match.start() for match in re.finditer(r"\.", key)):
+            if key[:end] in found:
+                return _under(path, found[key[:end]], key[end + 1 :])
+    raise ConfigurationError(f"{path}: holds nothing under weights.key = {key!r}: {_kind(found)}")
+
+
+def _state_dict(path: Path, found: Any) -> Tensors:
+    if not isinstance(found, dict) or not all(isinstance(k, str) and _is_saved(k, v) for k, v in found.items()):
         raise ConfigurationError(
             f"{path}: is not a state dict, a dict of tensors by name: {_kind(found)}; "
             "where the state dict lies in that, say so in the manifest: weights.key"
         )
-    if odd := [name for name in found if not name.startswith(spec.prefix)]:
-        raise ConfigurationError(f"{path}: weights.prefix = {spec.prefix!r}, but there is a tensor {odd[0]!r}")
-    return {name.removeprefix(spec.prefix): value for name, value in found.items()}
-
-
-def load(module: nn.Module, given: Mapping[str, Tensor]) -> list[str]:
-    """Load what fits of a state dict into a module, and return what does not: names and shapes.
-
-    Every parameter and persistent buffer must be there, and nothing else. Of tensors that share their memory, such as
-    tied weights, one is enough, as safetensors saves them.
-    """
-    expected = module.state_dict()
-    found = faults(expected, given)
-    fitting = {
-        name: tensor
-        for name, tensor in given.items()
-        if name in expected and (is_lazy(expected[name]) or expected[name].shape == tensor.shape)
-    }
-    module.load_state_dict(fitting, strict=False)
     return found
 
 
-def faults(expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+def _is_saved(name: str, value: object) -> bool:
+    return isinstance(value, Tensor) or name.rpartition(".")[2] == _EXTRA
+
+
+def _named(names: Mapping[str, str], held: Mapping[str, Any]) -> Tensors:
+    """Values under other names: the keys of `names`. The versions of the modules, which torch saves, go with them."""
+    given: OrderedDict[str, Any] = OrderedDict((name, held[old]) for name, old in names.items())
+    versions: Mapping[str, Any] = getattr(held, "_metadata", {})
+    modules = {"": next((old.removesuffix(new).removesuffix(".") for new, old in names.items()), "")}
+    for name, old in names.items():
+        ends = [(at, at + len(old) - len(name)) for at, char in enumerate(name) if char == "."]
+        modules |= {name[:end]: old[:at] for end, at in ends if at > 0}
+    known = {name: versions[old] for name, old in modules.items() if old in versions}
+    if known:
+        given._metadata = OrderedDict(known)  # type: ignore[attr-defined] # noqa: SLF001 - as torch has it
+    return given
+
+
+def adapt(expected: Collection[str], given: Tensors) -> Tensors:
+    """Remove what DataParallel and `torch.compile` put into names, wherever it stands, if the class knows them so."""
+    if given.keys() <= set(expected):
+        return given
+    names: dict[str, str] = {}
+    for name in given:
+        parts = name.split(".")
+        bare = ".".join(part for part in parts if part not in _WRAPPING)
+        names[bare if name not in expected and bare in expected else name] = name
+    return _named(names, given) if len(names) == len(given) else given
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How a state dict fits a module: the names that are missing, and all else as sentences."""
+
+    missing: frozenset[str]
+    faults: tuple[str, ...]
+
+    def sentences(self, others: Collection[str] = ()) -> list[str]:
+        """Say what does not fit; of the missing names those that are not among `others`."""
+        missing = sorted(self.missing - set(others))
+        return [*([f"missing {', '.join(missing)}"] if missing else []), *self.faults]
+
+
+def load(module: nn.Module, given: Tensors) -> Fit:
+    """Have a module load a state dict, as far as it fits, and return what does not.
+
+    What is missing or unexpected is what torch says: a module may fill in what an old checkpoint lacks, and rename. Of
+    tensors that share their memory, such as tied weights, one is enough, as safetensors saves them.
+    """
+    expected = module.state_dict()
+    shapes = _other_shapes(expected, given)
+    held = {_memory(tensor) for name, tensor in expected.items() if name in given and isinstance(tensor, Tensor)}
+    try:
+        reported = module.load_state_dict(given, strict=False)
+    except RuntimeError as error:
+        # torch has loaded all else by now; but it does not say what was missing.
+        found = faults(expected, given)
+        return Fit(frozenset(), tuple(found if shapes else [first_line(error)]))
+    missing = {
+        name
+        for name in reported.missing_keys
+        if not isinstance(expected.get(name), Tensor) or _memory(expected[name]) not in held
+    }
+    unexpected = sorted(reported.unexpected_keys)
+    return Fit(frozenset(missing), tuple([f"unexpected {', '.join(unexpected)}"] if unexpected else []))
+
+
+def faults(expected: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     """Return what keeps a state dict from being loaded where another is expected: names and shapes."""
-    held = {_memory(tensor) for name, tensor in expected.items() if name in given}
+    held = {_memory(tensor) for name, tensor in expected.items() if name in given and isinstance(tensor, Tensor)}
+    absent = {
+        name
+        for name in expected.keys() - given.keys()
+        if not isinstance(expected[name], Tensor) or _memory(expected[name]) not in held
+    }
+    words = (("missing", absent), ("unexpected", given.keys() - expected.keys()))
+    return [f"{word} {', '.join(sorted(names))}" for word, names in words if names] + _other_shapes(expected, given)
+
+
+def _other_shapes(expected: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     return [
-        f"{word} {', '.join(sorted(names))}"
-        for word, names in (
-            ("missing", {name for name in expected.keys() - given.keys() if _memory(expected[name]) not in held}),
-            ("unexpected", given.keys() - expected.keys()),
-        )
-        if names
-    ] + [
         f"{name} has shape {list(given[name].shape)} where the class has {list(expected[name].shape)}"
         for name in sorted(expected.keys() & given.keys())
-        if not is_lazy(expected[name]) and given[name].shape != expected[name].shape
+        if isinstance(expected[name], Tensor)
+        and not is_lazy(expected[name])
+        and given[name].shape != expected[name].shape
     ]
 
 
@@ -111,13 +210,27 @@ def contents(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
+        with torch.serialization.safe_globals(_harmless()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = _GLOBAL.search(str(error))
+        what = f"an object of {named[1]}" if named else "more than tensors"
+        damaged = "" if named else ", or is damaged"
         raise ConfigurationError(
-            f"{path}: holds more than tensors, which only running it would restore, or is damaged; save a state_dict()"
+            f"{path}: holds {what}, which only running it would restore{damaged}; save its state_dict() by itself: "
+            "torch.load(path, weights_only=False) reads it, if you trust whoever made it"
         ) from None
     except Exception as error:  # noqa: BLE001 - a damaged file makes torch raise anything
         raise ConfigurationError(f"{path}: is not a readable checkpoint: {first_line(error)}") from None
+
+
+def _harmless() -> list[Any]:
+    """What training scripts save beside weights, and nothing runs that restores it: numbers, options and paths."""
+    numbers = {type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}
+    scalar = np.float64(0).__reduce__()[0]
+    # As numpy 1 and numpy 2 name it.
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    return [*names, np.dtype, *numbers, argparse.Namespace, PosixPath, PurePosixPath]
 
 
 def _kind(found: Any) -> str:
@@ -137,11 +250,11 @@ class Group:
     others: dict[str, str]
 
     def prefixes(self) -> Iterator[str]:
-        """Yield what wrappers have put before every name, from the outermost alone to all of them together."""
+        """Yield what wrappers have put before names, from the outermost alone to all of them together."""
         prefix = ""
         while self.tensors:
-            inner = [name.removeprefix(prefix) for name in self.tensors]
-            step = next((wrapper for wrapper in WRAPPERS if all(name.startswith(wrapper) for name in inner)), None)
+            inner = [name.removeprefix(prefix) for name in self.tensors if name.startswith(prefix)]
+            step = next((wrapper for wrapper in WRAPPERS if any(name.startswith(wrapper) for name in inner)), None)
             if step is None:
                 return
             prefix += step
@@ -150,11 +263,13 @@ class Group:
     def advice(self) -> Iterator[str]:
         """Say what a manifest must say so that these tensors are found."""
         place = " > ".join(self.path)
-        if len(self.path) == 1 and len(self.tensors) > 1 and not self.others:
-            yield f'To serve the tensors under {place!r}, a manifest says [weights] key = "{place}".'
+        if self.path and len(self.tensors) > 1 and not self.others:
+            yield f'To serve the tensors under {place!r}, a manifest says [weights] key = "{".".join(self.path)}".'
+        where = f"under {place!r} " if place else ""
         for prefix in self.prefixes():
+            some = "All" if all(name.startswith(prefix) for name in self.tensors) else "Some"
             yield (
-                f"All names {f'under {place!r} ' if place else ''}start with {prefix!r}; where those of the class do "
+                f"{some} names {where}start with {prefix!r}; where those of the class do "
                 f'not, a manifest says [weights] prefix = "{prefix}".'
             )
 
@@ -198,7 +313,11 @@ def groups(found: Any, path: tuple[str, ...] = ()) -> Iterator[Group]:
 def state_dicts(path: Path) -> list[StateDict]:
     """Return everything in a checkpoint that could be a state dict: each as it is, and without a wrapper's prefix."""
     return [
-        StateDict(group.path, prefix, {name.removeprefix(prefix): held for name, held in group.tensors.items()})
+        StateDict(
+            group.path,
+            prefix,
+            {name.removeprefix(prefix): held for name, held in group.tensors.items() if name.startswith(prefix)},
+        )
         for group in groups(contents(path))
         if group.tensors and "" not in group.tensors
         for prefix in ("", *group.prefixes())
@@ -215,10 +334,13 @@ def load_fitting(module: nn.Module, path: Path, held: Sequence[StateDict]) -> St
     expected = module.state_dict()
     if not held and expected:
         raise ConfigurationError(f"{path}: holds no tensors by name")
-    for one in held or (StateDict((), "", {}),):
-        if not faults(expected, one.tensors):
-            module.load_state_dict(one.tensors, strict=False)
-            return one
+    exact = held or (StateDict((), "", {}),)
+    for one in (*exact, *(replace(one, tensors=adapt(expected, one.tensors)) for one in exact)):
+        if not _other_shapes(expected, one.tensors) and one.tensors.keys() <= expected.keys():
+            before = {name: value.clone() if isinstance(value, Tensor) else value for name, value in expected.items()}
+            if not load(module, one.tensors).sentences():
+                return one
+            module.load_state_dict(before, strict=False)
     nearest = max(held, key=lambda one: len(expected.keys() & one.tensors.keys()))
     found = "; ".join(faults(expected, nearest.tensors))
     raise ConfigurationError(f"{path}: does not fit {type(module).__name__}: {found}")

@@ -62,6 +62,7 @@ def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array
     """
     if not values:
         raise InvalidInputError("instances is empty; expected at least one instance")
+    specs = _given(specs, values[0])
     if len(specs) == 1 and not (type(values[0]) is dict and specs[0].name in values[0]):
         return {specs[0].name: _stack(specs[0], values, "instances")}
     columns: dict[str, list[Any]] = {spec.name: [] for spec in specs}
@@ -72,6 +73,13 @@ def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array
         for name, column in columns.items():
             column.append(value[name])
     return {spec.name: _stack(spec, columns[spec.name], "instances", f".{spec.name}") for spec in specs}
+
+
+def _given(specs: Sequence[TensorSpec], value: Any) -> Sequence[TensorSpec]:
+    """The inputs that an instance gives, and must: an optional one may be left out, of all instances."""
+    if not any(spec.optional for spec in specs):
+        return specs
+    return [spec for spec in specs if not spec.optional or (type(value) is dict and spec.name in value)]
 
 
 def predictions(specs: Sequence[TensorSpec], outputs: Mapping[str, Array], labels: Sequence[str] | None) -> Any:

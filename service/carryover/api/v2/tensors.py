@@ -108,14 +108,15 @@ def _spec(model: Model, specs: Mapping[str, TensorSpec], tensor: Input, before: 
 
 def _complete(model: Model, arrays: Mapping[str, Array]) -> None:
     """Raise unless every input is given, all of the same batch size."""
-    missing = [spec.name for spec in model.inputs if spec.name not in arrays]
+    missing = [spec.name for spec in model.inputs if spec.name not in arrays and not spec.optional]
     if missing:
         raise InvalidInputError(
             f"expected {len(model.inputs)} inputs but got {len(arrays)} inputs for model '{model.name}'. Got input(s) "
             f"[{_names(arrays)}], but missing required input(s) [{_names(missing)}]. Please provide all required "
             "input(s)."
         )
-    rows = {spec.name: arrays[spec.name].shape[spec.batch_dim] for spec in model.inputs if spec.batch_dim is not None}
+    batched = [spec for spec in model.inputs if spec.batch_dim is not None and spec.name in arrays]
+    rows = {spec.name: arrays[spec.name].shape[spec.batch_dim or 0] for spec in batched}
     first = next(iter(rows.values()), 0)
     for name, count in rows.items():
         if count != first:

@@ -1,0 +1,305 @@
+"""Finding state that is not in buffers, by running a module: optional parameters that take results, and attributes."""
+
+import inspect
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from carryover.errors import ModelFailedError
+from carryover.runtime.attributes import Snapshot
+from carryover.runtime.discovery import dry_loop, dry_run
+from carryover.runtime.forward import Forward, zeros
+from carryover.runtime.manifest import StateSpec, TensorSpec
+from carryover.runtime.state_sources import StateEntry, entries
+from carryover.runtime.structure import UnsupportedValueError, fields, flatten, pick
+
+_STATE = re.compile(r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|hidden|state|cache|memory|memories|past|prev|carry|hx")
+"""Names of parameters that are likely to be state."""
+_NO_STATE = re.compile(
+    r"mask|padding|weight|bias|label|target|length|lens|position|index|indices|return|use_|need|embed"
+)
+"""Names of parameters that some result may be given for, and that are no state."""
+_FLAG = re.compile(r"return|cache|state|stateful|next|intermediate|output")
+"""Names of flags that may be needed so that forward returns its state."""
+_STREAMING = re.compile(r"inference|stream|incremental|online")
+"""Names of flags that may be needed so that forward keeps its state in buffers."""
+_STEPS = 6
+"""Steps that are compared with as many without the state: some modules give nothing until a frame is full."""
+_MOST_TRIALS = 60
+_TOLERANCE = 1e-6
+
+Inputs = Mapping[str, Tensor]
+
+
+def likely(name: str) -> bool:
+    """Whether a parameter's name alone suggests that it is state."""
+    return _STATE.search(name.lower()) is not None
+
+
+def optional_parameters(forward: Forward) -> list[str]:
+    """Return the parameters that are None unless they are given, and are not given; the likeliest first."""
+    try:
+        parameters = inspect.signature(forward.method).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    taken = {*forward.inputs, *forward.call}
+    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    names = [p.name for p in parameters if p.default is None and p.kind in kinds and p.name not in taken]
+    return sorted((name for name in names if likely(name) or not _NO_STATE.search(name)), key=lambda n: not likely(n))
+
+
+def find_arguments(
+    forward: Forward, specs: Sequence[TensorSpec], outputs: Collection[str] = ()
+) -> dict[str, StateSpec]:
+    """Return the parameters that take a result and change the next ones with it, as entries of `[state]`.
+
+    `outputs` are the paths of results that are outputs, and so no state.
+    """
+    if forward.entries or forward.program or not (parameters := optional_parameters(forward)):
+        return {}
+    for inputs in ([example(specs, seed) for seed in range(_STEPS)], [zeros(specs)] * _STEPS):
+        try:
+            returned = dry_run(forward, inputs[0]).returned  # it need not take random numbers
+        except ModelFailedError:
+            continue
+        results = [path for path in _results(returned) if path not in outputs]
+        if any(map(_FLAG.search, flags(forward))):
+            results.remove("")  # what it returns is the state if it is told to, and not unless
+        for way in _assignments(parameters, results):
+            found = {name: StateSpec(input=name, output=path) for name, path in way.items()}
+            if _carries(forward, inputs, found):
+                return found
+        break
+    return {}
+
+
+def find_call(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[Forward, dict[str, StateSpec]]:
+    """Return the forward with the flag that it needs to give its state, or to keep it in buffers, and what is state."""
+    inputs = example(specs)
+    for name in flags(forward):
+        flagged = forward.calling({name: True})
+        if found := find_arguments(flagged, specs):
+            return flagged, found
+        with suppress(ModelFailedError):
+            if _STREAMING.search(name) and dry_run(flagged, inputs).changes.keys() - dry_run(forward, inputs).changes:
+                return flagged, {}
+    return forward, {}
+
+
+def flags(forward: Forward) -> list[str]:
+    """Return the parameters that are False unless they are given, by names that suggest that they concern state."""
+    try:
+        parameters = inspect.signature(forward.method).parameters.values()
+    except (TypeError, ValueError):
+        return []
+    return [
+        p.name
+        for p in parameters
+        if p.default is False and p.name not in forward.inputs and (_FLAG.search(p.name) or _STREAMING.search(p.name))
+    ]
+
+
+def find_required(forward: Forward, specs: Sequence[TensorSpec], given: Collection[str]) -> dict[str, StateSpec]:
+    """Return the inputs that forward cannot do without and that take a result of their own shape, as entries.
+
+    They start from zeros. `given` are the inputs of which it is known that they are inputs.
+    """
+    wanted = {spec.name: spec for spec in specs if spec.name not in given and likely(spec.name)}
+    rest = [spec for spec in specs if spec.name not in wanted]
+    if not wanted or not rest:
+        return {}
+    inputs = [example(specs, seed) for seed in range(_STEPS)]
+    try:
+        returned = dry_run(forward, inputs[0]).returned
+    except ModelFailedError:
+        return {}
+    paths = {path: pick(returned, path.split(".") if path else ()) for path in _results(returned)}
+    choices = [
+        [path for path, value in paths.items() if isinstance(value, Tensor) and value.shape == spec.example_shape]
+        for spec in wanted.values()
+    ]
+    for way in product(*choices):
+        if len(set(way)) == len(way):
+            return {
+                name: StateSpec(
+                    input=name, output=path, initial="zeros", shape=spec.example_shape, datatype=spec.datatype
+                )
+                for (name, spec), path in zip(wanted.items(), way, strict=True)
+            }
+    return {}
+
+
+def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, StateSpec]:
+    """Return the attributes that forward changes and the next results depend on, as entries of `[state]`."""
+    if forward.attributes is None or forward.entries:
+        return {}
+    inputs, before = [example(specs, seed) for seed in range(_STEPS)], forward.attributes.marks()
+    alone = list[list[Tensor]]()
+    try:
+        with _restored(forward) as restore:
+            looped = dry_loop(forward, inputs, _values)
+            after = forward.attributes.marks()
+            for x in inputs:
+                restore()
+                alone.append(_values(dry_run(forward, x).returned))
+            restore()
+            again = dry_loop(forward, inputs, _values)
+    except ModelFailedError:
+        return {}
+    if _same(looped, alone) or not _same(looped, again):  # the second is of random numbers
+        return {}
+    names = [name for name in after if before.get(name) != after[name]]
+    found = _named(names)
+    if not _reproduces(forward, inputs, found, looped):
+        return {}
+    for name in tuple(found):
+        fewer = {key: spec for key, spec in found.items() if key != name}
+        if _reproduces(forward, inputs, fewer, looped):
+            found = fewer
+    return found
+
+
+def example(specs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Tensor]:
+    """Return random inputs, larger ones for larger seeds; whole numbers from 0 and 1."""
+    random = torch.Generator().manual_seed(seed)
+    found: dict[str, Tensor] = {}
+    for spec in specs:
+        dtype, shape = spec.datatype.torch, spec.example_shape
+        drawn = torch.randn(shape, generator=random) * (1 + seed) if dtype.is_floating_point else None
+        found[spec.name] = (torch.randint(0, 2, shape, generator=random) if drawn is None else drawn).to(dtype)
+        if spec.example is not None:
+            found[spec.name] = zeros([spec])[spec.name]
+    return found
+
+
+def key_of(attribute: str, taken: Collection[str] = ()) -> str:
+    """Return the name of an entry for an attribute: the last part of its own."""
+    last = attribute.rpartition(".")[2]
+    return attribute if last in taken else last
+
+
+def _named(attributes: Sequence[str]) -> dict[str, StateSpec]:
+    found: dict[str, StateSpec] = {}
+    for attribute in attributes:
+        found[key_of(attribute, found)] = StateSpec(attribute=attribute)
+    return found
+
+
+def _assignments(parameters: Sequence[str], results: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield ways to give results for parameters: one for each in order, a single one, and the likely ones all of it."""
+    leading = [path for path in results if path and "." not in path]
+    probable = [name for name in parameters if likely(name)]
+    for names in (probable, parameters):
+        if 1 < len(names) <= len(leading):
+            yield dict(zip(names, leading[-len(names) :], strict=True))
+    everything = [(name, path) for name, path in product(parameters, results) if path or likely(name)]
+    everything.sort(key=lambda one: not one[1])
+    yield from ({name: path} for name, path in everything[:_MOST_TRIALS])
+
+
+def _results(returned: Any) -> list[str]:
+    """The paths of the results that may be state; first those that follow the first tensor, and the whole at last."""
+    top = [(str(key), value) for key, value in fields(returned)]
+    first = next((key for key, value in top if isinstance(value, Tensor)), None)
+    inner = [(f"{key}.{name}", held) for key, value in top for name, held in fields(value)]
+    return [path for path, value in (*top, *inner) if path != first and _storable(value)] + [""]
+
+
+def _storable(value: Any) -> bool:
+    try:
+        return bool(flatten(value)[0])
+    except UnsupportedValueError:
+        return False
+
+
+def _carries(forward: Forward, inputs: Sequence[Inputs], specs: Mapping[str, StateSpec]) -> bool:
+    """Whether forward takes its results for these parameters, step by step, and gives other results with them."""
+    hidden = [str(spec.output) for spec in specs.values()]
+    try:
+        with _with(forward, entries(specs, forward.module, forward.method)):
+            carried = _steps(forward, inputs, hidden)
+        return not _same(carried, _steps(forward, inputs, hidden))
+    except ModelFailedError:
+        return False
+
+
+def _steps(forward: Forward, inputs: Sequence[Inputs], hidden: Sequence[str]) -> list[list[Tensor]]:
+    """What forward gives beside its state, step by step."""
+    found, state = list[list[Tensor]](), None
+    for x in inputs:
+        outcome = dry_run(forward, x, state)
+        found.append(_visible(outcome.returned, hidden))
+        state = outcome.state
+    return found
+
+
+def _visible(returned: Any, hidden: Sequence[str]) -> list[Tensor]:
+    """The results that are not state; all of them where none is left."""
+    shown = [value for key, value in fields(returned) if str(key) not in hidden]
+    return _values(shown) or _values(returned)
+
+
+def _reproduces(
+    forward: Forward, inputs: Sequence[Inputs], specs: Mapping[str, StateSpec], looped: Sequence[list[Tensor]]
+) -> bool:
+    """Whether steps give what a loop gave if these attributes are kept, and all others put back."""
+    found, state = list[list[Tensor]](), None
+    try:
+        given = entries(specs, forward.module, forward.method)
+        with _with(forward, given), _restored(forward) as restore:
+            for x in inputs:
+                outcome = dry_run(forward, x, state)
+                restore()
+                found.append(_values(outcome.returned))
+                state = outcome.state
+    except ModelFailedError:
+        return False
+    return _same(found, looped)
+
+
+def _values(returned: Any) -> list[Tensor]:
+    """Copies of the tensors that a forward returned."""
+    try:
+        return [part.tensor.clone() for part in flatten(returned)[0]]
+    except UnsupportedValueError:
+        return [value.clone() for _, value in fields(returned) if isinstance(value, Tensor)]
+
+
+def _same(one: Sequence[Sequence[Tensor]], other: Sequence[Sequence[Tensor]]) -> bool:
+    return all(
+        len(a) == len(b) and all(x.shape == y.shape and _close(x, y) for x, y in zip(a, b, strict=True))
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one.double(), other.double(), rtol=_TOLERANCE, atol=_TOLERANCE, equal_nan=True)
+
+
+@contextmanager
+def _with(forward: Forward, given: Iterable[StateEntry]) -> Iterator[None]:
+    before = forward.entries
+    forward.entries = tuple(given)
+    try:
+        yield
+    finally:
+        forward.entries = before
+
+
+@contextmanager
+def _restored(forward: Forward) -> Iterator[Callable[[], None]]:
+    """Put the module's attributes back in the end, and whenever the function that it gives is called."""
+    snapshot = Snapshot(forward.module)
+
+    def restore() -> None:
+        snapshot.restore(internals=False)
+
+    try:
+        yield restore
+    finally:
+        restore()

@@ -1,0 +1,177 @@
+"""Modules that keep what they remember outside buffers: passed in and returned, or in attributes."""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass
+class Memory:
+    """What `Remembers` passes on: a tensor, a count and a list."""
+
+    mean: Tensor
+    count: int
+    past: list[Tensor | None]
+
+
+class Result(NamedTuple):
+    y: Tensor
+    memory: Memory
+
+
+class Remembers(nn.Module):
+    """Running means in a dataclass with a count in it: (B, F) to (B, F)."""
+
+    def __init__(self, features: int = 3) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.linspace(1, 2, features))
+
+    def forward(self, x: Tensor, memory: Memory | None = None) -> Result:
+        if memory is None:
+            memory = Memory(torch.zeros_like(x), 0, [None, None])
+        count = memory.count + 1
+        mean = memory.mean + (x - memory.mean) / count
+        first = memory.past[0]
+        y = self.scale * mean + (0 if first is None else first)
+        return Result(y, Memory(mean, count, [memory.past[1], x]))
+
+
+class Attends(nn.Module):
+    """A decoder with a cache of keys and values that grows, in a dict by layer: (B, T, F) to (B, T, F)."""
+
+    def __init__(self, features: int = 4, layers: int = 2) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(features, 3 * features) for _ in range(layers))
+
+    def forward(self, x: Tensor, *, cache: Any = None, use_cache: bool = False) -> Any:
+        grown: dict[str, tuple[Tensor, Tensor]] = {}
+        for index, layer in enumerate(self.layers):
+            q, k, v = layer(x).chunk(3, -1)
+            if cache is not None:
+                k, v = (torch.cat(pair, 1) for pair in zip(cache[f"layer{index}"], (k, v), strict=True))
+            grown[f"layer{index}"] = (k, v)
+            seen = torch.arange(k.shape[1]) <= torch.arange(x.shape[1])[:, None] + k.shape[1] - x.shape[1]
+            x = x + nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        return {"y": x, "cache": grown} if use_cache else {"y": x}
+
+
+class Cell(nn.Module):
+    """A cell that cannot do without its state, and returns it first: (B, F) and (B, H) to (B, H)."""
+
+    def __init__(self, features: int = 3, hidden: int = 5) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(features, hidden)
+        self.start = nn.Parameter(torch.randn(1, hidden))
+
+    def step(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        h, c = self.cell(x, (h, c))
+        return (h, c), h.tanh()
+
+
+class Decay(nn.Module):
+    """Cannot do without its states, which it returns after its output: (B, F) and (B, H) to (B, H)."""
+
+    def __init__(self, features: int = 3, hidden: int = 5) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(features, hidden)
+        self.out = nn.Linear(hidden, 2)
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h, c = self.cell(x, (h, c))
+        return self.out(h), h, c
+
+
+class Recurrent(nn.Module):
+    """Weighs by the number of the step, which it is given, and passes on a list that is empty at first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor, step: int, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        total = x * (step + 1) + (states[0] if states else 0)
+        return total + self.bias, [total]
+
+
+class Policy(nn.Module):
+    """Keeps a tuple of states in an attribute of a submodule, None at first: (1, F) to (1, 1, H)."""
+
+    class Memory(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lstm = nn.LSTM(3, 4)
+            self.hidden_state: Any = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            out, self.hidden_state = self.lstm(x.unsqueeze(0), self.hidden_state)
+            return torch.as_tensor(out)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = Policy.Memory()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.as_tensor(self.rnn(x))
+
+
+class Window(nn.Module):
+    """Keeps its last inputs in a deque, a count and a float that becomes a tensor: (1, F) to (1, F)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.past: deque[Tensor] = deque(maxlen=3)
+        self.store: dict[str, Any] = {"v": 0.0, "calls": 0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.past.append(x)
+        self.store["calls"] += 1
+        self.store["v"] = self.store["v"] * 0.5 + x
+        mean = torch.stack(list(self.past)).mean(0)
+        return torch.as_tensor(self.scale * mean + self.store["v"] / self.store["calls"])
+
+
+class Rotates(nn.Module):
+    """A complex state, multiplied in each step: (T,) to (T,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x: Tensor, z: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        ys = []
+        z = torch.zeros((), dtype=torch.complex64) if z is None else z
+        for value in x:
+            z = z * torch.polar(torch.tensor(0.9), self.turn) + value
+            ys.append(z.real)
+        return torch.stack(ys), z
+
+
+class Late(nn.Module):
+    """Gives nothing to remember until it has seen 4 values: (T,) to (T,)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor, memory: Any = None) -> tuple[Tensor, Any]:
+        held, frame = memory if memory is not None else (x[:0], None)
+        held = torch.cat((held, x))
+        if len(held) >= 4:
+            frame, held = held[:4].sum(), held[4:]
+        return x + self.bias + (0 if frame is None else frame), (held, frame)
+
+
+class Grows(nn.Module):
+    """A list that becomes longer with each step, for ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, x: Tensor, past: Any = None) -> tuple[Tensor, list[Tensor]]:
+        past = [*(past or []), x]
+        return x + self.bias + sum(past), past
