@@ -209,6 +209,21 @@ def test_a_backup_brings_the_sessions_back(deployment: Deployment) -> None:
     assert deployment.get(f"{path}/backed-up").json["step"] == 2
 
 
+def test_a_deployment_with_wrong_credentials_does_not_get_healthy(deployment: Deployment) -> None:
+    (deployment.folder / "wrong.yml").write_text("""
+services:
+  service:
+    environment: { REDIS_URL: "redis://:wrong@redis:6379/0" }
+    healthcheck: { interval: 1s, timeout: 5s, start_period: 10s, start_interval: 1s, retries: 3 }
+""")
+    files = ("--file", "docker-compose.yml", "--file", "wrong.yml")
+    with pytest.raises(RuntimeError, match="unhealthy"):
+        deployment.compose(*files, "up", "--detach", "--wait")
+    assert "Redis rejects the service's credentials; check REDIS_URL" in deployment.compose(*files, "logs", "service")
+    deployment.up(1)
+    assert deployment.post(f"{RNN}/sessions", {}).status < 400
+
+
 def test_sessions_outlive_the_containers_and_end_with_the_volume(deployment: Deployment) -> None:
     path = f"{RNN}/sessions"
     assert deployment.post(path, {"session": "kept"}).status < 400
@@ -223,18 +238,3 @@ def test_sessions_outlive_the_containers_and_end_with_the_volume(deployment: Dep
     assert len(deployment.containers("service")) == 2
     assert deployment.get(f"{path}/kept").status == 404
     assert deployment.post(path, {"session": "kept"}).status < 400
-
-
-def test_a_deployment_with_wrong_credentials_does_not_get_healthy(deployment: Deployment) -> None:
-    (deployment.folder / "wrong.yml").write_text("""
-services:
-  service:
-    environment: { REDIS_URL: "redis://:wrong@redis:6379/0" }
-    healthcheck: { interval: 1s, timeout: 5s, start_period: 10s, start_interval: 1s, retries: 3 }
-""")
-    files = ("--file", "docker-compose.yml", "--file", "wrong.yml")
-    with pytest.raises(RuntimeError, match="unhealthy"):
-        deployment.compose(*files, "up", "--detach", "--wait")
-    assert "Redis rejects the service's credentials; check REDIS_URL" in deployment.compose(*files, "logs", "service")
-    deployment.compose("up", "--detach", "--wait")
-    assert deployment.post(f"{RNN}/sessions", {}).status < 400

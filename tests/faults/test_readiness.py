@@ -1,9 +1,13 @@
 """The service is ready when a step can be committed: it asks for no right that steps do not need."""
 
+import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
+from redis import ResponseError
 
 from carryover.store import Store
 from carryover.store.record import GRACE, HEADER_BYTES
@@ -13,6 +17,7 @@ from tests.support.client import Client, problem, sentence
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.service import Service
 from tests.support.topologies import command
+from tests.support.waiting import eventually
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 SESSIONS = "/v1/models/digits-rnn/sessions"
@@ -46,7 +51,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    server = RedisServer().start()
+    server = RedisServer("--enable-protected-configs", "yes").start()
     service = Service(
         tmp_path_factory.mktemp("readiness"),
         WORKERS=1,
@@ -149,3 +154,30 @@ def test_with_redis_full_it_is_not_ready_and_what_frees_memory_is_carried_out(pl
         redis.config_set("maxmemory", 0)
     assert place.ready() is None
     assert client.step(living, [ROW])["step"] == 1
+
+
+def test_while_redis_cannot_write_to_its_disk_it_is_not_ready(place: Place, client: Client, tmp_path: Path) -> None:
+    redis = place.server.redis
+    address, folder = client.create("digits-rnn", fresh()), tmp_path / "disk"
+
+    def snapshot(status: str) -> bool:
+        with suppress(ResponseError):  # one is being made
+            redis.bgsave()
+        return bool(redis.info("persistence")["rdb_last_bgsave_status"] == status)
+
+    folder.mkdir()
+    redis.config_set("dir", str(folder))
+    redis.config_set("save", "3600 1000000")
+    shutil.rmtree(folder)
+    try:
+        eventually("a snapshot that fails", lambda: snapshot("err"))
+        assert place.ready() == "Redis cannot write to its disk"
+        assert "disk" in problem(client.post(f"{address}:predict", {"instances": [ROW]}), 503)
+        assert "disk" in problem(post(client, f"{address}:predict", {"instances": [ROW]}, key="disk"), 503)
+        assert client.step_of(address) == 0
+    finally:
+        redis.config_set("dir", str(place.server.folder))
+        eventually("a snapshot that works", lambda: snapshot("ok"))
+        redis.config_set("save", "")
+    assert place.ready() is None
+    assert post(client, f"{address}:predict", {"instances": [ROW]}, key="disk").expect()["step"] == 1
