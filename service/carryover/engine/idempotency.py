@@ -15,11 +15,12 @@ class KeyLocks:
     Those wait for the outcome of the first, as the next request with the key would find it in the store.
     """
 
-    __slots__ = ("_held", "_retries")
+    __slots__ = ("_held", "_retries", "_stored")
 
     def __init__(self) -> None:
         self._held: dict[str, Keyed] = {}
         self._retries: list[tuple[Operation, Operation]] = []
+        self._stored: list[tuple[IdempotencyKey, bytes]] = []
 
     def take(self, operation: Operation, key: IdempotencyKey, found: bytes | StoreUnavailableError | None) -> None:
         """Give an operation its key's lock, or the response that was stored under the key."""
@@ -48,7 +49,8 @@ class KeyLocks:
 
     def responses(self) -> list[tuple[IdempotencyKey, bytes]]:
         """Return the responses to store."""
-        return [(key, one.response.dump()) for key, one in self._held.values() if one.response is not None]
+        self._stored = [(key, one.response.dump()) for key, one in self._held.values() if one.response is not None]
+        return self._stored
 
     def unused(self) -> Iterator[IdempotencyKey]:
         """Yield the keys whose operations have failed, which give up their locks."""
@@ -60,7 +62,11 @@ class KeyLocks:
 
     def settle(self) -> None:
         """Give the retries what the operations that they wait for have got."""
+        if not self._retries:
+            return
+        stored = {key.name: response for key, response in self._stored}
         for retry, first in self._retries:
             retry.finished, retry.attempts, retry.error = first.finished, first.attempts, first.error
-            if first.finished and first.error is None and first.response is not None:
-                retry.replay = first.response.dump()
+            key = retry.preconditions.key
+            if first.finished and first.error is None and first.response is not None and key is not None:
+                retry.replay = stored[key.name]

@@ -29,6 +29,9 @@ from carryover.telemetry.metrics import Metrics
 MAX_ATTEMPTS = 200
 """How often an operation is run again after losing the race for its session."""
 
+_Times = tuple[int, int, int, int]
+"""When a batch was begun, loaded, run and committed, in nanoseconds of `time.perf_counter_ns`."""
+
 
 class Transaction:
     """Takes batches of operations of one model through load, forward and commit."""
@@ -55,10 +58,15 @@ class Transaction:
         self._expire(batches, started)
         self._run(batches, aside=aside)
         ran = time.perf_counter_ns()
-        self._commit(batches)
+        changed = self._commit(batches)
+        committed = time.perf_counter_ns()
         for batch in batches:
             batch.finish()
-        self._count(operations, started, loaded - started, ran)
+        if batches[0].key:
+            self._metrics.round_trips.observe("load", loaded - started)
+            if changed:
+                self._metrics.round_trips.observe("commit", committed - ran)
+        self._count(operations, (started, loaded, ran, committed))
 
     def _by_session(self, operations: Iterable[Operation]) -> list["SessionBatch"]:
         batches: dict[str, SessionBatch] = {}
@@ -106,9 +114,7 @@ class Transaction:
         for fork in forks:
             expiring.append(len(names))
             names.append(fork.source)
-        started = time.perf_counter_ns()
         loaded, found = self._store.load(names, [(batch.key, held) for batch, _, held in keyed], expiring)
-        self._metrics.round_trips.observe("load", time.perf_counter_ns() - started)
         for (batch, operation, held), before in zip(keyed, found, strict=True):
             batch.take_key(operation, held, before)
         for fork, record in zip(forks, loaded[len(batches) :], strict=True):
@@ -145,7 +151,8 @@ class Transaction:
                 for batch, result in zip(members, results, strict=True):
                     batch.accept(result)
 
-    def _commit(self, batches: Sequence["SessionBatch"]) -> None:
+    def _commit(self, batches: Sequence["SessionBatch"]) -> bool:
+        """Write what the batches have changed, and give up the locks of what failed; whether there was any of that."""
         changed: list[SessionBatch] = []
         releases: list[tuple[str, IdempotencyKey]] = []
         for batch in batches:
@@ -154,10 +161,8 @@ class Transaction:
             if batch.keys is not None:
                 releases += [(batch.key, held) for held in batch.keys.unused()]
         if not changed and not releases:
-            return
-        started = time.perf_counter_ns()
+            return False
         outcomes = self._store.commit(changed, releases)
-        self._metrics.round_trips.observe("commit", time.perf_counter_ns() - started)
         ended: list[tuple[str, IdempotencyKey]] = []
         for batch, outcome in zip(changed, outcomes, strict=True):
             batch.outcome = outcome
@@ -167,8 +172,9 @@ class Transaction:
                 ended += [(batch.key, held) for held in batch.keys.all()]
         if ended:
             self._store.commit([], ended)
+        return True
 
-    def _count(self, operations: Sequence[Operation], started: int, input_ns: int, ran: int) -> None:
+    def _count(self, operations: Sequence[Operation], times: _Times) -> None:
         """Count what became of the operations; of those with a forward also how long they took, unless replayed."""
         groups: dict[ModelVersion, list[Operation]] = {}
         conflicts = replays = 0
@@ -186,12 +192,10 @@ class Transaction:
             version = operations[0].model.default
             self._statistics.of(version.name, version.version).retried(conflicts, replays)
         for version, members in groups.items():
-            self._count_finished(version, members, started, input_ns, ran)
+            self._count_finished(version, members, times)
 
-    def _count_finished(
-        self, version: ModelVersion, operations: Iterable[Operation], started: int, input_ns: int, ran: int
-    ) -> None:
-        now = time.perf_counter_ns()
+    def _count_finished(self, version: ModelVersion, operations: Iterable[Operation], times: _Times) -> None:
+        started, loaded, ran, now = times
         waits: list[int] = []
         steps = success_ns = fail = fail_ns = 0
         for operation in operations:
@@ -208,7 +212,7 @@ class Transaction:
             fail=fail,
             fail_ns=fail_ns,
             waits=waits,
-            input_ns=input_ns,
+            input_ns=loaded - started,
             output_ns=now - ran,
         )
 
