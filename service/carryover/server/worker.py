@@ -43,10 +43,10 @@ def _respond_malformed(engine: Engine, sock: Any, status: int, _: str, reason: s
         f"{': '.join(NO_SNIFFING)}\r\n{request_ids.HEADER}: {made}\r\n"
         f"Content-Type: {problems.PROBLEM}\r\nContent-Length: {len(body)}\r\n\r\n"
     )
-    util.write_nonblock(sock, head.encode() + body)
     other = metrics.OTHER
     entry = Entry(request_id=made, method=other, route=other, status=status, duration=0, size=len(body))
-    metrics.count_other(engine, entry)
+    metrics.count_other(engine, entry)  # before the client can look
+    util.write_nonblock(sock, head.encode() + body)
 
 
 def limit_sending(seconds: float) -> None:
