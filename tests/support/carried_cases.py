@@ -174,6 +174,16 @@ CASES = {
         ("step", "states.0"),
         (1,) * 6,
     ),
+    "scalar": Carried(
+        carried.Averages,
+        tensors("[-1, 3]", rest=", batch_dim = 0") + "[state]\nbatch_dim = 0\n",
+        itself,
+        ("mean", "count"),
+        (1,) * 6,
+    ),
+    "cached": Carried(
+        carried.Normalises, tensors("[-1, 3]"), itself, ("mean", "square", "count"), (2, 1, 3, 2, 1, 2), batched=False
+    ),
     "attribute": Carried(
         carried.Policy,
         tensors("[1, 3]", "[1, 1, 4]") + '[state.memory]\nattribute = "rnn.hidden_state"\n',

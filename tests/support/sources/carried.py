@@ -96,6 +96,49 @@ class Recurrent(nn.Module):
         return total + self.bias, [total]
 
 
+class Averages(nn.Module):
+    """A running mean in a buffer, and the number of steps in a scalar one: (B, F) to (B, F)."""
+
+    mean: Tensor
+    count: Tensor
+
+    def __init__(self, features: int = 3) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(1, features))
+        self.register_buffer("count", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.count = self.count + 1
+        self.mean = self.mean + (x - self.mean) / self.count
+        return self.mean
+
+
+class Normalises(nn.Module):
+    """Learns a mean and a variance until it has seen some rows, and keeps what follows from them in an attribute."""
+
+    mean: Tensor
+    square: Tensor
+    count: Tensor
+
+    def __init__(self, until: int = 5) -> None:
+        super().__init__()
+        self.until = until
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("square", torch.zeros(3))
+        self.register_buffer("count", torch.tensor(0))
+        self.scale: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.count < self.until:
+            self.count += len(x)
+            self.mean += (x - self.mean).sum(0) / self.count
+            self.square += (x**2 - self.square).sum(0) / self.count
+            self.scale = None
+        if self.scale is None:
+            self.scale = (self.square - self.mean**2).clamp(min=0).add(0.01).rsqrt()
+        return (x - self.mean) * self.scale
+
+
 class Policy(nn.Module):
     """Keeps a tuple of states in an attribute of a submodule, None at first: (1, F) to (1, 1, H)."""
 
