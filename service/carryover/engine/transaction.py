@@ -30,7 +30,7 @@ MAX_ATTEMPTS = 200
 """How often an operation is run again after losing the race for its session."""
 
 _Times = tuple[int, int, int, int]
-"""When a batch was begun, loaded, run and committed, in nanoseconds of `time.perf_counter_ns`."""
+"""When a batch was started, loaded, run and committed, in nanoseconds of `time.perf_counter_ns`."""
 
 
 class Transaction:
