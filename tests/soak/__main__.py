@@ -91,7 +91,8 @@ def judge(found: Sequence[Outcome], samples: Sequence[Sample]) -> list[str]:
     for what in ("workers", "valkey"):
         values = [getattr(one, what) for one in samples]
         grown = growth(values)
-        print(f"{what}: {min(values) / 2**20:.1f} to {max(values) / 2**20:.1f} MiB; growth {grown:+.2%}")
+        series = " ".join(f"{value / 2**20:.1f}" for value in values[:: max(1, len(values) // 20)])
+        print(f"{what}: growth {grown:+.2%}; MiB: {series}")
         if grown > GROWTH:
             wrong.append(f"the memory of {what} has grown by {grown:.2%}; expected at most {GROWTH:.0%}")
     return wrong

@@ -84,8 +84,9 @@ def totals(client: Client, random: Random, seen: Outcome) -> None:
 
 
 def streams(client: Client, random: Random, seen: Outcome) -> None:
-    path = client.create("digits-rnn", ttl=2)
-    seen.requests += 1
+    path = f"/v1/models/digits-rnn/sessions/stream-{random.randrange(NAMES)}"
+    client.delete(path)
+    seen.expect(client.post("/v1/models/digits-rnn/sessions", {"session": path.rpartition("/")[2], "ttl": 30}), 201)
     with Stream(client.port, path) as stream:
         stream.open()
         for step in range(random.randrange(1, 40)):

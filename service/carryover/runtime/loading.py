@@ -17,7 +17,7 @@ from carryover.runtime.discovery import Outcome, discover, learn_structures
 from carryover.runtime.forward import Forward, Saved, match_outputs, output_faults, result_paths
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.report import Report
-from carryover.runtime.selfcheck import prove, prove_batching, settle_attributes
+from carryover.runtime.selfcheck import prove, prove_batching, settle_attributes, try_stacking
 from carryover.runtime.state_guesses import find_arguments
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import ModelVersion
@@ -92,6 +92,8 @@ class Loading:
         if self.tried is None:
             return "not tried"
         who = "sessions" if self.tried.stateful else "requests"
+        if self.tried.stacked:
+            return f"proved: {who} of one shape run together, as torch.func.vmap gives what each gets alone"
         if not self.tried.batched:
             return f"not claimed: {who} run one at a time"
         proved = f"proved: {who} in one batch get what each gets alone"
@@ -151,6 +153,7 @@ class Loading:
             prove_batching(self.tried)
             self._batching_proved = True
             settle_attributes(self.tried)
+            try_stacking(self.tried)
             self.tried.construct = self._construct
 
     def _class(self, target: str) -> Forward | None:

@@ -1,6 +1,7 @@
 """Checks at load that a model can be served: that it takes its own state back, isolates callers, and batches."""
 
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from itertools import product
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from carryover.errors import ModelFailedError
+from carryover.runtime import stacked
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.version import Call, ModelVersion, Result
@@ -16,6 +18,10 @@ from carryover.runtime.version import Call, ModelVersion, Result
 _STEPS = (2, 3, 1)
 _SESSIONS = len(_STEPS)
 _LENGTH = 3
+_STACKED_LENGTHS = (1, 2, 7, 40)
+_SLOW = 0.2
+"""Seconds for a few forwards, above which it does not matter whether they are stacked."""
+_STACKED_LENGTHS = (1, 2, 7, 40)
 _TOLERANCE = {Datatype.FP16: 3e-2, Datatype.BF16: 1e-1}
 """Relative and absolute; matrix kernels round differently for other batch sizes. 1e-4 for all other datatypes."""
 
@@ -161,6 +167,55 @@ def _compare(version: ModelVersion, calls: list[Call], alone: list[Result]) -> N
                 f"batch_dim: sessions in one batch give another {name!r} than each alone; "
                 "leave batch_dim out, and they run one at a time"
             )
+
+
+def try_stacking(version: ModelVersion) -> None:
+    """Have calls of a version without `batch_dim` stacked, if that gives bit for bit what each gives alone.
+
+    It is not tried where a forward takes so long that others are no matter.
+    """
+    plain = version.on_cpu and version.forward.program is None and not version.forward.entries
+    if version.batched or not plain or not stacked.fits(version.layout):
+        return
+    same = []
+    for length in _STACKED_LENGTHS:
+        started = time.perf_counter()
+        if (tried := _alone(version, length)) is None:
+            continue
+        if time.perf_counter() - started > _SLOW:
+            break
+        version.stacked = True
+        with suppress(ModelFailedError):
+            same.append(_same_stacked(version, *tried))
+            version.stacked = False
+            if same[-1]:
+                continue
+        version.stacked = False
+        return
+    version.stacked = any(same)
+
+
+def _alone(version: ModelVersion, length: int) -> tuple[list[Call], list[Result]] | None:
+    """Calls of sessions that have come different ways, and what each gives alone; None if they cannot be run."""
+    for numbers in NUMBERS:
+        with suppress(ModelFailedError):
+            calls = _sessions(version, tuple(step % 3 for step in range(stacked.FEW + 1)), length, numbers)
+            return calls, [version.run([call])[0] for call in calls]
+    return None
+
+
+def _same_stacked(version: ModelVersion, calls: Sequence[Call], alone: Sequence[Result]) -> bool:
+    if len({version.group(call) for call in calls}) != 1:
+        return False
+    together = version.run(calls)
+    return all(
+        one.state == other.state and all(_same(one.outputs[name], other.outputs[name]) for name in one.outputs)
+        for one, other in zip(alone, together, strict=True)
+    )
+
+
+def _same(one: Array, other: Array) -> bool:
+    return one.dtype == other.dtype and one.shape == other.shape and one.tobytes() == other.tobytes()
 
 
 def _calls(

@@ -36,7 +36,7 @@ def build(version: ModelVersion) -> ModelVersion | None:
             forward.attributes.note_first_call()
         names = [buffer.name for buffer in version.layout.buffers]
         built = ModelVersion(version.name, version.version, version.manifest, forward, names)
-        built.reseeds = version.reseeds
+        built.reseeds, built.stacked = version.reseeds, version.stacked
         settle_attributes(built)
     except CarryoverError:
         return None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
-from carryover.runtime import buffers, process
+from carryover.runtime import buffers, process, stacked
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.deep_stack import deep
 from carryover.runtime.forward import Forward, match_outputs, output_faults
@@ -67,8 +67,9 @@ class TensorInfo:
 class ModelVersion:
     """A loaded checkpoint; `state` names its state buffers, `device`, None for the CPU, is where `move` takes it.
 
-    `reseeds` seed those of Python's and numpy's generators that forward seeds, so that others do not draw what follows;
-    `construct` makes its module again, without the checkpoint.
+    `stacked` says that many calls may run in one forward although the module has no axis for that. `reseeds` seed those
+    of Python's and numpy's generators that forward seeds, so that others do not draw what follows; `construct` makes
+    its module again, without the checkpoint.
 
     Not re-entrant: a forward puts the callers' state into the module, so one runs at a time.
 
@@ -107,6 +108,8 @@ class ModelVersion:
         self.inputs, self.outputs = tuple(map(of, manifest.inputs)), tuple(map(of, manifest.outputs))
         self._required = next(spec for spec in self.inputs if not spec.optional)
         self.batched = self.inputs[0].batch_dim is not None and (self.layout.batched or not self.stateful)
+        self._buffers = [slot for slot in self._slots if isinstance(slot, buffers.Slot)]
+        self.stacked = False
         self.layout_fingerprint = self._layout_digest()
 
     def refined(
@@ -150,7 +153,7 @@ class ModelVersion:
     def group(self, call: Invocation) -> Hashable:
         """Calls of the same group may share a forward; None shares with none."""
         if not self.batched:
-            return None
+            return self._stacking_group(call) if self.stacked else None
         group: list[Hashable] = [self.layout.signature(call.state)]
         for spec in self.inputs:
             if spec.optional and spec.name not in call.inputs:
@@ -160,9 +163,14 @@ class ModelVersion:
             group.append((*shape[:dim], *shape[dim + 1 :]))
         return tuple(group)
 
+    def _stacking_group(self, call: Invocation) -> Hashable:
+        if len(call.state) != self.layout.nbytes or len(call.inputs) != len(self.inputs):
+            return None
+        return tuple(call.inputs[spec.name].shape for spec in self.inputs)
+
     @deep
     def run(self, calls: Sequence[Invocation]) -> list[Result]:
-        """Run one forward for all the calls, batched along `batch_dim`.
+        """Run one forward for all the calls, batched along `batch_dim` or stacked.
 
         The calls are of one `group`; a call of group None is alone.
 
@@ -171,6 +179,10 @@ class ModelVersion:
                 manifest does not say.
 
         """
+        if self.stacked and len(calls) > 1:
+            if len(calls) < stacked.FEW:
+                return [result for call in calls for result in self.run([call])]
+            return self._run_stacked(calls)
         counts = [1] if len(calls) == 1 else [self._rows(call) for call in calls]
         arguments = [self._join(spec, calls) for spec in self.inputs]
         settings = process.default_dtype(), process.initial_seed()
@@ -196,6 +208,39 @@ class ModelVersion:
                 raise ModelFailedError(f"the forward of model {self.name!r} raised {type(error).__name__}") from error
             finally:
                 self._put_back(settings)
+        return self._results(calls, states, finite, columns)
+
+    def _run_stacked(self, calls: Sequence[Invocation]) -> list[Result]:
+        settings = process.default_dtype(), process.initial_seed()
+        states = stacked.join(self.layout, [call.state for call in calls])
+        inputs = [self._stack(spec, calls) for spec in self.inputs]
+        with torch.inference_mode():
+            try:
+                after, outputs = stacked.run(self.forward, self._buffers, self.outputs, states, inputs)
+                ended, finite = stacked.split(self.layout, after, len(calls))
+                columns = [list(self._unstack(output)) for output in outputs]
+            except ModelFailedError:
+                raise
+            except BaseException as error:
+                raise ModelFailedError(f"the forward of model {self.name!r} raised {type(error).__name__}") from error
+            finally:
+                self._put_back(settings)
+        return self._results(calls, ended, finite, columns)
+
+    def _stack(self, spec: TensorSpec, calls: Sequence[Invocation]) -> Tensor:
+        arrays = [call.inputs[spec.name] for call in calls]
+        if spec.datatype is Datatype.BF16:
+            return torch.stack([_bfloat16(array) for array in arrays])
+        return torch.from_numpy(np.stack(arrays))
+
+    @staticmethod
+    def _unstack(output: Tensor) -> Array:
+        output = output.float() if output.dtype is torch.bfloat16 else output
+        return output.detach().clone(memory_format=torch.contiguous_format).numpy(force=True)
+
+    def _results(
+        self, calls: Sequence[Invocation], states: Sequence[bytes], finite: bool, columns: Sequence[Sequence[Array]]
+    ) -> list[Result]:
         names = [spec.name for spec in self.outputs]
         return [
             Result(
