@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from carryover import settings
 from carryover.errors import ConfigurationError
-from carryover.server import cpus
+from carryover.server import cpus, memory
 from carryover.telemetry import logs
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
 
+memory.limit_arenas()
 try:
     _settings = settings.read()
 except ConfigurationError as error:
