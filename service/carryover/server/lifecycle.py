@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from carryover import settings
 from carryover.errors import ConfigurationError
-from carryover.server import cpus
+from carryover.server import cpus, ports
 from carryover.telemetry import logs
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 try:
     _settings = settings.read()
+    ports.require_free(_settings.bind)
 except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 
