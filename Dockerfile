@@ -18,6 +18,12 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY requirements.txt .
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /venv install --requirement requirements.txt
+# What your own models import besides: the file is optional. It cannot change the versions that the service needs.
+COPY requirements.txt own-requirements.tx[t] ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    sed 's/\[.*\]//' requirements.txt >constraints.txt \
+    && if [ -f own-requirements.txt ]; then \
+    pip --python /venv install --constraint constraints.txt --requirement own-requirements.txt; fi
 # Headers, test programs, test suites, symbol tables and setuptools come with torch, and serving never reads them.
 RUN pip --python /venv uninstall --yes setuptools \
     && cd /venv/lib/python3.*/site-packages \

@@ -54,10 +54,10 @@ clean: ## delete the virtual environment and all caches
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.run: pyproject.toml requirements.txt requirements-embedded.txt | $(VENV)/bin/python
-	$(PIP) -e '.[embedded]'
+$(VENV)/.run: pyproject.toml requirements.txt requirements-embedded.txt requirements-client.txt | $(VENV)/bin/python
+	$(PIP) -e '.[embedded,client]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml requirements.txt requirements-embedded.txt requirements-dev.txt | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml requirements.txt requirements-embedded.txt requirements-client.txt requirements-dev.txt | $(VENV)/bin/python
 	$(PIP) -r requirements-dev.txt -e .
 	@touch $@ $(VENV)/.run

@@ -15,7 +15,7 @@ import pytest
 from carryover import __version__
 from tests.support.paths import ROOT
 
-SOURCES = ("pyproject.toml", "README.md", "LICENSE", "requirements.txt", "requirements-embedded.txt")
+SOURCES = ("pyproject.toml", "README.md", "LICENSE", *(path.name for path in ROOT.glob("requirements*.txt")))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 COMMAND = PROJECT["project"]["scripts"]["carryover"]
 
@@ -84,8 +84,9 @@ def test_the_metadata_has_the_version_the_requirements_and_the_command(wheel: Pa
     assert found["Version"] == __version__
     required = [line for line in found.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert required == requirements("requirements.txt")
-    embedded = [line.partition(";")[0] for line in found.get_all("Requires-Dist", []) if 'extra == "embedded"' in line]
-    assert embedded == requirements("requirements-embedded.txt")
+    for extra in ("embedded", "client"):
+        lines = [line for line in found.get_all("Requires-Dist", []) if f'extra == "{extra}"' in line]
+        assert [line.partition(";")[0] for line in lines] == requirements(f"requirements-{extra}.txt")
     with ZipFile(wheel) as archive:
         commands = archive.read(f"carryover-{__version__}.dist-info/entry_points.txt").decode().split("\n")
     assert commands[:2] == ["[console_scripts]", f"carryover = {COMMAND}"]

@@ -73,9 +73,9 @@ class Deployment:
     def compose(self, *arguments: str) -> str:
         return self._run(_docker(), "compose", *arguments).stdout.decode()
 
-    def script(self, name: str, given: bytes = b"") -> bytes:
+    def script(self, name: str, given: bytes = b"", arguments: tuple[str, ...] = ()) -> bytes:
         """Run one of the deployment's own scripts."""
-        return self._run(str(self.folder / "deploy" / name), given=given).stdout
+        return self._run(str(self.folder / "deploy" / name), *arguments, given=given).stdout
 
     def build(self, *services: str) -> str:
         """Build images and return BuildKit's account of it."""

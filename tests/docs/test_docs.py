@@ -9,6 +9,7 @@ is run as well.
 import json
 import math
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from tests.unit.test_refused_models import NO_GPU, REFUSED
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 ADDRESS = "127.0.0.1:8000"
+NODE = shutil.which("node")
 
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)(?: (?P<file>\S+))?\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
@@ -75,7 +77,7 @@ class Reader:
     def do(self, block: Block) -> None:
         """Do what a block says, or compare what it shows."""
         match block.language:
-            case "python" | "toml" if block.file is not None:
+            case "python" | "toml" | "javascript" if block.file is not None:
                 self._write(block.file, block.text)
             case "python":
                 self._said = self._run([".venv/bin/python", "-"], self._here(block.text))
@@ -151,6 +153,18 @@ def same(found: Any, shown: Any) -> bool:
             return re.fullmatch(re.escape(shown).replace("…", ".*"), str(found)) is not None
         case _:
             return bool(found == shown)
+
+
+@pytest.mark.skipif(NODE is None, reason="there is no Node here, which the service does not need")
+def test_the_javascript_of_a_page_runs(tmp_path: Path, service: Service) -> None:
+    for block in blocks("docs/clients.md"):
+        if block.language == "javascript":
+            assert block.file is not None
+            (tmp_path / block.file).write_text(block.text.replace(ADDRESS, f"127.0.0.1:{service.port}"))
+    done = subprocess.run(
+        [str(NODE), "steps.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout.splitlines() == ["step 1", "step 2", "step 3"], done.stderr
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -1,6 +1,7 @@
 """A service that cannot serve does not start: it says why in one sentence, and leaves nothing running."""
 
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -91,14 +92,21 @@ def taken() -> Iterator[str]:
 
 
 def test_the_service_does_not_start_at_a_port_in_use(models: Path, tmp_path: Path, taken: str) -> None:
-    service = Service(tmp_path / "service", MODEL_REPOSITORY=models, BIND=taken)
-    assert service.launch().wait(PATIENCE) != 0
-    left_over = servers_on(service.data)
-    service.end()
-    assert left_over == []
-    assert taken.rpartition(":")[2] in service.err()
-    assert "Traceback" not in service.err()
-    assert service.out() == ""
+    source("import time\ntime.sleep(60)\n")(models)  # which is not waited for
+    start = time.monotonic()
+    said = refused(Service(tmp_path / "service", MODEL_REPOSITORY=models, BIND=taken))
+    why = "another process listens there; set BIND to another port, or end that process"
+    assert said == f"carryover: BIND={taken}: {why}"
+    assert time.monotonic() - start < 30
+
+
+def test_the_service_does_not_start_at_an_address_of_another_machine(models: Path, tmp_path: Path) -> None:
+    said = refused(Service(tmp_path / "service", MODEL_REPOSITORY=models, BIND="192.0.2.1:8000"))
+    assert said.startswith("carryover: BIND=192.0.2.1:8000: this machine has no such address")
+
+
+def test_bind_does_not_count_where_gunicorn_is_told_otherwise(launch: Launch, models: Path, taken: str) -> None:
+    launch(MODEL_REPOSITORY=models, WORKERS=1, BIND=taken, GUNICORN_CMD_ARGS="--bind 127.0.0.1:0")
 
 
 def test_the_service_does_not_start_on_the_data_of_another(launch: Launch, models: Path, tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 torch keeps what it has prepared for each shape, up to a number, which is lowered here, so that it is reached soon.
 After a warm-up, the smallest memory of the workers and of Valkey in each fifth of the run is compared: it must not grow
-by more than 2 % from the first to the last. When the load has ended, the workers hold no more file descriptors than before
-it. No request may fail, and `/v2/health/live` may never take longer than 100 ms.
+by more than 2 % from the first to the last. When the load has ended, the workers hold no more file descriptors than
+before it. No request may fail, and `/v2/health/live` may never take longer than 100 ms.
 """
 
 import argparse

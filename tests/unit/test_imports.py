@@ -12,6 +12,7 @@ PACKAGE = ROOT / "service" / "carryover"
 LAYERS = {
     "errors": set[str](),
     "threads": set[str](),
+    "client": set[str](),
     "settings": {"errors"},
     "telemetry": {"errors"},
     "store": {"errors"},
@@ -29,6 +30,7 @@ LIBRARIES = {
     "flask": {"api", "cli", ""},
     "gunicorn": {"api", "server", "telemetry"},
     "safetensors": {"runtime", "cli"},
+    "aiohttp": {"client"},
 }
 """Who may import a library."""
 

@@ -1,6 +1,5 @@
 """The console command `carryover`: serve a model repository, or look at what is in one."""
 
-import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -9,12 +8,11 @@ import click
 
 from carryover import __version__
 
-_GUNICORN = (sys.executable, "-m", "gunicorn", "--config", "python:carryover.server.lifecycle")
-_LAZY = ("inspect", "models", "new")
+_LAZY = ("inspect", "models", "new", "serve")
 
 
 class _Group(click.Group):
-    """Imports the commands that load torch only when one of them is asked for."""
+    """Imports a command, which may load torch, only when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return sorted({*super().list_commands(ctx), *_LAZY})
@@ -32,18 +30,6 @@ def main() -> None:
     """Serve stateful PyTorch models, and inspect them."""
     # A manifest may name a class of a package in the current folder, as gunicorn and Flask let it.
     sys.path.insert(0, str(Path.cwd()))
-
-
-@main.command()
-@click.argument("repositories", nargs=-1, type=click.Path(path_type=Path))
-def serve(repositories: tuple[Path, ...]) -> None:
-    """Serve the models in REPOSITORIES, or those in MODEL_REPOSITORY.
-
-    Settings are environment variables; the README lists them.
-    """
-    if repositories:
-        os.environ["MODEL_REPOSITORY"] = os.pathsep.join(map(str, repositories))
-    os.execv(_GUNICORN[0], _GUNICORN)  # noqa: S606 - this very interpreter
 
 
 if __name__ == "__main__":

@@ -22,6 +22,9 @@ from carryover.runtime.state_guesses import find_arguments
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import ModelVersion
 
+_FSCK = "lost+found"
+"""What a fresh volume of ext4 holds."""
+
 
 class ModelFolder:
     """A model's folder: its manifest, None where it is invalid, and the numbers of its versions."""
@@ -268,6 +271,13 @@ def _device(wanted: str) -> torch.device | None:
     return device
 
 
+def models_in(folder: Path) -> list[Path]:
+    """Return the folders of the models in a repository; it may be the folder of its only model."""
+    if (folder / "model.toml").is_file():
+        return [folder.absolute()]
+    return subfolders(folder)
+
+
 def subfolders(folder: Path) -> list[Path]:
     """Return the folders in a folder, without those whose names say that they are not for everyone."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith((".", "_", _FSCK)))

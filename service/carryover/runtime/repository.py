@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from carryover.errors import ConfigurationError, NotFoundError
-from carryover.runtime.loading import ModelFolder, subfolders
+from carryover.runtime.loading import ModelFolder, models_in
 from carryover.runtime.report import Report
 from carryover.runtime.version import ModelVersion
 
@@ -63,7 +63,9 @@ def load_model(folder: Path, *, trust_pt2: bool = False) -> Model:
     return model
 
 
-def _load_model(folder: Path, before: Model | None, *, trust_pt2: bool) -> tuple[Model | None, Report]:
+def _load_model(
+    folder: Path, before: Model | None, *, trust_pt2: bool, repository: Path | None = None
+) -> tuple[Model | None, Report]:
     """Load a model; what does not load is taken from before, where it was there, and is in the report."""
     found = ModelFolder(folder)
     versions: dict[str, ModelVersion] = {}
@@ -75,7 +77,7 @@ def _load_model(folder: Path, before: Model | None, *, trust_pt2: bool) -> tuple
     default = (found.manifest and found.manifest.version) or max(versions, key=int, default="")
     if default not in versions:
         return before, found.report
-    return Model(folder.name, versions, default, folder.parent), found.report
+    return Model(folder.name, versions, default, repository or folder.parent), found.report
 
 
 class Repository:
@@ -125,11 +127,12 @@ class Repository:
             self._report.error(f"{folder}: there is no such folder; MODEL_REPOSITORY names where models are")
             self._models |= {name: model for name, model in before.items() if model.folder == folder}
             return
-        for path in subfolders(folder):
+        for path in models_in(folder):
             if path.name in self._models:
                 self._report.error(f"{path}: another folder has a model of this name already")
                 continue
-            model, report = _load_model(path, before.get(path.name), trust_pt2=self._trust_pt2)
+            previous = before.get(path.name)
+            model, report = _load_model(path, previous, trust_pt2=self._trust_pt2, repository=folder)
             self._reports[path.name] = report
             if strict:
                 report.raise_first()
@@ -170,7 +173,7 @@ class Repository:
         return reasons
 
     def _paths(self) -> Iterator[Path]:
-        return (path for folder in self._folders if folder.is_dir() for path in subfolders(folder))
+        return (path for folder in self._folders if folder.is_dir() for path in models_in(folder))
 
     def __iter__(self) -> Iterator[Model]:
         return iter(self._models.values())

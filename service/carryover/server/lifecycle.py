@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from carryover import settings
 from carryover.errors import ConfigurationError
-from carryover.server import cpus, memory
+from carryover.server import cpus, memory, ports
 from carryover.telemetry import logs
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 memory.limit_arenas()
 try:
     _settings = settings.read()
+    ports.require_free(_settings.bind)
 except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 

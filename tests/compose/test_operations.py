@@ -1,0 +1,101 @@
+"""The deployment's scripts and variables, each with a password for Redis and without one."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from http import HTTPStatus
+
+import pytest
+
+from tests.compose.conftest import PASSWORD
+from tests.compose.deployment import Deployment, docker
+from tests.support.paths import ROOT
+from tests.support.waiting import eventually
+
+DETECTOR = "/v1/models/detector"
+SAMPLES = {"instances": [[1.0, 2.0, 3.0, 4.0]]}
+BROKEN = "\nRUN printf '#!/bin/sh\\necho broken on purpose\\nexit 3\\n' >/venv/bin/gunicorn\n"
+
+
+@pytest.fixture(scope="module", params=["", PASSWORD], ids=["without-password", "with-password"])
+def own(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    """Two replicas that serve the examples from a folder of the host, with a package of one's own."""
+    folder = tmp_path_factory.mktemp("own")
+    models = folder / "my-models"
+    shutil.copytree(ROOT / "examples", models, ignore=shutil.ignore_patterns("__pycache__"))
+    (models / "lost+found").mkdir(mode=0o700)
+    variables = {"MODELS": str(models)} | ({"REDIS_PASSWORD": request.param} if request.param else {})
+    found = Deployment(folder, f"carryover-own-{os.getpid()}-{len(request.param)}", **variables)
+    (folder / "own-requirements.txt").write_text("einops==0.8.1\n")
+    try:
+        found.build()
+        found.up(2)
+        yield found
+    finally:
+        found.remove()
+
+
+def step(own: Deployment, session: str) -> int:
+    """Step a session and return the step that it is at."""
+    answer = own.post(f"{DETECTOR}/sessions/{session}:predict", SAMPLES)
+    found: int = answer.expect()["step"]
+    return found
+
+
+def test_ones_own_models_and_packages_are_served(own: Deployment) -> None:
+    assert own.post(f"{DETECTOR}/sessions", {"session": "own"}).status == 201
+    assert step(own, "own") == 1
+    names = {model["name"] for model in own.get("/v1/models").expect()["models"]}
+    assert names == {"detector", "forecaster", "normaliser"}
+    replica = own.containers("service")[0]
+    assert own.python(replica, "import einops; print(einops.__version__)").strip() == "0.8.1"
+    with pytest.raises(RuntimeError, match="Read-only"):
+        docker("exec", replica, "touch", "/models/file")
+
+
+def test_a_model_that_is_added_is_served_on_a_signal(own: Deployment) -> None:
+    shutil.copytree(own.folder / "my-models" / "detector", own.folder / "my-models" / "added")
+    own.compose("kill", "--signal", "HUP", "service")
+    eventually("the model", lambda: all(own.get("/v1/models/added").status == HTTPStatus.OK for _ in range(8)))
+
+
+def test_the_folder_of_one_model_is_served(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(own.variables, "MODELS", str(own.folder / "my-models" / "detector"))
+    shown = own.compose("run", "--rm", "--no-deps", "service", "python", "-m", "carryover.cli", "models")
+    assert [line for line in shown.splitlines() if line and not line.startswith(" ")] == ["models"]
+
+
+def test_a_backup_can_be_made_and_restored(own: Deployment) -> None:
+    assert own.post(f"{DETECTOR}/sessions", {"session": "backed-up"}).status == 201
+    assert step(own, "backed-up") == 1
+    backup = own.script("backup")
+    assert backup.startswith(b"REDIS")
+    assert step(own, "backed-up") == 2
+    own.script("restore", backup)
+    eventually("readiness", own.ready)
+    assert step(own, "backed-up") == 2
+
+
+def test_an_upgrade_that_fails_changes_nothing_and_the_next_one_works(own: Deployment) -> None:
+    assert own.post(f"{DETECTOR}/sessions", {"session": "upgraded"}).status == 201
+    before = own.containers("service")
+    image = own.inspect(before[0])["Image"]
+    dockerfile = own.folder / "Dockerfile"
+    text = dockerfile.read_text()
+    dockerfile.write_text(text.replace("\nUSER 10001", f"{BROKEN}USER 10001"))
+    with pytest.raises(RuntimeError, match=r"answers 1: (?s:.*)broken on purpose"):
+        own.script("upgrade")
+    assert own.containers("service") == before
+    assert step(own, "upgraded") == 1
+
+    dockerfile.write_text(text.replace("\nUSER 10001", '\nLABEL upgrade="good"\nUSER 10001'))
+    own.script("upgrade")
+    after = own.containers("service")
+    assert len(after) == 2
+    assert not set(after) & set(before)
+    assert {own.inspect(replica)["Config"]["Labels"].get("upgrade") for replica in after} == {"good"}
+    assert step(own, "upgraded") == 2
+
+    own.script("upgrade", arguments=("previous",))
+    assert {own.inspect(replica)["Image"] for replica in own.containers("service")} == {image}
+    assert step(own, "upgraded") == 3

@@ -1,0 +1,92 @@
+"""The manifests for Kubernetes and KServe: valid, consistent with each other and with the image."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from tests.support.paths import ROOT
+
+FOLDER = ROOT / "deploy" / "kubernetes"
+KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+VERSION = "1.34"
+KSERVE = ROOT / "deploy" / "kserve"
+
+
+def resource(file: str, folder: Path = FOLDER) -> Any:
+    return yaml.safe_load((folder / file).read_text())
+
+
+@pytest.fixture
+def container() -> Any:
+    """The container of the deployment."""
+    (found,) = resource("deployment.yaml")["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def test_the_kustomization_lists_every_file() -> None:
+    assert {path.name for path in FOLDER.iterdir()} == {"kustomization.yaml", *KUSTOMIZATION["resources"]}
+
+
+@pytest.mark.parametrize("file", KUSTOMIZATION["resources"])
+def test_a_manifest_is_valid(file: str) -> None:
+    found = resource(file)
+    kubernetes_validate.validate(found, VERSION, strict=True)
+
+
+def test_every_selector_is_of_the_deployments_pods() -> None:
+    labels = resource("deployment.yaml")["spec"]["template"]["metadata"]["labels"]
+    assert resource("deployment.yaml")["spec"]["selector"]["matchLabels"] == labels
+    assert resource("service.yaml")["spec"]["selector"] == labels
+    assert resource("disruption.yaml")["spec"]["selector"]["matchLabels"] == labels
+    assert resource("network.yaml")["spec"]["podSelector"]["matchLabels"] == labels
+
+
+def test_a_runtime_has_a_valid_container() -> None:
+    (container,) = resource("runtime.yaml", KSERVE)["spec"]["containers"]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [container]}}
+    kubernetes_validate.validate(pod, VERSION, strict=True)
+
+
+def test_the_service_names_the_runtime() -> None:
+    runtime, service = resource("runtime.yaml", KSERVE), resource("inference-service.yaml", KSERVE)
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["modelFormat"]["name"] in {entry["name"] for entry in runtime["spec"]["supportedModelFormats"]}
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+
+
+def test_a_redis_outage_takes_no_replica_away(container: Any) -> None:
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert container[probe]["httpGet"]["path"] == "/v2/health/live"
+
+
+def test_the_pod_fits_the_image_and_stops_in_time(container: Any) -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    pod = resource("deployment.yaml")["spec"]["template"]["spec"]
+    user = pod["securityContext"]["runAsUser"]
+    assert f"\nUSER {user}:{user}\n" in dockerfile
+    assert f"\nEXPOSE {container['ports'][0]['containerPort']}\n" in dockerfile
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    (pause,) = (int(word) for word in container["lifecycle"]["preStop"]["exec"]["command"] if word.isdecimal())
+    assert pause + int(variables["GRACEFUL_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
+
+
+def test_the_autoscaler_and_the_images_name_what_there_is(container: Any) -> None:
+    target = resource("autoscaler.yaml")["spec"]["scaleTargetRef"]
+    deployment = resource("deployment.yaml")
+    assert (target["kind"], target["name"]) == (deployment["kind"], deployment["metadata"]["name"])
+    assert "replicas" not in deployment["spec"]
+    assert [image["name"] for image in KUSTOMIZATION["images"]] == [container["image"]]
+
+
+def test_the_workflow_runs_targets_that_there_are() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert yaml.safe_load(text)["jobs"]
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    commands = re.findall(r"- run: make (\S+)", text)
+    assert len(commands) == 3
+    assert set(commands) <= targets
