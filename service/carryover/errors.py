@@ -20,6 +20,18 @@ class InvalidInputError(RequestError):
     """The body, a name or a header is invalid."""
 
 
+class UnauthorizedError(RequestError):
+    """The request has no valid API key; `given` says whether it has any."""
+
+    def __init__(self, message: str, *, given: bool) -> None:
+        super().__init__(message)
+        self.given = given
+
+
+class ForbiddenError(RequestError):
+    """The caller lacks the right to this."""
+
+
 class NotFoundError(RequestError):
     """There is no such model, session, accumulator or route."""
 

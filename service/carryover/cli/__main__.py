@@ -10,7 +10,7 @@ import click
 from carryover import __version__
 
 _GUNICORN = (sys.executable, "-m", "gunicorn", "--config", "python:carryover.server.lifecycle")
-_LAZY = ("inspect", "models", "new")
+_LAZY = ("inspect", "keys", "models", "new")
 
 
 class _Group(click.Group):

@@ -91,6 +91,8 @@ class Operation:
     end: bool = False
     state: bytes = b""
     """The state that it starts from."""
+    owner: str = ""
+    """Whose session it is: what its key in the store starts with."""
     queued: int = 0
     """When it was queued, in nanoseconds of `time.perf_counter_ns`."""
     attempts: int = 0
@@ -240,7 +242,7 @@ class Fork(Operation):
     @property
     def source(self) -> str:
         """The origin's key in the store."""
-        return key(self.model, self.origin)
+        return key(self.model, self.origin, self.owner)
 
     def require(self, record: Record | None) -> None:
         """Need no session."""
@@ -333,9 +335,9 @@ class Delete(Operation):
         return None
 
 
-def key(model: Model, session: str) -> str:
-    """Return a session's key in the store."""
-    return f"{model.name}/{session}"
+def key(model: Model, session: str, owner: str = "") -> str:
+    """Return a session's key in the store; sessions of different owners have nothing to do with each other."""
+    return f"{owner}{model.name}/{session}"
 
 
 def new_name(preconditions: Preconditions) -> str:
