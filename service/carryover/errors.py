@@ -37,7 +37,11 @@ class NotFoundError(RequestError):
 
 
 class GoneError(RequestError):
-    """The session has expired or was deleted."""
+    """The session has expired or was deleted; a name whose session was `deleted` can be used again."""
+
+    def __init__(self, message: str, *, deleted: bool = False) -> None:
+        super().__init__(message)
+        self.deleted = deleted
 
 
 class ConflictError(RequestError):

@@ -160,6 +160,7 @@ def _references(route: Route) -> list[Schema]:
         used.append("If-Match")
     if route.changes:
         used += ["If-None-Match", "migrate", *([] if route.streams else ["Idempotency-Key"])]
+    used += ["create"] if route.creates else []
     return [{"$ref": f"#/components/parameters/{name}"} for name in used]
 
 
@@ -176,6 +177,7 @@ def _shared_parameters() -> Iterator[tuple[str, Schema]]:
         ("If-Match", "header", 'The step that the session must be at, a list of them, or "*".', {"type": "string"}),
         ("If-None-Match", "header", "The session must not exist.", {"const": "*"}),
         ("Idempotency-Key", "header", "A request with it is carried out once, however often it is sent.", key),
+        ("create", "query", "Whether the session is created where it does not exist.", flag),
         ("migrate", "query", "Whether the session moves to the current version where its own is not served.", flag),
     ):
         yield name, {"name": name, "in": place, "description": description, "schema": schema}

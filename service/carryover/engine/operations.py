@@ -40,7 +40,7 @@ class Preconditions:
 
     `exists` says that there must be a session (`If-Match`), at one of `steps` where they are given; `absent` that there
     must be none (`If-None-Match: *`). With `key` the request is carried out once, however often it is sent. `migrate`
-    lets a session move from a version that is not served to the default one.
+    lets a session move from a version that is not served to the default one; `create` lets a step create the session.
     """
 
     steps: frozenset[int] | None = None
@@ -48,6 +48,7 @@ class Preconditions:
     absent: bool = False
     key: IdempotencyKey | None = None
     migrate: bool = False
+    create: bool = False
 
     def check(self, name: str, step: int | None) -> None:
         """Raise unless a session of this name, at this step (None: there is no such session), is what is asked for.
