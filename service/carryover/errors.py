@@ -20,12 +20,28 @@ class InvalidInputError(RequestError):
     """The body, a name or a header is invalid."""
 
 
+class UnauthorizedError(RequestError):
+    """The request has no valid API key; `given` says whether it has any."""
+
+    def __init__(self, message: str, *, given: bool) -> None:
+        super().__init__(message)
+        self.given = given
+
+
+class ForbiddenError(RequestError):
+    """The caller lacks the right to this."""
+
+
 class NotFoundError(RequestError):
     """There is no such model, session, accumulator or route."""
 
 
 class GoneError(RequestError):
-    """The session has expired or was deleted."""
+    """The session has expired or was deleted; a name whose session was `deleted` can be used again."""
+
+    def __init__(self, message: str, *, deleted: bool = False) -> None:
+        super().__init__(message)
+        self.deleted = deleted
 
 
 class ConflictError(RequestError):

@@ -88,6 +88,12 @@ class Settings(BaseSettings):
         default="off", description="Which requests are logged: none, those of status 400 and up, or all"
     )
 
+    api_keys: Path | None = Field(
+        default=None, description="TOML file of API keys; without it anyone may call the service"
+    )
+    api_keys_exempt: Literal["none", "health", "health,metrics"] = Field(
+        default="health", description="Routes that need no API key: none, the health routes, or those and /metrics"
+    )
     cors_origins: str | None = Field(
         default=None,
         pattern=r"^(\*|https?://[A-Za-z0-9.:\[\]-]+)(,\s*(\*|https?://[A-Za-z0-9.:\[\]-]+))*$",
@@ -98,6 +104,11 @@ class Settings(BaseSettings):
     def origins(self) -> frozenset[str]:
         """The origins in `cors_origins`."""
         return frozenset(origin.strip() for origin in (self.cors_origins or "").split(",") if origin)
+
+    @property
+    def exempt(self) -> frozenset[str]:
+        """The scopes of routes that need no API key."""
+        return frozenset(("open", *self.api_keys_exempt.split(",")))
 
     @property
     def model_folders(self) -> list[Path]:

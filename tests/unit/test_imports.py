@@ -14,13 +14,14 @@ LAYERS = {
     "threads": set[str](),
     "client": set[str](),
     "settings": {"errors"},
+    "keys": {"errors"},
     "telemetry": {"errors"},
     "store": {"errors"},
     "runtime": {"errors"},
-    "engine": {"errors", "threads", "telemetry", "store", "runtime"},
-    "api": {"errors", "threads", "telemetry", "store", "runtime", "engine", ""},
-    "server": {"errors", "settings", "telemetry", "store", "runtime", "engine", "api"},
-    "cli": {"errors", "settings", "runtime", ""},
+    "engine": {"errors", "keys", "threads", "telemetry", "store", "runtime"},
+    "api": {"errors", "keys", "threads", "telemetry", "store", "runtime", "engine", ""},
+    "server": {"errors", "keys", "settings", "telemetry", "store", "runtime", "engine", "api"},
+    "cli": {"errors", "keys", "settings", "runtime", ""},
     "": {"api", "cli"},
 }
 """What each package may import; the empty name is the package as a whole."""

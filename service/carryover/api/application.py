@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterable
 from functools import partial
 from http import HTTPStatus
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask, request
@@ -19,7 +20,7 @@ from carryover.api.cors import Origins
 from carryover.api.duplex import Duplex, Streams
 from carryover.api.inbound import HEADERS, Inbound
 from carryover.api.response import NO_SNIFFING, Response
-from carryover.api.route import Route
+from carryover.api.route import Route, Scope
 from carryover.api.routes import ROUTES
 from carryover.engine import Engine
 from carryover.errors import UnavailableError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 _STATUS_LINES = {int(status): f"{int(status)} {status.phrase}" for status in HTTPStatus}
+_ADMIN = Scope.ADMIN
 _STARTED = "carryover.started"
 """Where in a request's environ it is written when Flask began to look for its route."""
 _IN_ENVIRON = tuple(
@@ -118,6 +120,8 @@ def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **p
             headers[name] = environ[key]
     path, query = environ["PATH_INFO"], environ.get("QUERY_STRING", "")
     inbound = Inbound(environ["REQUEST_METHOD"], path, query, parameters, headers, bodies.limit)
+    if route.scope is _ADMIN:
+        inbound.local = _is_local(environ)
     if route.streams:
         return _stream(route, engine, streams, inbound)
     try:
@@ -126,6 +130,18 @@ def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **p
     finally:
         if HELD in environ:
             bodies.release(environ)
+
+
+def _is_local(environ: dict[str, Any]) -> bool:
+    """Whether a client is on this machine; of one behind a proxy, that is not known."""
+    if "HTTP_FORWARDED" in environ or "HTTP_X_FORWARDED_FOR" in environ:
+        return False
+    try:
+        address = ip_address(environ.get("REMOTE_ADDR", "").partition("%")[0])
+    except ValueError:  # a Unix socket, behind which is a proxy
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return bool((mapped or address).is_loopback)
 
 
 def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) -> FlaskResponse:

@@ -25,7 +25,7 @@ def read(inbound: Inbound, body: bytes | None = None) -> Preconditions:
     differ.
 
     Raises:
-        InvalidInputError: a header or `migrate` is malformed.
+        InvalidInputError: a header, `migrate` or `create` is malformed.
 
     """
     headers = inbound.headers
@@ -44,6 +44,7 @@ def read(inbound: Inbound, body: bytes | None = None) -> Preconditions:
         absent=none_match is not None,
         key=None if given is None else header_key(given, inbound.path, inbound.body if body is None else body),
         migrate=_flag(inbound.query, "migrate"),
+        create=_flag(inbound.query, "create"),
     )
 
 

@@ -1,19 +1,21 @@
 """What happens to every request: its body is read, its handler called, and what either raises becomes a problem.
 
-The request is counted, and gets an id.
+The request is counted, and gets an id. Where there are API keys, it must have one with the route's right.
 """
 
 import logging
 import time
 from collections.abc import Callable
 
-from carryover.api import problems, request_ids
+from carryover.api import auth, problems, request_ids
 from carryover.api.inbound import Inbound
 from carryover.api.response import Response
-from carryover.api.route import Route
+from carryover.api.route import Route, Scope
 from carryover.engine import Engine
 from carryover.errors import CarryoverError
 from carryover.telemetry.request_log import Entry
+
+_ADMIN = Scope.ADMIN
 
 log = logging.getLogger(__name__)
 
@@ -23,6 +25,8 @@ def respond(route: Route, engine: Engine, inbound: Inbound, read_body: Callable[
     started = time.perf_counter_ns()
     inbound.request_id = request_ids.of(inbound.headers.get("x-request-id"))
     try:
+        if engine.keys is not None or route.scope is _ADMIN:
+            engine = auth.admitted(route, engine, inbound)
         if read_body is not None and route.body is not None:
             inbound.body = read_body()
         response = route.handler(engine, inbound)
@@ -42,5 +46,5 @@ def entry(route: Route, inbound: Inbound, response: Response, spent: int, size: 
     """Return what the log says of a request that took `spent` nanoseconds; `size` is that of the response's body."""
     return Entry(
         inbound.request_id, inbound.method, route.template, response.status, spent, size, response.step,
-        inbound.parameters,
+        inbound.parameters, key=inbound.key,
     )  # fmt: skip

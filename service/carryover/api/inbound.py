@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 HEADERS = (
     "accept-encoding",
+    "authorization",
     "content-encoding",
     "content-type",
     "idempotency-key",
     "if-match",
     "if-none-match",
     "inference-header-content-length",
+    "x-api-key",
     "x-request-id",
 )
 """The headers that handlers may ask for."""
@@ -23,7 +25,8 @@ class Inbound:
     `path` and `query` are those of its URL, `parameters` what the route's path names, `headers` those of `HEADERS` that
     it has, in lower case. `body` has been read, of a route that takes one; a stream's comes in `chunks`, each of which
     waits for the client. `max_bytes` is what a body, decompressed, or a line of a stream may have. `request_id` is set
-    before its handler is called.
+    before its handler is called, and so is `key`, the name of the caller's API key. `local` says that the client is on
+    this machine; it is known of requests for administration only.
     """
 
     method: str
@@ -35,3 +38,5 @@ class Inbound:
     body: bytes = b""
     chunks: Iterator[bytes] | None = None
     request_id: str = ""
+    key: str = ""
+    local: bool = False

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from carryover import __version__, errors
-from carryover.api import conditions, names, problems, request_ids
+from carryover.api import auth, conditions, names, problems, request_ids
 from carryover.api.json import encode
 from carryover.api.problems import Problem
 from carryover.api.response import JSON, NDJSON
@@ -24,6 +24,8 @@ _ANY_BODY = (
     errors.InvalidInputError, errors.SlowClientError, errors.BodyTooLargeError, errors.MediaTypeError,
 )  # fmt: skip
 """What any route raises that reads a body."""
+_UNAUTHORIZED = (errors.UnauthorizedError, errors.ForbiddenError)
+"""What any route raises that may need an API key."""
 _RETRY = frozenset(
     (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
 )
@@ -40,21 +42,35 @@ _HEADERS: dict[str, Schema] = {
     "ETag": {"description": "The session's step.", "schema": _ETAG},
     "Location": {"description": "The path of what was created.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {"description": "The response is that of an earlier request.", "schema": {"const": "true"}},
+    "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
     "Retry-After": {
         "description": "Seconds after which to retry.",
         "schema": {"type": "string", "pattern": "^[0-9]+$"},
     },
 }
 
+_SCHEMES: dict[str, Schema] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key."},
+    "key": {
+        "type": "apiKey",
+        "in": "header",
+        "name": auth.HEADER,
+        "description": "The same, where Authorization is used.",
+    },
+}
+_OPTIONAL = (Scope.HEALTH, Scope.METRICS)
+"""Scopes of routes that a setting may exempt."""
+
 
 @cache
-def document(routes: tuple[Route, ...]) -> bytes:
-    """Return the document, as JSON."""
+def document(routes: tuple[Route, ...], *, keyed: bool) -> bytes:
+    """Return the document, as JSON; `keyed` says that there are API keys."""
     schemas = _Schemas(routes)
     paths: dict[str, dict[str, Schema]] = {}
     for route in routes:
         for path, suffix in _paths(route):
             paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, suffix, schemas)
+            paths[path][route.method.lower()]["security"] = _security(route, keyed=keyed)
     return encode(
         {
             "openapi": "3.1.0",
@@ -70,6 +86,7 @@ def document(routes: tuple[Route, ...]) -> bytes:
                 "schemas": schemas.definitions,
                 "headers": _HEADERS,
                 "parameters": dict(_shared_parameters()),
+                "securitySchemes": _SCHEMES,
             },
         }
     )
@@ -124,6 +141,13 @@ def _operation(route: Route, path: str, suffix: str, schemas: _Schemas) -> Schem
     return operation
 
 
+def _security(route: Route, *, keyed: bool) -> list[Schema]:
+    if route.scope is Scope.OPEN:
+        return []
+    schemes: list[Schema] = [{name: []} for name in _SCHEMES]
+    return schemes if keyed and route.scope not in _OPTIONAL else [{}, *schemes]
+
+
 def _path_parameters(path: str) -> Iterator[Schema]:
     for name, (description, schema) in _PARAMETERS.items():
         if f"{{{name}}}" in path:
@@ -136,6 +160,7 @@ def _references(route: Route) -> list[Schema]:
         used.append("If-Match")
     if route.changes:
         used += ["If-None-Match", "migrate", *([] if route.streams else ["Idempotency-Key"])]
+    used += ["create"] if route.creates else []
     return [{"$ref": f"#/components/parameters/{name}"} for name in used]
 
 
@@ -152,6 +177,7 @@ def _shared_parameters() -> Iterator[tuple[str, Schema]]:
         ("If-Match", "header", 'The step that the session must be at, a list of them, or "*".', {"type": "string"}),
         ("If-None-Match", "header", "The session must not exist.", {"const": "*"}),
         ("Idempotency-Key", "header", "A request with it is carried out once, however often it is sent.", key),
+        ("create", "query", "Whether the session is created where it does not exist.", flag),
         ("migrate", "query", "Whether the session moves to the current version where its own is not served.", flag),
     ):
         yield name, {"name": name, "in": place, "description": description, "schema": schema}
@@ -179,7 +205,8 @@ def _successes(route: Route, schemas: _Schemas) -> dict[str, Schema]:
 
 def _errors(route: Route, path: str, schemas: _Schemas) -> dict[str, Schema]:
     """Return the responses to requests that fail, of each status with what it may mean."""
-    raised = dict.fromkeys((*route.errors, *_ANY, *(() if route.body is None else _ANY_BODY)))
+    unauthorized = () if route.scope is Scope.OPEN else _UNAUTHORIZED
+    raised = dict.fromkeys((*route.errors, *_ANY, *unauthorized, *(() if route.body is None else _ANY_BODY)))
     meanings: dict[HTTPStatus, list[str]] = {}
     for error in raised:
         meanings.setdefault(problems.status_of(error), []).append((getdoc(error) or "").partition("\n")[0])
@@ -190,6 +217,7 @@ def _errors(route: Route, path: str, schemas: _Schemas) -> dict[str, Schema]:
             continue
         used = [request_ids.HEADER]
         used += ["Retry-After"] if status in _RETRY else []
+        used += ["WWW-Authenticate"] if status == HTTPStatus.UNAUTHORIZED else []
         used += ["ETag"] if status == HTTPStatus.PRECONDITION_FAILED else []
         found[str(int(status))] = _response(" ".join(sentences), used)
         found[str(int(status))]["content"] = {problems.media_type(path): {"schema": schema}}

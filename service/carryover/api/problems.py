@@ -16,6 +16,8 @@ from carryover.api.response import JSON, Response
 
 STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.InvalidInputError: HTTPStatus.BAD_REQUEST,
+    errors.UnauthorizedError: HTTPStatus.UNAUTHORIZED,
+    errors.ForbiddenError: HTTPStatus.FORBIDDEN,
     errors.NotFoundError: HTTPStatus.NOT_FOUND,
     errors.ConflictError: HTTPStatus.CONFLICT,
     errors.GoneError: HTTPStatus.GONE,
@@ -36,6 +38,7 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
 }
 
 PROBLEM = "application/problem+json"
+_CHALLENGE = 'Bearer realm="carryover"'
 _MAX_SENTENCE = 1000
 _UNKNOWN = "the service failed unexpectedly; its log says more"
 
@@ -83,6 +86,9 @@ def response(error: errors.CarryoverError, path: str, request_id: str) -> Respon
     answer = _response(problem(error, request_id), path)
     if isinstance(error, (errors.UnavailableError, errors.KeyInUseError)):
         return replace(answer, headers=(("Retry-After", str(error.retry_after)),))
+    if isinstance(error, errors.UnauthorizedError):
+        challenge = f'{_CHALLENGE}, error="invalid_token"' if error.given else _CHALLENGE
+        return replace(answer, headers=(("WWW-Authenticate", challenge),))
     if isinstance(error, errors.StepMismatchError):
         return replace(answer, step=error.step)
     return answer

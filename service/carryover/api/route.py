@@ -18,9 +18,11 @@ _PARAMETER = re.compile(r"\{(\w+)\}")
 
 
 class Scope(StrEnum):
-    """The right that a caller needs."""
+    """The right that a caller needs where there are API keys; any key will do for HEALTH and METRICS, none for OPEN."""
 
     OPEN = "open"
+    HEALTH = "health"
+    METRICS = "metrics"
     PREDICT = "predict"
     SESSIONS = "sessions"
     ADMIN = "admin"
@@ -34,7 +36,8 @@ class Route:
     is: a pydantic model, `bytes`, or None where it takes none. `responses` has the schema of each successful status, or
     None where there is no body; `errors` are those that the handler raises beside the ones that any may raise. A route
     that `changes` a session takes the preconditions; one that `streams` reads its body while it answers; one that is
-    `hot` is worth a short way.
+    `hot` is worth a short way. `model` is the one that it is about, where its path does not name it. One
+    that `creates` a missing session does so where it is asked to.
 
     `accepts` are the media types of the request's body, which may be left out where it is `body_optional`; `returns`
     are those of a successful response.
@@ -50,6 +53,8 @@ class Route:
     changes: bool = False
     streams: bool = False
     hot: bool = False
+    model: str | None = None
+    creates: bool = False
     body_optional: bool = False
     accepts: tuple[str, ...] = (JSON,)
     returns: tuple[str, ...] = (JSON,)

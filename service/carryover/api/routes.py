@@ -88,6 +88,7 @@ V1 = (
         method="POST",
         path=f"{_SESSION}:predict",
         handler=sessions.predict,
+        creates=True,
         body=schemas.Predict,
         responses={200: schemas.StepPredictions},
         errors=_STEP,
@@ -99,6 +100,7 @@ V1 = (
         method="POST",
         path=f"{_SESSION}:stream",
         handler=streams.stream,
+        creates=True,
         body=schemas.Line,
         accepts=(NDJSON,),
         returns=(NDJSON,),
@@ -164,6 +166,7 @@ V1 = (
     Route(
         method="POST",
         path=_ACCUMULATOR,
+        model=accumulators.MODEL,
         handler=accumulators.add,
         body=schemas.Accumulate,
         responses={200: schemas.Totals},
@@ -175,6 +178,7 @@ V1 = (
     Route(
         method="GET",
         path=_ACCUMULATOR,
+        model=accumulators.MODEL,
         handler=accumulators.show,
         responses={200: schemas.Totals},
         errors=_READ,
@@ -183,6 +187,7 @@ V1 = (
     Route(
         method="DELETE",
         path=_ACCUMULATOR,
+        model=accumulators.MODEL,
         handler=accumulators.delete,
         responses={204: None},
         errors=_CHANGE,
@@ -192,14 +197,14 @@ V1 = (
 )
 
 V2 = (
-    Route(method="GET", path="/", handler=health.alive, responses={200: v2.Alive}, scope=Scope.OPEN),
-    Route(method="GET", path="/v2/health/live", handler=health.live, responses={200: v2.Live}, scope=Scope.OPEN),
+    Route(method="GET", path="/", handler=health.alive, responses={200: v2.Alive}, scope=Scope.HEALTH),
+    Route(method="GET", path="/v2/health/live", handler=health.live, responses={200: v2.Live}, scope=Scope.HEALTH),
     Route(
         method="GET",
         path="/v2/health/ready",
         handler=health.ready,
         responses={200: v2.Ready, 503: v2.NotReady},
-        scope=Scope.OPEN,
+        scope=Scope.HEALTH,
     ),
     Route(method="GET", path="/v2[/]", handler=metadata.server, responses={200: v2.ServerMetadata}),
     Route(
@@ -275,9 +280,9 @@ V2 = (
 )
 
 
-def show_openapi(_: Engine, __: Inbound) -> Response:
+def show_openapi(engine: Engine, _: Inbound) -> Response:
     """Return this interface as an OpenAPI document."""
-    return Response(openapi.document(ROUTES))
+    return Response(openapi.document(ROUTES, keyed=engine.keys is not None))
 
 
 SERVICE = (
@@ -287,7 +292,7 @@ SERVICE = (
         handler=metrics.show,
         responses={200: str},
         returns=(MEDIA_TYPE,),
-        scope=Scope.OPEN,
+        scope=Scope.METRICS,
     ),
     Route(method="GET", path="/openapi.json", handler=show_openapi, responses={200: dict}, scope=Scope.OPEN),
 )

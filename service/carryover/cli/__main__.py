@@ -8,7 +8,7 @@ import click
 
 from carryover import __version__
 
-_LAZY = ("inspect", "models", "new", "serve")
+_LAZY = ("inspect", "keys", "models", "new", "serve")
 
 
 class _Group(click.Group):

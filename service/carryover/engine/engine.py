@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from copy import copy
 
 from carryover.engine.executor import Executor
 from carryover.engine.limits import Limits
@@ -9,7 +10,8 @@ from carryover.engine.lookup import Session, missing, served_version
 from carryover.engine.operations import UNCONDITIONAL, Operation, Preconditions, key
 from carryover.engine.queue import Queue
 from carryover.engine.transaction import Transaction
-from carryover.errors import CarryoverError, InvalidInputError, UnsupportedError
+from carryover.errors import CarryoverError, ForbiddenError, InvalidInputError, UnsupportedError
+from carryover.keys import Key, Keys
 from carryover.runtime import snapshot as snapshots
 from carryover.runtime.repository import Model, Repository
 from carryover.runtime.version import Invocation, ModelVersion
@@ -23,7 +25,8 @@ class Engine:
     """Predictions, sessions and accumulators over a repository and a store.
 
     `reload` has the repository read again, in all workers, and returns when those that serve it have replaced this one;
-    whoever runs the service sets it.
+    whoever runs the service sets it. `keys` are the API keys, None where anyone may call the service. With a `key`, the
+    sessions are that caller's, and no others exist.
     """
 
     def __init__(self, repository: Repository, store: Store, limits: Limits) -> None:
@@ -33,6 +36,9 @@ class Engine:
         self.metrics = Metrics()
         self.request_log = RequestLog(LEAST_STATUS["off"], json=False)
         self.reload: Callable[[], None] = _no_reload
+        self.keys: Keys | None = None
+        self.key: Key | None = None
+        self._of: dict[Key, Engine] = {}
         self._executor = Executor(self.statistics, limits)
         self._transaction = Transaction(store, self._executor, self.statistics, self.metrics, limits)
         self.serve(repository)
@@ -46,6 +52,14 @@ class Engine:
         for model in repository:
             for version in model.versions.values():
                 self.statistics.of(model.name, version.version)  # before workers are forked, so that they share them
+
+    def of(self, key: Key) -> "Engine":
+        """Return the engine as the caller with this key sees it."""
+        found = self._of.get(key)
+        if found is None:
+            found = self._of[key] = copy(self)
+            found.key = key
+        return found
 
     def claim(self, slot: int) -> None:
         """Count in this slot from now on: no other process may, while this one runs."""
@@ -81,11 +95,15 @@ class Engine:
 
         Raises:
             OverloadedError: too many wait already; none was run.
+            ForbiddenError: the caller may not use sessions.
 
         """
         first = operations[0]
         if first.session:
             require_state(first.model)
+            if self.key is not None:
+                for operation in operations:
+                    operation.owner = _owner(self.key)
         queues = self._sessions if first.session else self._predictions
         now = time.perf_counter_ns()
         for operation in operations:
@@ -103,7 +121,7 @@ class Engine:
         """
         require_state(model)
         started = time.perf_counter_ns()
-        record = self.store.look(key(model, name))
+        record = self.store.look(key(model, name, "" if self.key is None else _owner(self.key)))
         self.metrics.round_trips.observe("look", time.perf_counter_ns() - started)
         if record is None or not record.live:
             raise missing(model, name, record)
@@ -139,6 +157,18 @@ def require_state(model: Model) -> None:
             f"model {model.name!r} keeps no state, and so has no sessions or sequences; "
             f"use /v1/models/{model.name}:predict, or infer without a sequence_id"
         )
+
+
+def _owner(key: Key) -> str:
+    """Return whose sessions those of a caller are; `infer` needs the right only where there is a sequence.
+
+    Raises:
+        ForbiddenError: the caller may not use sessions.
+
+    """
+    if "sessions" not in key.rights:
+        raise ForbiddenError(f"the API key {key.name!r} lacks the right 'sessions'")
+    return key.owner
 
 
 def _no_reload() -> None:

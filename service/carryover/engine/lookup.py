@@ -7,6 +7,7 @@ from carryover.errors import CarryoverError, DamagedRecordError, ForeignStateErr
 from carryover.runtime.repository import Model
 from carryover.runtime.version import ModelVersion
 from carryover.store import Record
+from carryover.store.record import TOMBSTONE
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,5 +83,10 @@ def _migrated(model: Model, session: str, record: Record, *, migrate: bool) -> M
 def missing(model: Model, session: str, record: Record | None) -> CarryoverError:
     """Return the error that there is no session, or none any more."""
     if record is None:
-        return NotFoundError(f"model {model.name!r} has no session {session!r}")
-    return GoneError(f"session {session!r} of model {model.name!r} has expired or was deleted")
+        return NotFoundError(
+            f"model {model.name!r} has no session {session!r}; create it with POST /v1/models/{model.name}/sessions, "
+            "or with its first step: :predict?create=true or :stream?create=true"
+        )
+    return GoneError(
+        f"session {session!r} of model {model.name!r} has expired or was deleted", deleted=record.kind == TOMBSTONE
+    )

@@ -40,7 +40,7 @@ class Preconditions:
 
     `exists` says that there must be a session (`If-Match`), at one of `steps` where they are given; `absent` that there
     must be none (`If-None-Match: *`). With `key` the request is carried out once, however often it is sent. `migrate`
-    lets a session move from a version that is not served to the default one.
+    lets a session move from a version that is not served to the default one; `create` lets a step create the session.
     """
 
     steps: frozenset[int] | None = None
@@ -48,6 +48,7 @@ class Preconditions:
     absent: bool = False
     key: IdempotencyKey | None = None
     migrate: bool = False
+    create: bool = False
 
     def check(self, name: str, step: int | None) -> None:
         """Raise unless a session of this name, at this step (None: there is no such session), is what is asked for.
@@ -91,6 +92,8 @@ class Operation:
     end: bool = False
     state: bytes = b""
     """The state that it starts from."""
+    owner: str = ""
+    """Whose session it is: what its key in the store starts with."""
     queued: int = 0
     """When it was queued, in nanoseconds of `time.perf_counter_ns`."""
     attempts: int = 0
@@ -240,7 +243,7 @@ class Fork(Operation):
     @property
     def source(self) -> str:
         """The origin's key in the store."""
-        return key(self.model, self.origin)
+        return key(self.model, self.origin, self.owner)
 
     def require(self, record: Record | None) -> None:
         """Need no session."""
@@ -333,9 +336,9 @@ class Delete(Operation):
         return None
 
 
-def key(model: Model, session: str) -> str:
-    """Return a session's key in the store."""
-    return f"{model.name}/{session}"
+def key(model: Model, session: str, owner: str = "") -> str:
+    """Return a session's key in the store; sessions of different owners have nothing to do with each other."""
+    return f"{owner}{model.name}/{session}"
 
 
 def new_name(preconditions: Preconditions) -> str:

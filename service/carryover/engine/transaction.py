@@ -75,7 +75,7 @@ class Transaction:
             if not operation.session:
                 alone.append(SessionBatch("", operation, self._limits))
                 continue
-            name = key(operation.model, operation.session)
+            name = key(operation.model, operation.session, operation.owner)
             batch = batches.get(name)
             if batch is None:
                 batches[name] = SessionBatch(name, operation, self._limits)

@@ -1,5 +1,8 @@
 """What the service prints when it is ready."""
 
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import Any
 from urllib.parse import urlsplit
 
 from carryover.runtime.repository import Repository
@@ -32,6 +35,15 @@ def stores(redis_url: str | None, valkey: EmbeddedValkey | None, lost: str | Non
     """Return where sessions are stored or, where Redis is `lost`, why they cannot be."""
     place = f"the embedded Valkey, {valkey.folder}" if valkey else f"Redis, {_without_password(redis_url or '')}"
     return f"sessions are stored in {place}" if lost is None else f"sessions cannot be stored in {place}: {lost}"
+
+
+def beyond_loopback(listeners: Iterable[Any]) -> str:
+    """Return the addresses among those of gunicorn's listeners that other machines can reach."""
+    names = ((listener, listener.sock.getsockname()) for listener in listeners)
+    reached = [
+        str(listener) for listener, name in names if isinstance(name, tuple) and not ip_address(name[0]).is_loopback
+    ]
+    return ", ".join(reached)
 
 
 def _without_password(url: str) -> str:

@@ -64,20 +64,26 @@ def on_starting(_: "Arbiter") -> None:
 
 def when_ready(server: "Arbiter") -> None:
     """Print where the service listens and what it serves."""
-    from carryover.server.banner import banner, stores
+    from carryover.server.banner import banner, beyond_loopback, stores
     from carryover.server.wsgi import check_store, configured, embedded_valkey, engine
 
     addresses = ", ".join(str(listener) for listener in server.LISTENERS)
     stored = stores(configured.redis_url, embedded_valkey, check_store())
     said = banner(f"{addresses} with {workers} workers", stored, engine.repository)
+    if engine.keys is None and (exposed := beyond_loopback(server.LISTENERS)):
+        log.warning("listening at %s without API keys (API_KEYS): whoever reaches it may use it", exposed)
     print(logs.json_line(said) if _settings.log_format == "json" else said, flush=True)
 
 
 def on_reload(_: "Arbiter") -> None:
-    """Reload the model repository, on SIGHUP, and log it; the workers forked from now on serve the result."""
+    """Reload API keys and the model repository, on SIGHUP, and log it; workers forked from now on serve the result."""
     from carryover.server.banner import served
-    from carryover.server.wsgi import engine
+    from carryover.server.wsgi import engine, read_keys
 
+    try:
+        read_keys()
+    except ConfigurationError as error:
+        log.error("%s; the API keys that were read before stay valid", error)  # noqa: TRY400 - it says what is wrong
     engine.serve(engine.repository.reloaded())
     log.info("the model repository was read again; serving %s", served(engine.repository))
 

@@ -5,7 +5,7 @@ import sys
 import gevent
 import torch
 
-from carryover import settings
+from carryover import keys, settings
 from carryover.api.application import allow_origins, create_app
 from carryover.api.bodies import Bodies
 from carryover.api.cors import Origins
@@ -49,6 +49,17 @@ def create_engine(configured: Settings, repository: Repository, redis_url: str) 
     return Engine(repository, create_store(configured, redis_url), limits)
 
 
+def read_keys() -> None:
+    """Read the file of API keys, if there is one.
+
+    Raises:
+        ConfigurationError: it is invalid; the keys stay as they are.
+
+    """
+    if configured.api_keys is not None:
+        engine.keys = keys.read(configured.api_keys, configured.exempt)
+
+
 def check_store() -> str | None:
     """Return why sessions cannot be stored now, None where they can; also logged, and known to the workers.
 
@@ -71,6 +82,7 @@ try:
     engine = create_engine(
         configured, Repository.load(configured.model_folders, trust_pt2=configured.trust_pt2), redis_url
     )
+    read_keys()
     engine.request_log = RequestLog(LEAST_STATUS[configured.request_log], json=configured.log_format == "json")
     if embedded_valkey is not None:
         valkey = embedded_valkey

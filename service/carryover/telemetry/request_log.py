@@ -24,7 +24,8 @@ _LONGEST = 128
 class Entry:
     """A request that was answered; `duration` is in nanoseconds, `size` the bytes of the response's body.
 
-    `parameters` are what the route's path names. `path` is the request's, where there is no route.
+    `parameters` are what the route's path names. `path` is the request's, where there is no route. `key` is the
+    name of the caller's API key.
     """
 
     request_id: str
@@ -36,6 +37,7 @@ class Entry:
     step: int | None = None
     parameters: Mapping[str, str] | None = None
     path: str | None = None
+    key: str = ""
 
     def fields(self) -> dict[str, str | int | float]:
         """Return what a line says, in order."""
@@ -51,6 +53,8 @@ class Entry:
             fields[name] = _printable(value[:_LONGEST])
         if self.path is not None:
             fields["path"] = _printable(self.path[:_LONGEST])
+        if self.key:
+            fields["key"] = self.key
         if self.step is not None:
             fields["step"] = self.step
         return fields

@@ -70,9 +70,10 @@ def fork(engine: Engine, inbound: Inbound) -> Response:
 
 def predict(engine: Engine, inbound: Inbound) -> Response:
     """Run one step of a session."""
-    model = find(engine, inbound)
-    inputs = read_instances(model.inputs, inbound)
-    step = Step(model, names.of_path(inbound), inputs, conditions.read(inbound))
+    model, asked = find(engine, inbound), conditions.read(inbound)
+    step = Step(model, names.of_path(inbound), read_instances(model.inputs, inbound), asked)
+    if asked.create:
+        step.create = engine.ttl
     return perform(engine, step, stepped)
 
 

@@ -14,7 +14,14 @@ from carryover.api.v1.schemas import Line
 from carryover.api.v1.sessions import entry, stepped
 from carryover.engine import Engine
 from carryover.engine.operations import Preconditions, Step
-from carryover.errors import BodyTooLargeError, CarryoverError, InvalidInputError, StreamEndedError
+from carryover.errors import (
+    BodyTooLargeError,
+    CarryoverError,
+    GoneError,
+    InvalidInputError,
+    NotFoundError,
+    StreamEndedError,
+)
 from carryover.runtime.repository import Model
 
 MAX_AHEAD = 64
@@ -29,11 +36,21 @@ def stream(engine: Engine, inbound: Inbound) -> Response:
         raise InvalidInputError("a stream takes no Idempotency-Key; each of its lines may have an 'idempotency_key'")
     asked = conditions.read(inbound)
     model, session = find(engine, inbound), names.of_path(inbound)
-    engine.session(model, session, asked, migrate=asked.migrate)
+    _check(engine, model, session, asked)
     responses = _Stream(engine, model, session, inbound, asked).responses(
         _Lines(inbound.chunks or iter(()), inbound.max_bytes)
     )
     return Response(responses, media_type=NDJSON, headers=_HEADERS)
+
+
+def _check(engine: Engine, model: Model, session: str, asked: Preconditions) -> None:
+    """Raise unless the session is there, or may be created, and is where the stream is to start."""
+    try:
+        engine.session(model, session, asked, migrate=asked.migrate)
+    except (NotFoundError, GoneError) as error:
+        if not asked.create or (isinstance(error, GoneError) and not error.deleted):
+            raise
+        asked.check(session, None)
 
 
 class _Stream:
@@ -45,7 +62,7 @@ class _Stream:
         self._session = session
         self._path = inbound.path
         self._request_id = inbound.request_id
-        self._first: Preconditions | None = asked if asked.exists else None
+        self._first: Preconditions | None = asked if asked.exists or asked.create else None
         self._rest = Preconditions(migrate=asked.migrate)
 
     def responses(self, lines: "_Lines") -> Generator[bytes]:
@@ -59,10 +76,12 @@ class _Stream:
             yield entry(error, self._request_id) + b"\n"
 
     def _run(self, steps: list[Step]) -> None:
-        # Until one step is committed, each runs alone: that one must find the session where the stream is to start.
+        # Until one step is committed, each runs alone: that one must find the session where the stream is to start. It
+        # alone may create it: a session that is deleted during the stream stays so.
         while steps and self._first is not None:
             step = steps.pop(0)
             step.preconditions = replace(self._first, key=step.preconditions.key)
+            step.create = self._engine.ttl if self._first.create else None
             self._run_together([step])
             if step.error is None:
                 self._first = None
