@@ -23,7 +23,7 @@ from carryover.errors import ConfigurationError
 from carryover.runtime.datatypes import Array, Datatype
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_CLASS = r"^([A-Za-z_][\w.]*|[A-Za-z_]\w*\.py):[A-Za-z_][\w.]*$"
+_CLASS = r"^([A-Za-z_][\w.]*|([A-Za-z_][\w-]*/)*[A-Za-z_][\w-]*\.py):[A-Za-z_][\w.]*$"
 
 EXAMPLE_LENGTHS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Sizes of what varies that a model's forward is tried on, until it takes one."""
