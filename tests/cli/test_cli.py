@@ -532,6 +532,24 @@ class TestNew:
         assert done.exit_code == 0, done.stderr
         assert shapes(manifest(tmp_path / "any")["outputs"]) == {"output": ("FP32", [-1, 2], 0)}
 
+    @pytest.mark.parametrize("imports", ["layers", "net.layers"])
+    def test_a_files_neighbours_are_copied_with_it(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run, imports: str
+    ) -> None:
+        (tmp_path / "net").mkdir()
+        (tmp_path / "net" / "layers.py").write_text("from torch.nn import GRUCell\n")
+        (tmp_path / "net" / "unused.py").write_text("")
+        (tmp_path / "net" / "model.py").write_text(f"from {imports} import GRUCell\nclass Net(GRUCell):\n    pass\n")
+        monkeypatch.chdir(tmp_path)
+        folder, sizes = tmp_path / "models" / "m", ("--arguments", "input_size=3", "hidden_size=4")
+        done = run("new", folder, "--from", "net/model.py:Net", *sizes)
+        assert done.exit_code == 0, done.stderr
+        file = "model.py" if imports == "layers" else "net/model.py"
+        assert manifest(folder)["class"] == f"{file}:Net"
+        copied = {path.relative_to(folder).as_posix() for path in folder.rglob("*.py")}
+        assert copied == {file, file.replace("model", "layers")}
+        assert load(folder).stateful
+
     def test_weights_that_lie_there_already_are_left_as_they_are(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "models/streams"
         (folder / "3").mkdir(parents=True)

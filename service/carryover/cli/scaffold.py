@@ -20,6 +20,7 @@ from carryover.cli.report import version_report
 from carryover.errors import ConfigurationError
 from carryover.runtime import classes, weights
 from carryover.runtime.manifest import MODEL_NAME, TensorSpec
+from carryover.runtime.siblings import Siblings
 from carryover.runtime.weights import StateDict
 
 
@@ -43,8 +44,8 @@ def scaffold(
     present = _present(folder, path, checkpoint)
     with ExitStack() as undo:
         target, copied = _beside(folder, target)
-        if copied is not None:
-            shutil.copyfile(copied, _create(folder / copied.name, written, undo))
+        for original, copy in copied.items():
+            shutil.copyfile(original, _create(copy, written, undo))
         cls, source = classes.find(target, path), checkpoint or present
         held = weights.state_dicts(source) if source else []
         fitted, notes = arguments.fit(cls, given_arguments, held, path)
@@ -99,22 +100,49 @@ def _present(folder: Path, path: Path, checkpoint: Path | None) -> Path | None:
     return present
 
 
-def _beside(folder: Path, target: str) -> tuple[str, Path | None]:
-    """Return the class as a manifest names it, and its file where that is to be copied beside the manifest."""
+def _beside(folder: Path, target: str) -> tuple[str, dict[Path, Path]]:
+    """Return the class as a manifest names it, and the files that are to be copied beside the manifest: from, to."""
     source, colon, name = target.rpartition(":")
     if not colon:
         raise ConfigurationError(f"--from {target}: expected package.module:Class, or file.py:Class")
     if not source.endswith(".py"):
-        return target, None
+        return target, {}
     file = Path(source)
-    copy = folder / file.name
-    if not re.fullmatch(r"[A-Za-z_]\w*\.py", file.name):
+    if not re.fullmatch(r"[A-Za-z_][\w-]*\.py", file.name):
         raise ConfigurationError(f"--from {target}: the name {file.name} cannot be imported; rename the file")
-    if not copy.exists() and not file.is_file():
-        raise ConfigurationError(f"--from {target}: there is no file {file}, and none in {folder}")
-    if copy.exists() and file.exists() and file.read_bytes() != copy.read_bytes():
-        raise ConfigurationError(f"{copy}: is there already, and is another file than {file}")
-    return f"{file.name}:{name}", None if copy.exists() else file
+    if file.is_file() and file.resolve().is_relative_to(folder.resolve()):
+        return f"{file.resolve().relative_to(folder.resolve()).as_posix()}:{name}", {}
+    if not file.is_file():
+        if not (folder / file).is_file():
+            raise ConfigurationError(f"--from {target}: there is no file {file}, and none in {folder}")
+        return f"{file.as_posix()}:{name}", {}
+    root, files = _imported(file)
+    copies = {found: folder / found.relative_to(root) for found in files}
+    for found, copy in tuple(copies.items()):
+        if copy.exists() and found.read_bytes() != copy.read_bytes():
+            raise ConfigurationError(f"{copy}: is there already, and is another file than {found}")
+        if copy.exists():
+            del copies[found]
+    return f"{file.resolve().relative_to(root).as_posix()}:{name}", copies
+
+
+def _imported(file: Path) -> tuple[Path, list[Path]]:
+    """Return the folder that a file's imports start from, its own or the current one, and all files there it needs.
+
+    Where it cannot be imported from either, that is the file alone; why is said when its class is looked for.
+    """
+    for root in (file.resolve().parent, Path.cwd().resolve()):
+        if not file.resolve().is_relative_to(root):
+            continue
+        modules = Siblings(root)
+        try:
+            modules.module(".".join(file.resolve().relative_to(root).with_suffix("").parts))
+            return root, modules.files()
+        except (Exception, SystemExit):  # noqa: BLE001, S112 - the file's own code may raise anything
+            continue
+        finally:
+            modules.withdraw()
+    return file.resolve().parent, [file.resolve()]
 
 
 def _file_for(module: nn.Module) -> str:

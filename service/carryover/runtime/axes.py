@@ -14,7 +14,7 @@ from carryover.runtime.datatypes import Array, Datatype, of_tensor
 from carryover.runtime.discovery import Outcome, dry_run, learn_structures
 from carryover.runtime.forward import Forward, match_outputs, name_outputs
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
-from carryover.runtime.selfcheck import close, example_inputs, prove_batching, state_difference
+from carryover.runtime.selfcheck import close, example_inputs, prove_batching, settle_gradients, state_difference
 from carryover.runtime.state_guesses import find_arguments, find_attributes, find_call, find_required
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import Call, ModelVersion, Result
@@ -68,6 +68,7 @@ class Experiment:
         ]
         manifest = Manifest(inputs=tuple(inputs), outputs=tuple(outputs), state=self.found)
         self.version = ModelVersion("new", "1", manifest, forward, self.buffers)
+        settle_gradients(self.version)
         self.time: Axes = {}
         self._given = {spec.name: spec for spec in inputs if spec.name in given}
         self._varied = set[tuple[str, int]]()

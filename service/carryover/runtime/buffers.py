@@ -120,6 +120,12 @@ class Parameters:
                 return name
         return None
 
+    def drop_gradients(self) -> None:
+        """Remove what a forward that differentiates may have left, and another call would see."""
+        for _, _, _, parameter, _ in self._places:
+            parameter.grad = None
+            parameter.requires_grad_(requires_grad=False)
+
     def value_changed(self) -> str | None:
         """Name one whose values are not the first ones, with or without a trace."""
         for (name, _, _, parameter, _), value in zip(self._places, self._sums, strict=True):

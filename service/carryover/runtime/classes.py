@@ -1,10 +1,7 @@
 """From a manifest's `class` to a module."""
 
 import importlib
-import re
-import sys
 from collections.abc import Callable, Mapping
-from hashlib import sha256
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
@@ -13,6 +10,7 @@ from typing import Any, cast
 from torch import nn
 
 from carryover.errors import ConfigurationError
+from carryover.runtime import siblings
 from carryover.runtime.report import first_line
 
 
@@ -100,11 +98,7 @@ def _named(target: str, manifest: Path, key: str) -> Any:
     """Import what `target` names; None where its file or package has no such name."""
     source, _, name = target.partition(":")
     try:
-        container = (
-            _beside(manifest, source, again=key == "class")
-            if source.endswith(".py")
-            else importlib.import_module(source)
-        )
+        container = _container(source, manifest.resolve().parent, again=key == "class")
     except (Exception, SystemExit) as error:
         raise ConfigurationError(f"{manifest}: {key}: {source} cannot be imported: {first_line(error)}") from error
     try:
@@ -115,22 +109,24 @@ def _named(target: str, manifest: Path, key: str) -> Any:
         raise ConfigurationError(f"{manifest}: {key}: {source} has no {name}") from None
 
 
-def _beside(manifest: Path, file: str, *, again: bool) -> ModuleType:
-    """Import a file as part of a package that is its folder: files there can import each other as `.name`.
+def _container(source: str, folder: Path, *, again: bool) -> ModuleType:
+    """Import a file or package in the manifest's folder, an installed one, or one beside the model repository.
 
-    It is imported `again` for each class, as the file may have changed; what its arguments are made of is not.
+    What lies in those folders is imported `again` for each class, as a file may have changed; what the arguments are
+    made of is not.
     """
-    folder = manifest.resolve().parent
-    if not (folder / file).is_file():
-        raise ImportError(f"there is no file {file} beside the manifest")
-    name = re.sub(r"\W", "_", folder.name)
-    package = f"carryover_models_{name}_{sha256(str(folder).encode()).hexdigest()[:8]}"
-    if not again and package in sys.modules:
-        return importlib.import_module(f"{package}.{file.removesuffix('.py')}")
-    for known in [known for known in sys.modules if known == package or known.startswith(f"{package}.")]:
-        del sys.modules[known]
-    parent = ModuleType(package)
-    parent.__path__ = [str(folder)]
-    sys.modules[package] = parent
-    importlib.invalidate_caches()
-    return importlib.import_module(f"{package}.{file.removesuffix('.py')}")
+    if source.endswith(".py"):
+        if not (folder / source).is_file():
+            raise ImportError(f"there is no file {source} beside the manifest")
+        return siblings.of(folder, again=again).module(source.removesuffix(".py").replace("/", "."))
+    top = source.partition(".")[0]
+    if siblings.holds(folder, top):
+        return siblings.of(folder, again=again).module(source)
+    try:
+        return importlib.import_module(source)
+    except ModuleNotFoundError as error:
+        places = (folder, folder.parent, folder.parent.parent)
+        beside = next((place for place in places if siblings.holds(place, top, bare=True)), None)
+        if beside is None or error.name is None or not f"{source}.".startswith(f"{error.name}."):
+            raise
+    return siblings.of(beside, again=again).module(source)

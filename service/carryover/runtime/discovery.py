@@ -1,7 +1,7 @@
 """Finding out which buffers are state: a dry run of the forward, which leaves the module as it was."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -44,6 +44,21 @@ def dry_run(
         ModelFailedError: it raised; the message is the first line of what it said.
 
     """
+    try:
+        return _dry_run(forward, inputs, state)
+    except ModelFailedError as error:
+        before = forward.context
+        if before is torch.enable_grad or "grad" not in str(error):
+            raise
+        forward.context = torch.enable_grad  # it may differentiate without enabling gradients
+        try:
+            return _dry_run(forward, inputs, state)
+        except ModelFailedError:
+            forward.context = before
+            raise error from None
+
+
+def _dry_run(forward: Forward, inputs: Mapping[str, Tensor], state: Mapping[str, Tensor | None] | None) -> Outcome:
     returned: Any = None
     after: dict[str, Tensor | None] = {}
 
@@ -59,9 +74,11 @@ def dry_run(
         returned = forward([given.clone() for given in inputs.values()])  # forward may write to its inputs
         after.update({slot.name: slot.get() for slot in slots})
         after.update({leaf.name: leaf.get() for leaf in forward.leaves()})
+        for name, value in after.items():
+            after[name] = value.detach() if value is not None and value.requires_grad else value
 
     settings = process.default_dtype(), process.initial_seed()
-    with torch.no_grad():
+    with _context(forward):
         try:
             changes = buffers.discover(forward.module, run)
         except (Exception, SystemExit) as error:
@@ -71,6 +88,11 @@ def dry_run(
             if forward.attributes is not None:
                 forward.attributes.put_back()
     return Outcome(returned, after, changes)
+
+
+def _context(forward: Forward) -> AbstractContextManager[object]:
+    """What a dry run runs in: never inference mode, in which writing to a tensor leaves no trace."""
+    return torch.no_grad() if forward.context is torch.inference_mode else forward.context()
 
 
 def dry_loop(forward: Forward, inputs: Sequence[Mapping[str, Tensor]], read: Callable[[Any], T]) -> list[T]:
@@ -89,7 +111,7 @@ def dry_loop(forward: Forward, inputs: Sequence[Mapping[str, Tensor]], read: Cal
         found.extend(read(forward([value.clone() for value in given.values()])) for given in inputs)
 
     settings = process.default_dtype(), process.initial_seed()
-    with torch.no_grad():
+    with _context(forward):
         try:
             buffers.discover(forward.module, run)
         except (Exception, SystemExit) as error:
@@ -122,6 +144,17 @@ def discover(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[tuple[Tenso
         return sized, outcome
     shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in specs)
     raise ModelFailedError(f"forward failed on zeros of {shapes}: {failure}")
+
+
+def changes_on_random(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, Change]:
+    """Return what a forward changes on random numbers; nothing where it does not take them."""
+    with suppress(ModelFailedError):
+        inputs = {
+            name: torch.randn_like(given) if given.is_floating_point() else given
+            for name, given in zeros(specs).items()
+        }
+        return dry_run(forward, inputs).changes
+    return {}
 
 
 def learn_structures(forward: Forward, specs: Sequence[TensorSpec]) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import is_dataclass
 from itertools import takewhile
@@ -27,7 +28,8 @@ class Forward:
 
     `buffers` are the names that are registered before anything runs. `saved` reads the weights again. `entries` are the
     state that is not in buffers. `method` is what is called, with the constant keyword arguments of `call`; `optional`
-    says whether inputs may be left out.
+    says whether inputs may be left out. The parts named by `train` stay in train mode. `context` is what it runs in:
+    without inference mode, or with gradients, where it differentiates something itself.
     """
 
     def __init__(  # noqa: PLR0913 - a module, what it is called with, and where it came from
@@ -40,8 +42,13 @@ class Forward:
         method: str = "forward",
         call: Mapping[str, Any] | None = None,
         optional: bool = False,
+        train: Sequence[str] = (),
     ) -> None:
         self.module = module.eval().requires_grad_(False)
+        self.context: Callable[[], AbstractContextManager[object]] = torch.inference_mode
+        self._train = tuple(train)
+        for part in self._train:
+            _part(module, part).train()
         self.saved = saved
         self.program = program
         self.buffers = frozenset(name for name, *_ in buffers.named(module))
@@ -73,9 +80,18 @@ class Forward:
         return self._again(module, self.inputs)
 
     def _again(self, module: nn.Module, inputs: Sequence[str]) -> "Forward":
-        return Forward(
-            module, inputs, self.saved, self.program, method=self._name, call=self.call, optional=self._optional
+        other = Forward(
+            module,
+            inputs,
+            self.saved,
+            self.program,
+            method=self._name,
+            call=self.call,
+            optional=self._optional,
+            train=self._train,
         )
+        other.context = self.context
+        return other
 
     def slots(self) -> list[buffers.Slot]:
         """Return the registered buffers; two names of one tensor may become two buffers in a dry run."""
@@ -114,6 +130,16 @@ class Forward:
         in_order = [argument for name, argument in given.items() if name not in self._keywords]
         by_name = {name: given[name] for name in self._keywords if given[name] is not None}
         return self._run(*in_order, **by_name, **others)
+
+
+def _part(module: nn.Module, name: str) -> nn.Module:
+    try:
+        return module.get_submodule(name)
+    except AttributeError:
+        known = ", ".join(repr(part) for part, _ in module.named_children()) or "none"
+        raise ModelFailedError(
+            f"train: {type(module).__name__} has no part {name!r:.80}; its parts are {known}"
+        ) from None
 
 
 def _method(module: nn.Module, name: str) -> Callable[..., Any]:

@@ -5,6 +5,7 @@ A stage is left out where an earlier one has left nothing that it could say some
 
 import re
 from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,11 +14,11 @@ from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
 from carryover.runtime import classes, manifest, programs, weights
-from carryover.runtime.discovery import Outcome, discover, learn_structures
+from carryover.runtime.discovery import Outcome, changes_on_random, discover, learn_structures
 from carryover.runtime.forward import Forward, Saved, match_outputs, output_faults, result_paths
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.report import Report
-from carryover.runtime.selfcheck import prove, prove_batching, settle_attributes, try_stacking
+from carryover.runtime.selfcheck import prove, prove_batching, settle_attributes, settle_gradients, try_stacking
 from carryover.runtime.state_guesses import find_arguments
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import ModelVersion
@@ -140,6 +141,8 @@ class Loading:
         with report.stage(self._where):
             self.forward.entries = entries(self.manifest.state, self.forward.module, self.forward.method)
             inputs, outcome = discover(self.forward, self.manifest.inputs)
+            if self.manifest.train:  # what collects statistics may not move on zeros
+                outcome = replace(outcome, changes=changes_on_random(self.forward, inputs) | outcome.changes)
             self._find_arguments(self.forward, inputs, outcome)
             learn_structures(self.forward, inputs)
             self.outcome = outcome
@@ -152,6 +155,7 @@ class Loading:
         with report.stage(self._where):
             name, number = self.path.parent.name, self.folder.name
             self.tried = ModelVersion(name, number, self.manifest, self.forward, self.state, device=self._device)
+            settle_gradients(self.tried)
             prove(self.tried)
             prove_batching(self.tried)
             self._batching_proved = True
@@ -183,7 +187,13 @@ class Loading:
         with self.report.stage(self._where):
             optional = any(spec.optional for spec in self.manifest.inputs)
             return Forward(
-                module, names, saved, method=self.manifest.method, call=self.manifest.call, optional=optional
+                module,
+                names,
+                saved,
+                method=self.manifest.method,
+                call=self.manifest.call,
+                optional=optional,
+                train=self.manifest.train,
             )
         return None
 

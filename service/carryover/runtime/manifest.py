@@ -23,7 +23,7 @@ from carryover.errors import ConfigurationError
 from carryover.runtime.datatypes import Array, Datatype
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
-_CLASS = r"^([A-Za-z_][\w.]*|[A-Za-z_]\w*\.py):[A-Za-z_][\w.]*$"
+_CLASS = r"^([A-Za-z_][\w.]*|([A-Za-z_][\w-]*/)*[A-Za-z_][\w-]*\.py):[A-Za-z_][\w.]*$"
 
 EXAMPLE_LENGTHS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Sizes of what varies that a model's forward is tried on, until it takes one."""
@@ -212,6 +212,7 @@ class Manifest(_Strict):
     outputs: tuple[TensorSpec, ...] = Field(min_length=1)
     method: str = Field(default="forward", pattern=r"^[A-Za-z_]\w*$")
     call: dict[str, Any] = Field(default_factory=dict)
+    train: tuple[str, ...] = ()
     state: dict[str, StateSpec] = Field(default_factory=dict)
     state_batch_dim: int | None = Field(default=None, ge=0, alias="state.batch_dim")
     weights: WeightsSpec = WeightsSpec()
@@ -238,8 +239,9 @@ class Manifest(_Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Manifest":
-        if self.target is None and (self.arguments or self.weights != WeightsSpec() or self.method != "forward"):
-            raise ValueError("arguments, weights and method are those of a class, and there is no class")
+        of_class = self.arguments or self.weights != WeightsSpec() or self.method != "forward" or self.train
+        if self.target is None and of_class:
+            raise ValueError("arguments, weights, method and train are those of a class, and there is no class")
         if self.target is None and self.device not in ("cpu", "auto"):
             raise ValueError(f"device = {self.device!r}: without a class it is a program, which runs on the CPU")
         if any(spec.result is not None for spec in self.inputs):

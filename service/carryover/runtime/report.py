@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from carryover.errors import ConfigurationError, ModelFailedError
+from carryover.runtime.siblings import real
 
 
 class Severity(StrEnum):
@@ -67,4 +68,4 @@ class Report:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of an error's message, or its class where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return real((str(error).strip() or type(error).__name__).splitlines()[0])

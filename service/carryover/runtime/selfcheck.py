@@ -13,6 +13,7 @@ from carryover.errors import ModelFailedError
 from carryover.runtime import stacked
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
+from carryover.runtime.randomness import MeanRandom
 from carryover.runtime.version import Call, ModelVersion, Result
 
 _STEPS = (2, 3, 1)
@@ -33,6 +34,24 @@ NUMBERS: tuple[Numbers, ...] = (
     lambda random, kind, shape: random.random(shape) if kind == "float" else random.integers(0, 2, shape),
     lambda _, __, shape: np.zeros(shape),
 )
+
+
+def settle_gradients(version: ModelVersion) -> None:
+    """Have the forward run without inference mode, if it works only so: it may differentiate something itself."""
+    if version.forward.context is not torch.inference_mode:
+        return
+    shapes = [spec.example_shape for spec in version.inputs]
+    for numbers in (NUMBERS[0], NUMBERS[-1]):
+        inputs = example_inputs(version.inputs, shapes, np.random.default_rng(0), numbers)
+        call = Call(inputs, version.initial_state)
+        with suppress(ModelFailedError):
+            version.run([call])
+            continue
+        version.forward.context = torch.no_grad
+        with suppress(ModelFailedError):
+            version.run([call])
+            return
+        version.forward.context = torch.inference_mode
 
 
 def prove(version: ModelVersion) -> None:
@@ -148,6 +167,37 @@ def prove_batching(version: ModelVersion) -> None:
     """
     if not version.batched:
         return
+    try:
+        _prove_batching(version)
+    except ModelFailedError:
+        if not _random(version):
+            raise
+        context = version.forward.context
+        if context is torch.inference_mode:  # in it, dropout is one operation, and draws its numbers unseen
+            version.forward.context = torch.no_grad
+        try:
+            with MeanRandom():  # type: ignore[no-untyped-call]
+                if _random(version):
+                    raise ModelFailedError(
+                        "batch_dim: the same call gives other results each time, as forward draws random numbers, so "
+                        "that it cannot be tried; leave batch_dim out, and sessions run one at a time"
+                    ) from None
+                _prove_batching(version)
+        finally:
+            version.forward.context = context
+
+
+def _random(version: ModelVersion) -> bool:
+    """Whether the same call gives another result each time."""
+    with suppress(ModelFailedError):
+        for call in _calls(version)[0]:
+            one, other = version.run([call])[0], version.run([call])[0]
+            if difference(version, one, other) is not None:
+                return True
+    return False
+
+
+def _prove_batching(version: ModelVersion) -> None:
     _compare(version, *_calls(version))
     if version.forward.entries:  # at step 0 it may have another structure
         _compare(version, *_calls(version, ((0,) * _SESSIONS,)))
@@ -174,7 +224,9 @@ def try_stacking(version: ModelVersion) -> None:
 
     It is not tried where a forward takes so long that others are no matter.
     """
-    plain = version.on_cpu and version.forward.program is None and not version.forward.entries
+    forward = version.forward
+    plain = version.on_cpu and forward.program is None and not forward.entries
+    plain = plain and forward.context is torch.inference_mode
     if version.batched or not plain or not stacked.fits(version.layout):
         return
     same = []

@@ -136,6 +136,8 @@ class ModelVersion:
         head: list[object] = [self.name, self.manifest.target, self.manifest.arguments]
         if self.manifest.method != "forward" or self.manifest.call:
             head += [self.manifest.method, self.manifest.call]
+        if self.manifest.train:
+            head += ["train", *sorted(self.manifest.train)]
         digest = hashlib.sha256(self.layout_fingerprint + json.dumps(head, sort_keys=True, default=str).encode())
         digest.update(program.digest if program else b"")
         frozen = ((watched.slot.name, watched.tensor) for watched in self._frozen)
@@ -186,7 +188,7 @@ class ModelVersion:
         counts = [1] if len(calls) == 1 else [self._rows(call) for call in calls]
         arguments = [self._join(spec, calls) for spec in self.inputs]
         settings = process.default_dtype(), process.initial_seed()
-        with torch.inference_mode():
+        with self.forward.context():
             try:
                 if self._slots:
                     for slot, tensor in zip(self._slots, self.layout.join([call.state for call in calls]), strict=True):
@@ -381,6 +383,8 @@ class ModelVersion:
             process.restore(settings)
         for reseed in self.reseeds:
             reseed()
+        if self.forward.context is not torch.inference_mode:
+            self.forward.parameters.drop_gradients()
         try:
             if self.forward.attributes is not None:
                 self.forward.attributes.put_back()
