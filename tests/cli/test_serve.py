@@ -46,5 +46,5 @@ def test_help_lists_every_setting() -> None:
 def test_help_lists_every_command() -> None:
     done = CliRunner().invoke(main, ["--help"])
     assert [line.split()[0] for line in done.output.partition("Commands:\n")[2].splitlines() if line.strip()] == [
-        "inspect", "models", "new", "serve"
+        "inspect", "keys", "models", "new", "serve"
     ]  # fmt: skip
