@@ -194,6 +194,21 @@ def test_names_and_idempotency_keys_of_one_key_are_free_for_another(client: Clie
     assert (outcomes["shared"]["step"], outcomes["none-such"]["status"]) == (2, 404)
 
 
+def test_lists_are_of_the_sessions_of_the_key(client: Client) -> None:
+    lists = {
+        "/v1/models/digits-rnn/sessions": ("sessions", "session"),
+        "/v1/accumulators": ("accumulators", "accumulator"),
+    }
+    for name in ("alice", "bob"):
+        for path, (members, member) in lists.items():
+            if member == "session":
+                call(client, "POST", path, {"session": f"list-{name}"}, **bearer(name)).expect(201)
+            else:
+                call(client, "POST", f"{path}/list-{name}", {"values": [1]}, **bearer(name)).expect()
+            found = call(client, "GET", f"{path}?prefix=list-", **bearer(name)).expect()[members]
+            assert [entry[member] for entry in found] == [f"list-{name}"]
+
+
 def test_the_log_names_the_caller_and_holds_no_key(keyed: Service, client: Client) -> None:
     for way in ({}, UNUSUAL):
         request = f"named-{len(way)}"

@@ -123,6 +123,10 @@ def requests(model: str, session: str, version: str) -> Iterator[tuple[str, str,
 
 OTHERS: list[tuple[str, str, Any, dict[str, str]]] = [
     ("GET", "/v1/models", None, {}),
+    ("GET", "/v1/models/digits-rnn/sessions?limit=1", None, {}),
+    ("GET", "/v1/models/digits-rnn/sessions?limit=0", None, {}),
+    ("GET", "/v1/models/none-such/sessions", None, {}),
+    ("GET", "/v1/accumulators", None, {}),
     ("POST", "/v1/accumulators/openapi", {"values": [1, 2]}, {}),
     ("POST", "/v1/accumulators/openapi", {"values": []}, {}),
     ("GET", "/v1/accumulators/openapi", None, {}),

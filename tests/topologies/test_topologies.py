@@ -106,6 +106,7 @@ def whole_api(service: Service) -> None:
         assert stream.line() is None
         stream.close()
 
+        _list(other)
         keyed = [
             (f"{address}:predict", {"instances": [ROW]}),
             (f"{address}:fork", {"session": fresh()}),
@@ -132,6 +133,22 @@ def whole_api(service: Service) -> None:
         assert one.delete(address).status == 204
         problem(other.get(address), 410)
         problem(other.get(f"{SESSIONS}/{fresh()}"), 404)
+
+
+def _list(client: Client) -> None:
+    """List sessions that are on every server there is."""
+    prefix = fresh()
+    names = {f"{prefix}-{number}" for number in range(20)}
+    for name in names:
+        client.create("rnn", name)
+    found: list[str] = []
+    page = client.get(f"{SESSIONS}?prefix={prefix}&limit=3").expect()
+    while True:
+        found += [entry["session"] for entry in page["sessions"]]
+        if "next" not in page:
+            break
+        page = client.get(f"{SESSIONS}?prefix={prefix}&limit=3&cursor={page['next']}").expect()
+    assert set(found) == names
 
 
 def _many(one: Client, other: Client) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from carryover import __version__, errors
-from carryover.api import auth, conditions, names, problems, request_ids
+from carryover.api import auth, conditions, names, paging, problems, request_ids
 from carryover.api.json import encode
 from carryover.api.problems import Problem
 from carryover.api.response import JSON, NDJSON
@@ -161,6 +161,7 @@ def _references(route: Route) -> list[Schema]:
     if route.changes:
         used += ["If-None-Match", "migrate", *([] if route.streams else ["Idempotency-Key"])]
     used += ["create"] if route.creates else []
+    used += ["prefix", "limit", "cursor"] if route.pages else []
     return [{"$ref": f"#/components/parameters/{name}"} for name in used]
 
 
@@ -172,11 +173,15 @@ def _has_step(route: Route) -> bool:
 def _shared_parameters() -> Iterator[tuple[str, Schema]]:
     key = {"type": "string", "minLength": 1, "maxLength": conditions.MAX_KEY_LENGTH, "pattern": "^[ -~]+$"}
     flag = {"type": "boolean", "default": False}
+    limit = {"type": "integer", "minimum": 1, "maximum": paging.MAX_LIMIT, "default": paging.DEFAULT_LIMIT}
     for name, place, description, schema in (
         (request_ids.HEADER, "header", "An id for the request.", {"type": "string", "pattern": request_ids.PATTERN}),
         ("If-Match", "header", 'The step that the session must be at, a list of them, or "*".', {"type": "string"}),
         ("If-None-Match", "header", "The session must not exist.", {"const": "*"}),
         ("Idempotency-Key", "header", "A request with it is carried out once, however often it is sent.", key),
+        ("prefix", "query", "What names start with.", {"type": "string", "pattern": f"^{paging.PREFIX}$"}),
+        ("limit", "query", "About how many entries a page has.", limit),
+        ("cursor", "query", "The `next` of the page before.", {"type": "string", "pattern": f"^{paging.CURSOR}$"}),
         ("create", "query", "Whether the session is created where it does not exist.", flag),
         ("migrate", "query", "Whether the session moves to the current version where its own is not served.", flag),
     ):

@@ -5,7 +5,7 @@ from carryover.api import metrics, openapi
 from carryover.api.inbound import Inbound
 from carryover.api.response import JSON, NDJSON, OCTETS, Response
 from carryover.api.route import Route, Scope
-from carryover.api.v1 import accumulators, models, schemas, sessions, streams
+from carryover.api.v1 import accumulators, listing, models, schemas, sessions, streams
 from carryover.api.v2 import health, infer, metadata, repository, statistics
 from carryover.api.v2 import schemas as v2
 from carryover.engine import Engine
@@ -66,6 +66,25 @@ V1 = (
         errors=(*_CHANGE, errors.NameTakenError),
         scope=Scope.SESSIONS,
         changes=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{model}/sessions",
+        handler=listing.sessions,
+        responses={200: schemas.SessionPage},
+        errors=(errors.InvalidInputError, errors.NotFoundError),
+        scope=Scope.ADMIN,
+        pages=True,
+    ),
+    Route(
+        method="GET",
+        path="/v1/accumulators",
+        handler=listing.totals,
+        model=accumulators.MODEL,
+        responses={200: schemas.AccumulatorPage},
+        errors=(errors.InvalidInputError, errors.NotFoundError),
+        scope=Scope.ADMIN,
+        pages=True,
     ),
     Route(
         method="GET",

@@ -6,7 +6,7 @@ from copy import copy
 
 from carryover.engine.executor import Executor
 from carryover.engine.limits import Limits
-from carryover.engine.lookup import Session, missing, served_version
+from carryover.engine.lookup import Listed, Session, missing, served_version
 from carryover.engine.operations import UNCONDITIONAL, Operation, Preconditions, key
 from carryover.engine.queue import Queue
 from carryover.engine.transaction import Transaction
@@ -128,6 +128,19 @@ class Engine:
         preconditions.check(name, record.step)
         version = served_version(model, name, record, migrate=migrate)
         return Session.of(model, name, version, record, record.remaining)
+
+    def sessions(self, model: Model, prefix: str, cursor: str, limit: int) -> tuple[list[Listed], str]:
+        """Return some sessions of a model whose names start with `prefix`, and the cursor of those that follow.
+
+        The first cursor and the last are empty.
+        """
+        require_state(model)
+        first = key(model, "", "" if self.key is None else self.key.owner)
+        found, following = self.store.page(first + prefix, cursor, limit)
+        now = time.time_ns() // 1_000_000
+        return [
+            Listed(stored.removeprefix(first), record, size, now + record.remaining) for stored, record, size in found
+        ], following
 
     def trial(self, version: ModelVersion, call: Invocation) -> None:
         """Run a call in its turn, and discard its result.

@@ -41,6 +41,16 @@ class Session:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A session in a list: its record, without the state, of which `size` is that in bytes; `expires` as above."""
+
+    name: str
+    record: Record
+    size: int
+    expires: int
+
+
 def served_version(model: Model, session: str, record: Record, *, migrate: bool = False) -> ModelVersion:
     """Return the version that a session goes on with: its own or, to `migrate`, the default one, unless it is lower.
 

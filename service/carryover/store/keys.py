@@ -32,6 +32,19 @@ def marker(probe: str) -> str:
     return f"{probe.partition(':probe:')[0]}:marker"
 
 
+def sessions_from(prefix: str, start: str) -> str:
+    """Return the pattern that matches the keys of the sessions whose `<model>/<name>` start like this, and no others.
+
+    The keys of responses go on after the brace.
+    """
+    return f"{prefix}:{{{start}*}}"
+
+
+def of_session(prefix: str, place: bytes) -> str:
+    """Return the `<model>/<name>` of a session whose record is stored there."""
+    return place.decode()[len(prefix) + 2 : -1]
+
+
 def sessions_pattern(prefix: str) -> str:
     """Return the pattern that matches the keys of all sessions and responses, and no others."""
     return f"{prefix}:{{*"

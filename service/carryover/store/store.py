@@ -16,7 +16,7 @@ from redis import exceptions
 from carryover.errors import CommitUnknownError, ConfigurationError, StoreUnavailableError
 from carryover.store import keys as names
 from carryover.store.health import StoreHealth, reason, unavailable
-from carryover.store.record import GRACE, SESSION, Record, parse, tombstone
+from carryover.store.record import GRACE, HEADER_BYTES, SESSION, Record, parse, tombstone
 from carryover.store.redis import ERRORS, Command, UnconfirmedError, connect
 from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey, is_response
 
@@ -28,6 +28,10 @@ WATCH_SECONDS = 1.0
 """Between two looks at a store that was lost."""
 PROBE_MILLISECONDS = 1000
 """How long a probe lasts at most; it is deleted as soon as it is written."""
+_SCANNED = 1000
+"""Most keys that a server looks at in one go."""
+_SCANS = 100
+"""How often it is asked to, for one page."""
 _TO_REPEAT = (redis.ConnectionError, exceptions.NoScriptError)
 
 
@@ -302,6 +306,42 @@ class Store:
                 page = []
         if page:
             yield page
+
+    def page(self, start: str, cursor: str, size: int) -> tuple[list[tuple[str, Record, int]], str]:
+        """Return about `size` sessions whose keys start with `start`, and the cursor of those that follow.
+
+        A cursor is the number of a server and that server's own cursor; the first and the last are empty. Of each
+        session its key is returned, its record without the state, and how many bytes that has.
+        """
+        pattern = names.sessions_from(self._prefix, start)
+        servers = self._again(self._topology.servers)
+        number, at = map(int, (cursor or "0.0").split("."))
+        places: list[bytes] = []
+        count = size
+        for _ in range(_SCANS):
+            if number >= len(servers) or len(places) >= size:
+                break
+            (reply,) = _whole(servers[number].run([("SCAN", at, "MATCH", pattern, "COUNT", count)]))
+            count = min(2 * count, _SCANNED)
+            at = int(reply[0])
+            places += reply[1]
+            number += at == 0
+        following = f"{number}.{at}" if number < len(servers) else ""
+        return self._summaries(list(dict.fromkeys(places))), following
+
+    def _summaries(self, places: Sequence[bytes]) -> list[tuple[str, Record, int]]:
+        """Return the live sessions at these keys, without their states."""
+        commands: list[Command] = []
+        for place in places:
+            commands += [("GETRANGE", place, 0, HEADER_BYTES - 1), ("STRLEN", place), ("PTTL", place)]
+        replies = _whole(self._run(commands)[0]) if commands else []
+        found: list[tuple[str, Record, int]] = []
+        for place, head, length, left in zip(places, replies[::3], replies[1::3], replies[2::3], strict=True):
+            record = _parsed(head or None)
+            if isinstance(record, Record) and record.kind == SESSION and left > GRACE:
+                record.remaining = left - GRACE
+                found.append((names.of_session(self._prefix, place), record, length - len(record.header)))
+        return found
 
     def drop_expired(self, keys: Sequence[bytes]) -> int:
         """Drop the states of those sessions among the keys that have expired; return how many there were."""

@@ -133,6 +133,44 @@ class SessionResource(TypedDict):
     state: list[TensorResource]
 
 
+class Summary(TypedDict):
+    """A session or accumulator in a list: times are RFC 3339, `ttl` is in seconds, `bytes` the size of its state."""
+
+    version: str
+    step: int
+    created: str
+    last_used: str
+    expires: str
+    ttl: int
+    bytes: int
+
+
+class SessionSummary(Summary):
+    """A session in a list."""
+
+    session: str
+
+
+class AccumulatorSummary(Summary):
+    """An accumulator in a list."""
+
+    accumulator: str
+
+
+class SessionPage(TypedDict):
+    """Some sessions; `next` is the cursor of the page that follows."""
+
+    sessions: list[SessionSummary]
+    next: NotRequired[str]
+
+
+class AccumulatorPage(TypedDict):
+    """Some accumulators; `next` is the cursor of the page that follows."""
+
+    accumulators: list[AccumulatorSummary]
+    next: NotRequired[str]
+
+
 class Classified(TypedDict):
     """What a classifier predicts of one instance: a label, and the probability of each."""
 

@@ -122,6 +122,13 @@ class Cluster:
             self._client.nodes_manager.move_slot(redirection)
         return self._server(f"{redirection.host}:{redirection.port}").run([("ASKING",), command], wait)[1]
 
+    def servers(self) -> Sequence[Server]:
+        """Return the masters that have slots, by name."""
+        return [
+            self._server(name)
+            for name in sorted({nodes[0].name for nodes in self._client.nodes_manager.slots_cache.values()})
+        ]
+
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match."""
         keys: Iterator[bytes] = self._client.scan_iter(match=pattern, count=count)

@@ -54,6 +54,9 @@ class Topology(Protocol):
         are UnconfirmedError.
         """
 
+    def servers(self) -> Sequence["Server"]:
+        """Return those that accept writes, in an order that stays while they do."""
+
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match, asking for about `count` at a time."""
 
@@ -180,6 +183,10 @@ class Server:
         # Not taken from the pool, which counts every connection ever made and stops at a hundred.
         pool = self._client.connection_pool
         return pool.connection_class(**{"driver_info": _DRIVER} | pool.connection_kwargs)
+
+    def servers(self) -> Sequence["Server"]:
+        """Return this one."""
+        return (self,)
 
     def scan(self, pattern: str, count: int) -> Iterator[bytes]:
         """Yield the keys that match."""
