@@ -48,7 +48,7 @@ def version_report(folder: Path, number: str | None, settings: Settings) -> tupl
         "model": found.name,
         "version": chosen,
         "versions": found.numbers,
-        "target": described.target if described else None,
+        "target": loading.manifest.target if loading else described.target if described else None,
         "weights": str(file) if file else None,
         "fingerprint": version.fingerprint.hex() if version else None,
         "stateful": bool(state) if loading and (loading.outcome or state) else None,

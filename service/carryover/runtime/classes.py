@@ -115,11 +115,16 @@ def _container(source: str, folder: Path, *, again: bool) -> ModuleType:
     What lies in those folders is imported `again` for each class, as a file may have changed; what the arguments are
     made of is not.
     """
+    own = (folder.parent / "model.toml").is_file()  # a version's manifest, whose model has one, too
     if source.endswith(".py"):
+        if own and not (folder / source).is_file():
+            folder = folder.parent
         if not (folder / source).is_file():
             raise ImportError(f"there is no file {source} beside the manifest")
         return siblings.of(folder, again=again).module(source.removesuffix(".py").replace("/", "."))
     top = source.partition(".")[0]
+    if own and not siblings.holds(folder, top):
+        folder = folder.parent
     if siblings.holds(folder, top):
         return siblings.of(folder, again=again).module(source)
     try:

@@ -55,9 +55,29 @@ class ModelFolder:
         """Load a version; None where the manifest is invalid."""
         if self.manifest is None:
             return None
-        loading = Loading(self.manifest, self.path, self.folder / number, trust_pt2=trust_pt2)
+        path = self.folder / number / self.path.name
+        described, path = (self._own(path), path) if path.exists() else (self.manifest, self.path)
+        if described is None:
+            return None
+        loading = Loading(described, path, self.folder / number, trust_pt2=trust_pt2)
         self.report.problems += loading.report.problems
         return loading
+
+    def _own(self, path: Path) -> Manifest | None:
+        """The manifest of a version that has one; what callers see of the model is the same in all versions."""
+        found: Manifest | None = None
+        with self.report.stage(str(path)):
+            found, faults = manifest.read(path)
+            for fault in faults:
+                self.report.error(fault)
+        if found is None:
+            return None
+        wrong = [key for key in ("inputs", "outputs", "labels") if getattr(found, key) != getattr(self.manifest, key)]
+        for key in wrong:
+            self.report.error(f"{path}: {key}: expected the same as in {self.path}, as callers name the model only")
+        if found.version is not None:
+            self.report.error(f"{path}: version: which version serves is said in {self.path}")
+        return None if wrong or found.version is not None else found
 
 
 class Loading:
@@ -153,7 +173,7 @@ class Loading:
         if self.outcome is None or not self._outputs_fit(self.outcome):
             return
         with report.stage(self._where):
-            name, number = self.path.parent.name, self.folder.name
+            name, number = self.folder.parent.name, self.folder.name
             self.tried = ModelVersion(name, number, self.manifest, self.forward, self.state, device=self._device)
             settle_gradients(self.tried)
             prove(self.tried)
