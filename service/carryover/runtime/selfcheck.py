@@ -22,7 +22,6 @@ _LENGTH = 3
 _STACKED_LENGTHS = (1, 2, 7, 40)
 _SLOW = 0.2
 """Seconds for a few forwards, above which it does not matter whether they are stacked."""
-_STACKED_LENGTHS = (1, 2, 7, 40)
 _TOLERANCE = {Datatype.FP16: 3e-2, Datatype.BF16: 1e-1}
 """Relative and absolute; matrix kernels round differently for other batch sizes. 1e-4 for all other datatypes."""
 
