@@ -20,8 +20,8 @@ _STEPS = (2, 3, 1)
 _SESSIONS = len(_STEPS)
 _LENGTH = 3
 _STACKED_LENGTHS = (1, 2, 7, 40)
-_SLOW = 0.2
-"""Seconds for a few forwards, above which it does not matter whether they are stacked."""
+_SLOW = 0.02
+"""Seconds for a forward, above which it does not matter whether it is stacked."""
 _TOLERANCE = {Datatype.FP16: 3e-2, Datatype.BF16: 1e-1}
 """Relative and absolute; matrix kernels round differently for other batch sizes. 1e-4 for all other datatypes."""
 
@@ -230,11 +230,8 @@ def try_stacking(version: ModelVersion) -> None:
         return
     same = []
     for length in _STACKED_LENGTHS:
-        started = time.perf_counter()
         if (tried := _alone(version, length)) is None:
             continue
-        if time.perf_counter() - started > _SLOW:
-            break
         version.stacked = True
         with suppress(ModelFailedError):
             same.append(_same_stacked(version, *tried))
@@ -247,9 +244,13 @@ def try_stacking(version: ModelVersion) -> None:
 
 
 def _alone(version: ModelVersion, length: int) -> tuple[list[Call], list[Result]] | None:
-    """Calls of sessions that have come different ways, and what each gives alone; None if they cannot be run."""
+    """Calls of sessions that have come different ways, and what each gives alone; None if they cannot be run soon."""
     for numbers in NUMBERS:
         with suppress(ModelFailedError):
+            started = time.perf_counter()
+            version.run(_sessions(version, (0,), length, numbers))
+            if time.perf_counter() - started > _SLOW:
+                return None
             calls = _sessions(version, tuple(step % 3 for step in range(stacked.FEW + 1)), length, numbers)
             return calls, [version.run([call])[0] for call in calls]
     return None

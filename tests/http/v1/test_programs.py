@@ -365,7 +365,7 @@ def elsewhere(folder: Path) -> None:
         (in_manifest('class = "torch.nn:GRU"\narguments = { input_size = 3, hidden_size = 5 }'),
          "1: holds no weights: expected weights.safetensors or weights.pt; model.pt2 is loaded where "),
         (in_manifest("arguments = { size = 3 }"),
-         "model.toml: the file as a whole: arguments, weights and method are those of a class, and there is no class"),
+         "model.toml: the file as a whole: arguments, weights, method and train are those of a class, and there is "),
         (in_manifest('device = "cuda:0"'),
          "model.toml: the file as a whole: device = 'cuda:0': without a class it is a program, which runs on the CPU"),
         (elsewhere, "1/model.pt2: is not a readable program: it was exported for meta; export it for the CPU"),
