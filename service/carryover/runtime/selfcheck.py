@@ -231,7 +231,7 @@ def try_stacking(version: ModelVersion) -> None:
     same = []
     for length in _STACKED_LENGTHS:
         if (tried := _alone(version, length)) is None:
-            continue
+            break
         version.stacked = True
         with suppress(ModelFailedError):
             same.append(_same_stacked(version, *tried))

@@ -17,10 +17,11 @@ class Timed(nn.Module):
 
 
 class Waits(nn.Module):
-    """(N,) to (N,): as `Timed`, without the work."""
+    """(N,) to (N,): as `Timed`, without the work; what is tried at load does not take long."""
 
     def forward(self, x: Tensor) -> Tensor:
-        time.sleep(float(x[0]))
+        seconds = float(x[0])
+        time.sleep(seconds if seconds > 10 else 0.0)
         return x + 0
 
 
