@@ -63,9 +63,7 @@ class Transaction:
         for batch in batches:
             batch.finish()
         if batches[0].key:
-            self._metrics.round_trips.observe("load", loaded - started)
-            if changed:
-                self._metrics.round_trips.observe("commit", committed - ran)
+            self._metrics.stored(loaded - started, committed - ran if changed else None)
         self._count(operations, (started, loaded, ran, committed))
 
     def _by_session(self, operations: Iterable[Operation]) -> list["SessionBatch"]:
@@ -157,6 +155,7 @@ class Transaction:
         releases: list[tuple[str, IdempotencyKey]] = []
         for batch in batches:
             if batch.changed:
+                batch.live = batch.after is not None and batch.after is batch.before
                 changed.append(batch)
             if batch.keys is not None:
                 releases += [(batch.key, held) for held in batch.keys.unused()]
@@ -206,7 +205,7 @@ class Transaction:
             else:
                 fail += 1
                 fail_ns += now - operation.queued
-        self._statistics.of(version.name, version.version).answered(
+        self._statistics.known[version.name, version.version].answered(
             steps=steps,
             success_ns=success_ns,
             fail=fail,
@@ -221,13 +220,14 @@ class SessionBatch:
     """The operations of one session in one batch, and where the session is in between; it is a `Commit` to the store.
 
     `before` is the record that was read, `after` the one to write (None: the session is deleted). `changed` says that
-    there is something to write, `outcome` what became of that. `keys` are the operations' idempotency keys, `running`
-    is the operation whose forward runs.
+    there is something to write, `live` that the session must not have expired meanwhile, as it goes on from what was
+    read, and `outcome` what became of that. `keys` are the operations' idempotency keys, `running` is the operation
+    whose forward runs.
     """
 
     __slots__ = (
         "_limits", "_position", "_record", "_start",
-        "after", "before", "changed", "key", "keys", "operations", "outcome", "running",
+        "after", "before", "changed", "key", "keys", "live", "operations", "outcome", "running",
     )  # fmt: skip
 
     _start: Start
@@ -237,6 +237,7 @@ class SessionBatch:
         self.operations = [operation]
         self.running = operation
         self.changed = False
+        self.live = False
         self.outcome: Outcome | StoreUnavailableError | None = None
         self.before: Record | None = None
         self.after: Record | None = None
@@ -298,11 +299,6 @@ class SessionBatch:
         else:
             operation.outputs = result.outputs
             self._apply(operation, (version, record, step + 1, result.state))
-
-    @property
-    def live(self) -> bool:
-        """Whether the session must not have expired: it goes on from what was read."""
-        return self.after is not None and self.after is self.before
 
     @property
     def responses(self) -> Sequence[tuple[IdempotencyKey, bytes]]:

@@ -153,27 +153,27 @@ class Counters:
 
 
 class Statistics:
-    """The counters of all versions, by model and version."""
+    """The counters of all versions, by model and version; `known` are those that were asked for before."""
 
     def __init__(self, largest: int) -> None:
         self._largest = largest
         self._slot = 0
-        self._counters: dict[tuple[str, str], Counters] = {}
+        self.known: dict[tuple[str, str], Counters] = {}
 
     def __iter__(self) -> Iterator[tuple[str, str, Totals]]:
         """Yield each model and version that was ever served, with its totals."""
-        return ((model, version, counters.totals()) for (model, version), counters in self._counters.items())
+        return ((model, version, counters.totals()) for (model, version), counters in self.known.items())
 
     def of(self, model: str, version: str) -> Counters:
         """Return the counters of a version. Only those created before the workers are forked are shared."""
         key = (model, version)
-        counters = self._counters.get(key)
+        counters = self.known.get(key)
         if counters is None:
-            counters = self._counters[key] = Counters(self._largest, self._slot)
+            counters = self.known[key] = Counters(self._largest, self._slot)
         return counters
 
     def claim(self, slot: int) -> None:
         """Add to this slot from now on: no other process may, while this one runs."""
         self._slot = slot
-        for counters in self._counters.values():
+        for counters in self.known.values():
             counters.claim(slot)

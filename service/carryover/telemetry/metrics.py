@@ -99,6 +99,12 @@ class Metrics:
         self.streams = Gauge()
         self.redis_down = Gauge()
 
+    def stored(self, load: int, commit: int | None) -> None:
+        """Count the round trips of a batch, whose second may not have been needed."""
+        self.round_trips.observe("load", load)
+        if commit is not None:
+            self.round_trips.observe("commit", commit)
+
     def claim(self, slot: int) -> None:
         """Add to this slot from now on: no other process may, while this one runs."""
         for measured in (self.requests, self.round_trips, self.lag, self.ended, self.unknown):
