@@ -1,12 +1,15 @@
 """Running forwards: short ones in place, long ones in a native thread, and a failing one without its neighbours."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from weakref import WeakKeyDictionary
 
+import gevent
+from gevent import Greenlet
 from gevent.lock import Semaphore
 
 from carryover.engine.costs import Costs, Size, magnitude, size_of
@@ -151,38 +154,39 @@ class _Lanes:
     def __init__(self, main: _Lane) -> None:
         self.main = main
         self._aside: _Lane | None = None
-        self._building = Semaphore(1)
+        self._building: Greenlet[[], None] | None = None
 
     def aside(self, deadline: float) -> _Lane:
-        """Return the lane beside the main one; that itself where the version cannot have a spare.
-
-        Raises:
-            TimeoutError: it could not be built until the deadline.
-
-        """
+        """Return the lane beside the main one; that itself where there is none, or it is not built soon."""
         if self._aside is None:
-            if not self._building.acquire(timeout=_until(deadline)):
-                raise TimeoutError
-            try:
-                self._aside = self._aside or self._built(deadline)
-            finally:
-                self._building.release()
-        return self._aside
+            if self._building is None:
+                self._building = gevent.spawn(self._build)
+            self._building.join(max(0.0, deadline - time.perf_counter()) / 2)
+        return self._aside or self.main
 
-    def _built(self, deadline: float) -> _Lane:
-        main = self.main
-        version = run_in_thread(partial(spare.build, main.version), _until(deadline))
-        if version is None:
-            return main
-        lane = _Lane(version, main.costs, main.count)
-        for call in spare.examples(version):
-            size = size_of([call])
-            with suppress(ModelFailedError):
-                (expected,), (found,) = (each.run(size, [call], deadline) for each in (main, lane))
-                return lane if difference(version, expected, found) is None else main
-        return main
+    def _build(self) -> None:
+        """Build the spare, whoever waits for it, and take it if it gives what the first module does."""
+        main, built = self.main, None
+        try:
+            version = run_in_thread(partial(spare.build, main.version))
+            built = None if version is None else _Lane(version, main.costs, main.count)
+            if built is None or not _agree(main, built):
+                built = main
+        except Exception:
+            log.exception("model %s version %s: no second module", main.version.name, main.version.version)
+        self._aside = built or main
 
 
-def _until(deadline: float) -> float:
-    """How many seconds are left, at least none."""
-    return max(0.0, deadline - time.perf_counter())
+def _agree(one: _Lane, other: _Lane) -> bool:
+    """Whether two modules of a version give the same for the first example that they take."""
+    for call in spare.examples(one.version):
+        size = size_of([call])
+        with suppress(ModelFailedError):
+            (expected,), (found,) = (lane.run(size, [call], math.inf) for lane in (one, other))
+            return difference(one.version, expected, found) is None
+    return False
+
+
+def _until(deadline: float) -> float | None:
+    """How many seconds are left, at least none; None without a deadline."""
+    return None if deadline == math.inf else max(0.0, deadline - time.perf_counter())

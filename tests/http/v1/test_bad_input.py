@@ -370,7 +370,7 @@ METHODS = [
     ("POST", "/v1/models", "GET"),
     ("POST", "/v1/models/sum", "GET"),
     ("DELETE", "/v1/models/sum", "GET"),
-    ("GET", "/v1/models/sum/sessions", "POST"),
+    ("PUT", "/v1/models/sum/sessions", "GET"),
     ("DELETE", "/v1/models/sum/sessions", "POST"),
     ("POST", "/v1/models/sum/sessions/a", "GET"),
     ("PATCH", "/v1/models/sum/sessions/a", "DELETE"),
