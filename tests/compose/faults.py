@@ -71,7 +71,7 @@ class Faults:
         start = time.monotonic()
         account = deployment.build("service")
         say(f"a code change is built in {time.monotonic() - start:.1f} s, torch and the other packages unchanged")
-        assert deployment.build_steps(account, "pip --python /venv install") == ["CACHED", "CACHED"]
+        assert deployment.build_steps(account, "pip --python /venv install") == ["CACHED"] * 3
         deployment.script("upgrade")
         upgraded = deployment.containers("service")
         after = {deployment.inspect(replica)["Image"] for replica in upgraded}
