@@ -20,7 +20,7 @@ run: $(VENV)/.run ## start the service; settings are environment variables
 	@exec $(BIN)/carryover serve
 
 check: lint ## lint, types and unit tests, in under a minute
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit $(ALL)
 
 test: $(if $(T),$(VENV)/.dev,lint) ## lint, types and all tests; with T=tests/http/v1/test_sessions.py that file only
 	$(BIN)/pytest $(or $(T),$(ALL))

@@ -112,7 +112,7 @@ PIECES = st.sampled_from(
 )  # fmt: skip
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=500, deadline=None)
 @given(
     edits=st.lists(st.tuples(st.integers(0, 200), st.integers(0, 12), st.lists(PIECES, max_size=3)), max_size=3),
     more=st.lists(PIECES, max_size=3),

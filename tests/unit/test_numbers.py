@@ -38,7 +38,7 @@ def generally(data: bytes, datatype: Datatype) -> Any:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # as the service does
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(values=NESTS | rectangles(), datatype=st.sampled_from(Datatype))
 @example(values=[[1, 2], [3]], datatype=Datatype.FP32)
 @example(values=[[1, 2], [3], [4, 5, 6]], datatype=Datatype.FP32)
