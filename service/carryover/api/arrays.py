@@ -13,7 +13,7 @@ from carryover.runtime.datatypes import Array, Datatype
 # A number that is too large for its datatype becomes infinite, which is looked for: numpy need not warn of it.
 warnings.filterwarnings("ignore", "overflow encountered in cast", RuntimeWarning)
 
-_MAX_DIMENSIONS = 32
+MAX_DIMENSIONS = 32
 
 # What rounds to infinity in bfloat16: half a unit in the last place above its largest number.
 _BF16_LIMIT = np.float32(float.fromhex("0x1.ffp127"))
@@ -43,8 +43,8 @@ def array(datatype: Datatype, values: list[Any], where: str, suffix: str = "") -
         shape.append(lengths.pop())
         level = list(chain.from_iterable(level))
         kinds = set(map(type, level))
-    if len(shape) > _MAX_DIMENSIONS:
-        raise InvalidInputError(f"{where} has a shape of {len(shape)} dimensions: {_MAX_DIMENSIONS} is the most")
+    if len(shape) > MAX_DIMENSIONS:
+        raise InvalidInputError(f"{where} has a shape of {len(shape)} dimensions: {MAX_DIMENSIONS} is the most")
     allowed = _ALLOWED[datatype.kind]
     if not kinds <= allowed:
         index = next(i for i, leaf in enumerate(level) if type(leaf) not in allowed)

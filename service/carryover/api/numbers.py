@@ -13,13 +13,29 @@ import numpy as np
 import orjson
 import simdjson
 
+from carryover.api.arrays import MAX_DIMENSIONS
+from carryover.api.inbound import Inbound
+from carryover.api.json import LARGE_BODY, require_media_type
+from carryover.api.response import JSON
 from carryover.runtime.datatypes import Array, Datatype
 
 _PIECE = 1024 * 1024
-_MAX_DIMENSIONS = 32
 _MAX_ENTRIES = 1024
 """Inputs and the like of a plain request."""
 _NO_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
+
+
+def of_large_body(inbound: Inbound, field: str, datatype: Datatype) -> Array | None:
+    """Return the `rectangle` in a request's body; None of a small one, which the general parser reads soon enough.
+
+    Raises:
+        MediaTypeError: the body is not called JSON.
+
+    """
+    if len(inbound.body) <= LARGE_BODY:
+        return None
+    require_media_type(inbound, JSON)
+    return rectangle(inbound.body, field, datatype)
 
 
 def rectangle(data: bytes, field: str, datatype: Datatype) -> Array | None:
@@ -33,7 +49,7 @@ def rectangle(data: bytes, field: str, datatype: Datatype) -> Array | None:
     values = body[field]
     shape: list[int] = []
     held: Any = values
-    while isinstance(held, simdjson.Array) and len(held) and len(shape) < _MAX_DIMENSIONS:
+    while isinstance(held, simdjson.Array) and len(held) and len(shape) < MAX_DIMENSIONS:
         shape.append(len(held))
         held = held[0]
     found = _numbers(values, datatype)

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Any, cast
 
-from carryover.api import conditions, names
+from carryover.api import conditions, names, numbers
 from carryover.api.arrays import array
 from carryover.api.inbound import Inbound
-from carryover.api.json import LARGE_BODY, by_size, read, reply, require_media_type
-from carryover.api.numbers import rectangle
+from carryover.api.json import by_size, read, reply
 from carryover.api.perform import perform
-from carryover.api.response import JSON, Response
+from carryover.api.response import Response
 from carryover.api.v1.schemas import Accumulate, Totals
 from carryover.api.v1.sessions import deleted
 from carryover.engine import Engine, Operation
@@ -48,10 +47,8 @@ def delete(engine: Engine, inbound: Inbound) -> Response:
 
 def _values(model: Model, inbound: Inbound) -> Array:
     """Return the values to add, in whatever nest of lists they came."""
-    datatype, found = model.inputs[0].datatype, None
-    if len(inbound.body) > LARGE_BODY:
-        require_media_type(inbound, JSON)
-        found = rectangle(inbound.body, "values", datatype)
+    datatype = model.inputs[0].datatype
+    found = numbers.of_large_body(inbound, "values", datatype)
     if found is not None:
         return found.reshape(-1)
     values = list(_leaves(read(inbound, Accumulate).values))

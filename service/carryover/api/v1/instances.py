@@ -6,11 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from carryover.api import numbers
 from carryover.api.arrays import array, called
 from carryover.api.inbound import Inbound
-from carryover.api.json import LARGE_BODY, by_size, in_parts, read, require_media_type
-from carryover.api.numbers import rectangle
-from carryover.api.response import JSON
+from carryover.api.json import by_size, in_parts, read
 from carryover.api.v1.schemas import Classified, Predict
 from carryover.engine import Operation
 from carryover.errors import InvalidInputError
@@ -34,10 +33,8 @@ def read_instances(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, A
 
 
 def _read(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array]:
-    spec, found = specs[0], None
-    if len(inbound.body) > LARGE_BODY and len(specs) == 1:
-        require_media_type(inbound, JSON)
-        found = rectangle(inbound.body, "instances", spec.datatype)
+    spec = specs[0]
+    found = numbers.of_large_body(inbound, "instances", spec.datatype) if len(specs) == 1 else None
     if found is not None:
         return {spec.name: _shaped(spec, found, "instances")}
     return instances(specs, read(inbound, Predict).instances)

@@ -18,11 +18,11 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
+from carryover.api.arrays import MAX_DIMENSIONS
 from carryover.api.problems import Problem
 
 _LARGEST_ID = 2**64 - 1
 _LARGEST_SIZE = 2**63 - 1
-_MAX_DIMENSIONS = 32
 MAX_TENSORS = 1024
 """The most inputs of a request, and the most outputs that it asks for."""
 
@@ -65,7 +65,7 @@ class Input(BaseModel):
     """An input tensor."""
 
     name: StrictStr
-    shape: Annotated[list[Annotated[StrictInt, Field(ge=0, le=_LARGEST_SIZE)]], Field(max_length=_MAX_DIMENSIONS)]
+    shape: Annotated[list[Annotated[StrictInt, Field(ge=0, le=_LARGEST_SIZE)]], Field(max_length=MAX_DIMENSIONS)]
     datatype: StrictStr
     parameters: InputParameters | None = None
     data: list[Any] | None = None
