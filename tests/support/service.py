@@ -15,10 +15,14 @@ from carryover.settings import Settings
 from tests.support.client import Client
 from tests.support.connections import Stream
 from tests.support.paths import GUNICORN, ROOT
+from tests.support.processes import name_of
 from tests.support.redis_server import servers_on
 from tests.support.waiting import PATIENCE, eventually
 
 Launch = Callable[..., "Service"]
+
+VALKEY = "valkey-server"
+"""The name of the embedded server's program."""
 
 _SETTINGS = {name.upper() for name in Settings.model_fields} | {"GUNICORN_CMD_ARGS"}
 
@@ -128,16 +132,11 @@ class Service:
 
     def workers(self) -> list[psutil.Process]:
         """The worker processes."""
-        embedded = self.valkey()
-        return [
-            child
-            for child in self.process.children()
-            if child.status() != psutil.STATUS_ZOMBIE and (embedded is None or child.pid != embedded.pid)
-        ]
+        return [child for child in self.process.children() if name_of(child) not in ("", VALKEY)]
 
     def valkey(self) -> psutil.Process | None:
         """The embedded Valkey; None where there is none."""
-        return next((child for child in self.process.children() if "valkey-server" in child.name()), None)
+        return next((child for child in self.process.children() if name_of(child) == VALKEY), None)
 
     @contextmanager
     def one_client_a_worker(self) -> Iterator[list[Client]]:
