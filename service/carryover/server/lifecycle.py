@@ -85,6 +85,8 @@ def on_reload(_: "Arbiter") -> None:
     except ConfigurationError as error:
         log.error("%s; the API keys that were read before stay valid", error)  # noqa: TRY400 - it says what is wrong
     engine.serve(engine.repository.reloaded())
+    gc.unfreeze()  # `pre_fork` has frozen what was served before, which nothing would free
+    gc.collect()
     log.info("the model repository was read again; serving %s", served(engine.repository))
 
 

@@ -13,10 +13,11 @@ import torch
 from safetensors import torch as safetensors
 from torch import nn
 
+from tests.support import repository
 from tests.support.client import Client, problem
 from tests.support.own_cases import GRU, Case, same_axes
 from tests.support.service import Launch, Service
-from tests.support.sources import own_models
+from tests.support.sources import cyclic, own_models
 from tests.support.waiting import PATIENCE, eventually
 
 INSTANCES = [[0.5, -1.0, 2.0]]
@@ -273,3 +274,29 @@ def test_a_repository_that_is_away_for_a_moment_goes_on_being_served(launch: Lau
             f"{tmp_path}/models: there is no such folder; MODEL_REPOSITORY names where models are"
         ]
         assert close(client.predict("gru", INSTANCES), answers(gru(10))[0])
+
+
+def test_models_that_are_replaced_leave_the_memory(launch: Launch, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "cyclic"
+
+    def replace(version: int) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        repository.write_model(
+            folder.parent, folder.name, cyclic.Cyclic(), [repository.spec((-1,))], version=str(version)
+        )
+
+    replace(1)
+    service = launch(MODEL_REPOSITORY=folder.parent, WORKERS=1)
+
+    def held() -> int:
+        return int(service.process.memory_info().rss)
+
+    replace(2)
+    reload(service)
+    before = held()
+    for version in range(3, 7):
+        replace(version)
+        reload(service)
+    with service.client() as client:
+        assert client.get("/v1/models/cyclic").expect()["versions"] == ["6"]
+    assert held() - before < 2 * 4 * cyclic.NUMBERS  # four were replaced
