@@ -54,6 +54,9 @@ class Cluster:
     def _client(self) -> Any:
         return self._connect()
 
+    def watch(self) -> None:
+        """Do nothing: a former master of a cluster redirects."""
+
     def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
         """Group the keys by slot."""
         groups: dict[int, list[int]] = {}
@@ -81,11 +84,11 @@ class Cluster:
             for server in servers:
                 server.ping_idle()
         links = _send(servers, [[commands[position] for position in positions] for positions in nodes.values()], wait)
-        for (name, positions), server, link in zip(nodes.items(), servers, links, strict=True):
-            found = server.receive(link, len(positions), wait)
-            for position, reply in zip(positions, found, strict=True):
+        found = _receive(servers, links, [len(positions) for positions in nodes.values()], wait)
+        for (name, positions), own in zip(nodes.items(), found, strict=True):
+            for position, reply in zip(positions, own, strict=True):
                 replies[position] = reply
-            if isinstance(found[-1], _LOST):
+            if isinstance(own[-1], _LOST):
                 lost = name
         self._redirect(commands, replies, wait)
         if lost is not None:
@@ -157,6 +160,21 @@ def _send(servers: Sequence[Server], commands: Sequence[Sequence[Command]], wait
             server.give_up(link)
         raise
     return links
+
+
+def _receive(
+    servers: Sequence[Server], links: Sequence[Any], counts: Sequence[int], wait: Command | None
+) -> list[list[Any]]:
+    """Return the replies of each server."""
+    found: list[list[Any]] = []
+    try:
+        for server, link, number in zip(servers, links, counts, strict=True):
+            found.append(server.receive(link, number, wait))
+    except BaseException:
+        for server, link in zip(servers[len(found) + 1 :], links[len(found) + 1 :], strict=True):
+            server.give_up(link)
+        raise
+    return found
 
 
 def _options(command: Command) -> dict[str, Any]:
