@@ -282,6 +282,16 @@ def test_the_nodes_of_a_cluster_are_asked_at_once(cluster: RedisCluster) -> None
         eventually("idleness", lambda: time.monotonic() - idle_since > LONG_IDLE)  # noqa: B023 - called at once
 
 
+def test_a_connection_that_was_probed_twice_gives_each_command_its_own_reply(redis_server: RedisServer) -> None:
+    (server,) = connect(redis_server.url, TIMEOUT).servers()
+    assert server.run([("ECHO", "first")]) == [b"first"]
+    idle_since = time.monotonic()
+    eventually("idleness", lambda: time.monotonic() - idle_since > LONG_IDLE)
+    for _ in range(2):  # as two calls do that a slower node keeps waiting
+        server.ping_idle()
+    assert [server.run([("ECHO", word)]) for word in "abc"] == [[b"a"], [b"b"], [b"c"]]
+
+
 @dataclass
 class Faulty:
     """A service, and a Redis behind a bad wire."""
@@ -585,6 +595,39 @@ def test_sentinels_fail_over_in_the_middle(sentinels: Sentinels, sentinel_servic
     assert statuses <= {200, 409, 503}
     assert 503 in statuses
     whole_api(sentinel_service)
+
+
+def scripts_run(server: RedisServer) -> int:
+    stats: Any = server.redis.info("commandstats")
+    return int(stats.get("cmdstat_evalsha", {"calls": 0})["calls"])
+
+
+def test_a_master_that_the_sentinels_name_no_more_is_left_though_it_runs(
+    sentinels: Sentinels, sentinel_service: Service
+) -> None:
+    former, next_ = sentinels.master(), sentinels.replica()
+    with sentinel_service.client() as client:
+        address = client.create("rnn", fresh())
+        client.step(address, [ROW])
+
+        def reached() -> bool:
+            client.step(address, [ROW])
+            return scripts_run(next_) > before
+
+        eventually("a replica in step", sentinels.in_step)
+        before = scripts_run(next_)
+        # It stays a master that takes writes, as after a partition of the network: the sentinels do not reach it.
+        command(former.redis, "ACL", "SETUSER", "default", "-replicaof", "-slaveof", "-config", "-client")
+        try:
+            sentinels.switch()
+            eventually("a step on the new master", reached)
+            assert former.redis.role()[0] == b"master"
+            reached_step = client.step_of(address)
+        finally:
+            command(former.redis, "ACL", "SETUSER", "default", "+@all")
+        former.redis.replicaof("127.0.0.1", next_.port)
+        eventually("a replica in step", sentinels.in_step)
+        assert client.step(address, [ROW])["step"] == reached_step + 1
 
 
 def test_a_cluster_fails_over_in_the_middle(cluster: RedisCluster, cluster_service: Service) -> None:

@@ -267,6 +267,7 @@ class Store:
     def watch(self) -> None:
         """From now on, look at a store that was lost until it works again: no request may come that would notice."""
         self._watches = True
+        self._topology.watch()
         if self.health.reason is not None:
             self._start_watching()
 

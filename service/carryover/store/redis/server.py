@@ -44,6 +44,9 @@ class UnconfirmedError(redis.RedisError):
 class Topology(Protocol):
     """What the store needs from the servers it talks to."""
 
+    def watch(self) -> None:
+        """From now on, look for changes that no reply tells; for a process that will not fork."""
+
     def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
         """Partition keys, by index, into groups that one command may name together."""
 
@@ -65,7 +68,7 @@ class Topology(Protocol):
 
 
 class Server:
-    """A single server, or the master that Sentinel names."""
+    """A single server."""
 
     def __init__(self, client: Any) -> None:
         self._client = client
@@ -74,6 +77,9 @@ class Server:
         self._idle: list[_Link] = []
         self._free = Semaphore(MOST)
         self._patience = client.connection_pool.connection_kwargs.get("socket_timeout")
+
+    def watch(self) -> None:
+        """Do nothing: the server stays the same."""
 
     def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
         """Put all keys in one group."""
@@ -85,7 +91,7 @@ class Server:
 
     def ping_idle(self) -> None:
         """Start to probe the connection that is used next, if it was long unused: `send` waits for the response."""
-        if self._idle and time.monotonic() - self._idle[-1].used > LONG_IDLE:
+        if self._idle and not self._idle[-1].pinged and time.monotonic() - self._idle[-1].used > LONG_IDLE:
             link = self._idle.pop()
             try:
                 link.connection.send_command("PING", check_health=False)
@@ -168,9 +174,7 @@ class Server:
         except ERRORS:
             responds = False
         link.pinged = False
-        if responds:
-            _reply(connection)
-        else:
+        if not responds or _reply(connection) != b"PONG":
             self._disconnect(link)
 
     def _disconnect(self, link: "_Link") -> None:
@@ -212,7 +216,7 @@ class _Link:
     error: Exception | None = None
 
 
-def connect_one(client: Any) -> Server:
+def connect_one(client: Any, kind: type[Server] = Server) -> Server:
     """Return the server behind a redis-py client.
 
     Raises:
@@ -226,7 +230,7 @@ def connect_one(client: Any) -> Server:
     except redis.RedisError as error:
         raise ValueError(str(error)) from None
     tls.check(pool.connection_kwargs)
-    return Server(client)
+    return kind(client)
 
 
 def _confirmed(replies: list[Any], replicas: Any, needed: int) -> list[Any]:

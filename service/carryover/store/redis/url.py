@@ -52,7 +52,7 @@ def connect(url: str, timeout: float) -> Topology:
             case "sentinel":
                 hosts, given = _parse(kind, rest)
                 path = unquote(urlsplit(f"//{rest}").path)
-                return connect_one(sentinel.master(hosts, path, given, options))
+                return connect_one(sentinel.master(hosts, path, given, options), sentinel.Master)
             case "cluster":
                 hosts, given = _parse(kind, rest)
                 cluster.check_options(given)
