@@ -13,8 +13,9 @@ from tests.support.calls import post
 from tests.support.client import Client, Response
 from tests.support.connections import Stream
 
-NAMES = 300
-"""Sessions of a load that exist or have expired: names come again, so that what is remembered of them is bounded."""
+NAMES = 100
+"""Sessions of a load that exist or have expired: names come again, so that what is remembered of them is bounded, and
+all of them are in use when the warm-up ends."""
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 PAUSE = 0.004
 """Seconds between two requests of a load: the service is busy, not overrun."""
