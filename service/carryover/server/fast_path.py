@@ -6,9 +6,8 @@ small request costs is saved: gunicorn's parser, WSGI's environment, Flask's rou
 
 Why a request means the same on both ways:
 
-- llhttp (`httptools`) reads the head, and a request is taken only if it is ordinary: `ordinary` and `FastPath.find` say
-  what that is. It is a part of what gunicorn accepts, in which the two parsers cannot differ: printable ASCII, whole
-  lines, no header twice, nothing that changes where the body ends, who the client is or how it is to be answered.
+- llhttp (`httptools`) reads the head, and a request is taken only if it is ordinary: `heads.ordinary` and
+  `FastPath.find` say what that is. It is a part of what gunicorn accepts, in which the two parsers cannot differ.
 - Everything else goes back, byte for byte, to gunicorn's parser, which has read nothing of it: malformed requests,
   whatever arrives slowly, bodies that are large or of unknown length. It is the one that words errors and keeps time.
 - A request is given back or answered, never both: nothing is given back once its handler has been called.
@@ -23,7 +22,6 @@ from gevent.socket import wait_read
 from gunicorn.http import RequestParser
 from gunicorn.http.wsgi import SERVER
 from gunicorn.util import close_graceful, http_date
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from carryover.api import driver
 from carryover.api.bodies import Bodies
@@ -33,6 +31,7 @@ from carryover.api.route import Route
 from carryover.api.routes import ROUTES
 from carryover.api.sending import send
 from carryover.engine import Engine
+from carryover.server.heads import ordinary
 from carryover.server.waits import IdleError, Waits
 
 MAX_HEAD = 4096
@@ -43,43 +42,9 @@ _PIECE = 16 * 1024
 _PATIENCE = 1.0
 """Seconds in which a body must arrive."""
 _HEADERS = tuple((name, name.encode()) for name in HEADERS)
-_UNUSUAL = frozenset(
-    (
-        b"content-encoding", b"expect", b"forwarded", b"http2-settings", b"keep-alive", b"proxy-connection", b"te",
-        b"trailer", b"transfer-encoding", b"upgrade", b"x-forwarded-protocol", b"x-forwarded-ssl",
-    )
-)  # fmt: skip
-"""Headers that change how a request is to be read or answered, beside `Connection`.
-
-`X-Forwarded-Proto` is none: alone it contradicts no other, and no hot route reads the scheme.
-"""
-_NOT_PLAIN = re.compile(rb"[^\r\n -~]| \r|\r(?!\n)|(?<!\r)\n")
-_LENGTH = re.compile(rb"[0-9]{1,9}")
 _END = b"\r\n\r\n"
 _NAME = "[A-Za-z0-9._~-]+"
 """What stands for a parameter; a path with another name is not ordinary."""
-
-
-class Head:
-    """The head of a request, as llhttp reads it; `unique` says that it has no header twice."""
-
-    __slots__ = ("headers", "target", "unique")
-
-    def __init__(self) -> None:
-        self.headers: dict[bytes, bytes] = {}
-        self.target = b""
-        self.unique = True
-
-    def on_url(self, target: bytes) -> None:
-        """Take a piece of the request's target."""
-        self.target += target
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        name = name.lower()
-        if name in self.headers:
-            self.unique = False
-        self.headers[name] = value
 
 
 class Serving(Protocol):
@@ -231,27 +196,6 @@ class Connection(RequestParser):  # type: ignore[misc]
                 return super().__next__()
         except IdleError:
             raise StopIteration from None
-
-
-def ordinary(head: bytes) -> Head | None:
-    """Return the head of an ordinary POST; None of any other request."""
-    if not head.startswith(b"POST /") or _NOT_PLAIN.search(head) is not None:
-        return None
-    parsed = Head()
-    parser = HttpRequestParser(parsed)
-    try:
-        parser.feed_data(head)
-    except (HttpParserError, HttpParserUpgrade):
-        return None
-    headers = parsed.headers
-    named = (
-        head.startswith(b"POST %b HTTP/1.1\r\n" % parsed.target)
-        and parsed.unique
-        and b"_" not in b"".join(headers)
-        and _LENGTH.fullmatch(headers.get(b"content-length", b"")) is not None
-        and headers.pop(b"connection", b"keep-alive").lower() == b"keep-alive"
-    )
-    return parsed if named and _UNUSUAL.isdisjoint(headers) else None
 
 
 def _least(*limits: int) -> int:
