@@ -1,0 +1,52 @@
+"""The classifier, or the RNN with a state for each sequence, for Triton's Python backend, which imports this file."""
+
+import json
+from typing import Any
+
+import numpy as np
+import torch
+import triton_python_backend_utils as triton  # type: ignore[import-not-found]
+from safetensors.torch import load_file
+
+from models.batchnorm import BatchNormClassifier
+from models.rnn import RNNClassifier
+
+torch.set_num_threads(1)
+
+
+class TritonPythonModel:
+    """What the backend calls."""
+
+    def initialize(self, arguments: dict[str, str]) -> None:
+        """Load the weights."""
+        self.config = json.loads(arguments["model_config"])
+        self.states: dict[Any, torch.Tensor] = {}
+        self.stateful = "sequence_batching" in self.config
+        self.module: Any = (RNNClassifier() if self.stateful else BatchNormClassifier()).eval().requires_grad_(False)
+        self.module.load_state_dict(load_file(self.config["parameters"]["checkpoint"]["string_value"]))
+        self.given = self.config["input"][0]["name"]
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Run one forward for all requests."""
+        inputs = [triton.get_input_tensor_by_name(request, self.given).as_numpy() for request in requests]
+        x = torch.from_numpy(np.concatenate(inputs))
+        with torch.inference_mode():
+            outputs = self._steps(requests, x) if self.stateful else self.module(x)
+        rows = outputs.numpy()
+        ends = np.cumsum([len(given) for given in inputs])
+        return [
+            triton.InferenceResponse([triton.Tensor("probabilities", rows[end - len(given) : end])])
+            for given, end in zip(inputs, ends, strict=True)
+        ]
+
+    def _steps(self, requests: list[Any], x: torch.Tensor) -> torch.Tensor:
+        """Run one step of each sequence: (sequences, 1, 8) to (sequences, 1, 10)."""
+        names = [request.correlation_id() for request in requests]
+        for request, name in zip(requests, names, strict=True):
+            if request.flags() & triton.TRITONSERVER_REQUEST_FLAG_SEQUENCE_START:
+                self.states[name] = torch.zeros(self.module.rnn.hidden_size)
+        self.module.hidden = torch.stack([self.states[name] for name in names])[None]
+        outputs: torch.Tensor = self.module(x.transpose(0, 1)).transpose(0, 1)
+        for name, state in zip(names, self.module.hidden[0], strict=True):
+            self.states[name] = state.clone()
+        return outputs.contiguous()
