@@ -119,11 +119,11 @@ parameters {{ key: "checkpoint" value: {{ string_value: "{CHECKPOINTS / name / "
 
 def _environment(installed: Path) -> dict[str, str]:
     libraries = (installed / "nvidia_pytriton.libs", sysconfig.get_config_var("LIBDIR"))
-    paths = (ROOT, sysconfig.get_paths()["purelib"], installed)
+    paths = (ROOT, *filter(None, sys.path))
     return {
         **os.environ,
         "LD_LIBRARY_PATH": os.pathsep.join(map(str, libraries)),
-        "PYTHONPATH": os.pathsep.join(map(str, paths)),
+        "BENCH_PATH": os.pathsep.join(map(str, paths)),  # the backend ignores PYTHONPATH
         "OMP_NUM_THREADS": "1",
     }
 

@@ -1,15 +1,19 @@
 """The classifier, or the RNN with a state for each sequence, for Triton's Python backend, which imports this file."""
 
 import json
+import os
+import sys
 from typing import Any
 
-import numpy as np
-import torch
-import triton_python_backend_utils as triton  # type: ignore[import-not-found]
-from safetensors.torch import load_file
+sys.path[:0] = os.environ["BENCH_PATH"].split(os.pathsep)
 
-from models.batchnorm import BatchNormClassifier
-from models.rnn import RNNClassifier
+import torch  # noqa: E402 - found there
+import triton_python_backend_utils as triton  # type: ignore[import-not-found]  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+from torch.utils.dlpack import to_dlpack  # noqa: E402
+
+from models.batchnorm import BatchNormClassifier  # noqa: E402
+from models.rnn import RNNClassifier  # noqa: E402
 
 torch.set_num_threads(1)
 
@@ -28,15 +32,14 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run one forward for all requests."""
-        inputs = [triton.get_input_tensor_by_name(request, self.given).as_numpy() for request in requests]
-        x = torch.from_numpy(np.concatenate(inputs))
+        inputs = [torch.from_dlpack(triton.get_input_tensor_by_name(request, self.given)) for request in requests]
+        x = torch.cat(inputs)
         with torch.inference_mode():
             outputs = self._steps(requests, x) if self.stateful else self.module(x)
-        rows = outputs.numpy()
-        ends = np.cumsum([len(given) for given in inputs])
+        parts = outputs.split([len(given) for given in inputs])
         return [
-            triton.InferenceResponse([triton.Tensor("probabilities", rows[end - len(given) : end])])
-            for given, end in zip(inputs, ends, strict=True)
+            triton.InferenceResponse([triton.Tensor.from_dlpack("probabilities", to_dlpack(part.clone()))])
+            for part in parts
         ]
 
     def _steps(self, requests: list[Any], x: torch.Tensor) -> torch.Tensor:
