@@ -10,7 +10,6 @@ sys.path[:0] = os.environ["BENCH_PATH"].split(os.pathsep)
 import torch  # noqa: E402 - found there
 import triton_python_backend_utils as triton  # type: ignore[import-not-found]  # noqa: E402
 from safetensors.torch import load_file  # noqa: E402
-from torch.utils.dlpack import to_dlpack  # noqa: E402
 
 from models.batchnorm import BatchNormClassifier  # noqa: E402
 from models.rnn import RNNClassifier  # noqa: E402
@@ -32,13 +31,14 @@ class TritonPythonModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run one forward for all requests."""
-        inputs = [torch.from_dlpack(triton.get_input_tensor_by_name(request, self.given)) for request in requests]
+        tensors = [triton.get_input_tensor_by_name(request, self.given) for request in requests]
+        inputs: list[torch.Tensor] = [torch.from_dlpack(tensor) for tensor in tensors]  # type: ignore[attr-defined]
         x = torch.cat(inputs)
         with torch.inference_mode():
             outputs = self._steps(requests, x) if self.stateful else self.module(x)
         parts = outputs.split([len(given) for given in inputs])
         return [
-            triton.InferenceResponse([triton.Tensor.from_dlpack("probabilities", to_dlpack(part.clone()))])
+            triton.InferenceResponse([triton.Tensor.from_dlpack("probabilities", part.clone().__dlpack__())])
             for part in parts
         ]
 

@@ -39,9 +39,13 @@ MAX_HEADERS = 50
 MAX_BODY = 64 * 1024
 """Bytes of a body; larger ones gain little."""
 _PIECE = 16 * 1024
+_KNOWN = 1024
+"""Heads that are kept."""
 _PATIENCE = 1.0
 """Seconds in which a body must arrive."""
 _HEADERS = tuple((name, name.encode()) for name in HEADERS)
+_Read = tuple[Route, str, str, dict[str, str], dict[str, str], int]
+"""What a head says: the route, its path and query, its parameters, those headers that handlers ask for, the length."""
 _END = b"\r\n\r\n"
 _NAME = "[A-Za-z0-9._~-]+"
 """What stands for a parameter; a path with another name is not ordinary."""
@@ -73,6 +77,7 @@ class FastPath:
         self._max_head = _least(MAX_HEAD, cfg.limit_request_line, cfg.limit_request_field_size)
         self._max_headers = _least(MAX_HEADERS, cfg.limit_request_fields)
         self._paths, self._matched = _patterns([route for route in ROUTES if route.hot])
+        self._known: dict[bytes, _Read] = {}
         self._second = 0
         self._starts: dict[tuple[int, str], str] = {}
 
@@ -105,6 +110,14 @@ class FastPath:
 
     def find(self, head: bytes) -> tuple[Route, Inbound, int] | None:
         """Return the request that has this head, without its body, and how long that is; None if it is not ordinary."""
+        found = self._known.get(head) or self._read(head)
+        if found is None:
+            return None
+        route, path, query, named, held, length = found
+        return route, Inbound("POST", path, query, named, held, self._bodies.limit), length
+
+    def _read(self, head: bytes) -> _Read | None:
+        """Read a head; a client's are often the same, byte for byte, so it is kept for the next time."""
         parsed = ordinary(head)
         if parsed is None:
             return None
@@ -119,7 +132,10 @@ class FastPath:
         route, parameters = self._matched[matched.lastindex or 0]
         named = {name: matched[position] for name, position in parameters}
         held = {name: headers[raw].decode() for name, raw in _HEADERS if raw in headers}
-        return route, Inbound("POST", path, query, named, held, self._bodies.limit), length
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        found = self._known[head] = route, path, query, named, held, length
+        return found
 
     def _received(self, sock: Any, data: bytes, size: int) -> bytes:
         """Receive until there are `size` bytes, or too much time has passed."""
