@@ -5,9 +5,10 @@ import json
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
-from bench import live, rounds
+from bench import live, rounds, triton
 from bench.generator import Generator
 from bench.live import Live
 from bench.messages import sessions_needed
@@ -15,10 +16,10 @@ from bench.plot import plot
 from bench.report import document
 from bench.responses import LoadError
 from bench.results import Cell
-from bench.rows import BASELINE, ROWS, Row
+from bench.rows import BASELINE, ROWS, TRITON_ROWS, Row
 from bench.server import ServerError, running
 from bench.sessions import Memory, fill, memory
-from bench.table import beside_lines, live_lines, memory_line, table
+from bench.table import beside_lines, live_lines, memory_line, table, triton_line
 from bench.targets import Target, targets
 from tests.support.paths import ROOT
 
@@ -44,10 +45,17 @@ def main() -> int:
 
 
 def _measure_rows(rows: Sequence[Row], generator: Generator, seconds: float) -> tuple[list[Cell], Memory]:
-    with running(*_BASELINE_OPTIONS) as baseline, running() as service:
+    asked = {row.triton for row in rows}
+    others = [row for row in TRITON_ROWS if row.name in asked]
+    installed = triton.find() if others else None
+    with ExitStack() as stack:
+        baseline, service = stack.enter_context(running(*_BASELINE_OPTIONS)), stack.enter_context(running())
+        servers: dict[str, rounds.Server] = {"baseline": baseline, "service": service}
+        if installed is not None:
+            servers["triton"] = stack.enter_context(triton.running(installed))
+            rows = [*rows, *others]
         fill(service, sessions_needed(rows))
-        cells = rounds.measure(rows, {"baseline": baseline, "service": service}, generator, seconds)
-        return cells, memory(service)
+        return rounds.measure(rows, servers, generator, seconds), memory(service)
 
 
 def _show(cells: Sequence[Cell], used: Memory, several: Live | None, folder: Path) -> None:
@@ -55,7 +63,7 @@ def _show(cells: Sequence[Cell], used: Memory, several: Live | None, folder: Pat
     parts = [table(cells)] if cells else []
     parts += [beside_lines(cells)] if any(cell.beside for cell in cells) else []
     parts += [live_lines(several)] if several else []
-    parts += [memory_line(used), "\n".join(map(str, found))]
+    parts += [triton_line(cells), memory_line(used), "\n".join(map(str, found))]
     print("", *parts, sep="\n\n")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(document(cells, used, several, found), indent=1))

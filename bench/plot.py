@@ -38,6 +38,8 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
     for cell, y in places:
         if least := _least_rate(cell):
             rates.plot([least, least], [y - _THICKNESS / 2, y + _THICKNESS / 2], color="crimson", linewidth=2.5)
+    _mark_triton(rates, places, lambda cell: cell.ratio(rate))
+    _mark_triton(cpus, places, lambda cell: 1e6 * cell.middle(cpu))
 
     _bars(times, places, lambda cell: 1e3 * cell.middle(p99), alpha=0.35)
     _bars(times, places, lambda cell: 1e3 * cell.middle(p50))
@@ -55,7 +57,8 @@ def plot(cells: Sequence[Cell], path: Path) -> None:
     wheres = {cell.connections: cell.where for cell in sorted(cells, key=lambda cell: cell.connections)}
     legend = [Patch(color=_COLOURS.get(count, "grey"), label=where) for count, where in wheres.items()]
     target = Line2D([], [], color="crimson", linewidth=2.5, label="to be reached")
-    figure.legend(handles=[*legend, target], loc="outside lower center", ncols=len(wheres) + 1, frameon=False)
+    triton = Line2D([], [], color="black", marker="D", markersize=4, linestyle="", label="Triton, the same request")
+    figure.legend(handles=[*legend, target, triton], loc="outside lower center", ncols=len(wheres) + 2, frameon=False)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -82,6 +85,12 @@ def _bars(axes: Axes, places: Places, length: Quantity, alpha: float = 1.0) -> N
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.15)
+
+
+def _mark_triton(axes: Axes, places: Places, quantity: Quantity) -> None:
+    for cell, y in places:
+        if cell.triton:
+            axes.plot([quantity(cell.triton)], [y], "D", color="black", markersize=4)
 
 
 def _figures(axes: Axes, places: Places, end: Quantity, figure: Callable[[Cell], str]) -> None:

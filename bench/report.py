@@ -44,5 +44,10 @@ def _cell(cell: Cell) -> dict[str, Any]:
             "name": cell.beside.row.name,
             "ratios": {name: cell.ratio_to(cell.beside, quantities[name]) for name in ("rate", "p50", "cpu")},
         },
+        "triton": cell.triton
+        and {
+            "name": cell.triton.row.name,
+            "ratios": {n: cell.ratio_to(cell.triton, quantities[n]) for n in ("rate", "p50", "cpu")},
+        },
         "samples": [asdict(sample) for sample in cell.samples],
     }

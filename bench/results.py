@@ -14,7 +14,7 @@ Quantity = Callable[[Sample], float]
 class Cell:
     """The samples of a row at a number of connections, and from the same rounds those of the baseline and `beside`.
 
-    `beside` is the cell of the row that this one is held against, where that was measured.
+    `beside` is the cell of the row that this one is held against, `triton` that of Triton's, where it was measured.
     """
 
     row: Row
@@ -22,6 +22,7 @@ class Cell:
     samples: list[Sample] = field(default_factory=list)
     baselines: list[Sample] = field(default_factory=list)
     beside: "Cell | None" = None
+    triton: "Cell | None" = None
 
     @property
     def where(self) -> str:

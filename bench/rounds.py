@@ -1,6 +1,7 @@
 """Measuring rows in short alternating rounds, so that a busy moment of the machine hits all of them alike."""
 
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from tqdm import tqdm
 
@@ -9,14 +10,22 @@ from bench.load import Load, Sample
 from bench.messages import connections
 from bench.results import Cell
 from bench.rows import BASELINE, Row
-from tests.support.service import Service
 
 ROUNDS = 5
 WARM_UP = 0.2
 """Seconds of each measurement that are not counted."""
 
 
-def measure(rows: Sequence[Row], servers: Mapping[str, Service], generator: Generator, seconds: float) -> list[Cell]:
+class Server(Protocol):
+    """What is measured."""
+
+    port: int
+
+    def pids(self) -> list[int]:
+        """All its processes."""
+
+
+def measure(rows: Sequence[Row], servers: Mapping[str, Server], generator: Generator, seconds: float) -> list[Cell]:
     """Measure rows and the baseline for so many seconds a round, at each of their numbers of connections."""
     counts = sorted({count for row in rows for count in row.connections})
     cells = [Cell(row, count) for count in counts for row in (BASELINE, *rows) if count in row.connections]
@@ -39,4 +48,5 @@ def measure(rows: Sequence[Row], servers: Mapping[str, Service], generator: Gene
     for cell in cells:
         cell.baselines = found[BASELINE.name, cell.connections].samples
         cell.beside = found.get((cell.row.beside, cell.connections))
+        cell.triton = found.get((cell.row.triton, cell.connections))
     return cells

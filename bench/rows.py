@@ -37,14 +37,15 @@ class Row:
 
     A request steps `sessions` sessions; where it is one, `{session}` in `path` is its name. With `lines` a connection
     is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unfinished. With
-    `keyed` each request has an `Idempotency-Key` of its own. `beside` names another row that it is held against.
+    `keyed` each request has an `Idempotency-Key` of its own. `beside` names another row that it is held against,
+    `triton` the one that asks Triton the same.
     """
 
     name: str
     title: str
     path: str
     body: Body
-    server: Literal["baseline", "service"] = "service"
+    server: Literal["baseline", "service", "triton"] = "service"
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
     sessions: int = 0
     lines: bool = False
@@ -52,6 +53,7 @@ class Row:
     connections: tuple[int, ...] = (1, 32, 128)
     keyed: bool = False
     beside: str = ""
+    triton: str = ""
 
 
 def fixed(document: Any) -> Body:
@@ -80,6 +82,13 @@ def _infer(name: str, title: str, instances: int, *, binary: bool, beside: Row) 
     )
 
 
+def sequence(session: str, *, start: bool = False) -> bytes:
+    """Return the body of an Open Inference Protocol request for one step of a sequence."""
+    parameters = {"sequence_id": session, "sequence_start": start, "sequence_end": False}
+    tensor = {"name": "rows", "shape": [1, 1, len(ROW)], "datatype": "FP32", "data": ROW}
+    return json.dumps({"parameters": parameters, "inputs": [tensor]}).encode()
+
+
 def _many(sessions: Sequence[str]) -> bytes:
     return json.dumps({"sessions": {session: [ROW] for session in sessions}}).encode()
 
@@ -103,9 +112,25 @@ SESSION = Row(
     path=f"/v1/models/{RNN}/sessions/{{session}}:predict",
     body=fixed({"instances": [ROW]}),
     sessions=1,
+    triton="triton-sequence",
 )
 
-_PREDICT = Row("predict", ":predict", f"/v1/models/{CLASSIFIER}:predict", fixed({"instances": [PIXELS]}))
+_SEQUENCE = Row(
+    name="sequence",
+    title="infer, in a sequence",
+    path=f"/v2/models/{RNN}/infer",
+    body=lambda sessions: sequence(sessions[0]),
+    sessions=1,
+    triton="triton-sequence",
+)
+
+_PREDICT = Row(
+    name="predict",
+    title=":predict",
+    path=f"/v1/models/{CLASSIFIER}:predict",
+    body=fixed({"instances": [PIXELS]}),
+    triton="triton",
+)
 
 _LARGE_PREDICT = Row(
     name="predict-1mb",
@@ -115,16 +140,24 @@ _LARGE_PREDICT = Row(
     connections=(1, 32),
 )
 
+_INFER = replace(_infer("infer-json", "infer, JSON", 1, binary=False, beside=_PREDICT), triton="triton")
+
+TRITON = replace(_INFER, name="triton", title="Triton: infer, JSON", server="triton", beside="", triton="")
+TRITON_SEQUENCE = replace(
+    _SEQUENCE, name="triton-sequence", title="Triton: infer, in a sequence", server="triton", triton=""
+)
+
 ROWS = (
     BASELINE,
     _PREDICT,
-    _infer("infer-json", "infer, JSON", 1, binary=False, beside=_PREDICT),
+    _INFER,
     _infer("infer-binary", "infer, binary", 1, binary=True, beside=_PREDICT),
     _LARGE_PREDICT,
     _infer("infer-json-1mb", "infer, JSON, 1 MB", LARGE, binary=False, beside=_LARGE_PREDICT),
     _infer("infer-binary-1mb", "infer, binary, 1 MB", LARGE, binary=True, beside=_LARGE_PREDICT),
     SESSION,
-    replace(SESSION, name="keyed", title="session :predict, with a key", keyed=True, beside=SESSION.name),
+    _SEQUENCE,
+    replace(SESSION, name="keyed", title="session :predict, with a key", keyed=True, beside=SESSION.name, triton=""),
     _STREAM,
     Row(
         name="pipelined",
@@ -140,3 +173,5 @@ ROWS = (
     Row("many", f"sessions:predict, {MANY} sessions", f"/v1/models/{RNN}/sessions:predict", _many, sessions=MANY),
     Row("accumulator", "accumulator", "/v1/accumulators/{session}", fixed({"values": [0.5]}), sessions=1),
 )
+
+TRITON_ROWS = (TRITON, TRITON_SEQUENCE)

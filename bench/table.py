@@ -20,6 +20,8 @@ _HEADS = (
     "x baseline",
     "CPU us/req.",
     "x baseline",
+    "req./s x Triton",
+    "CPU x Triton",
 )
 _COMPARED: dict[str, Quantity] = {"requests/s": rate, "p50": p50, "CPU": cpu}
 
@@ -68,6 +70,13 @@ def live_lines(live: Live) -> str:
     return "\n".join(lines)
 
 
+def triton_line(cells: Sequence[Cell]) -> str:
+    """Return whether Triton was measured."""
+    if any(cell.triton for cell in cells):
+        return "Triton has the same modules and weights; its sequences are in memory, and end with it."
+    return "Triton was not measured: it is not installed, or TRITON does not name its folder."
+
+
 def memory_line(memory: Memory) -> str:
     """Return what a session takes."""
     return (
@@ -81,7 +90,8 @@ def _line(cell: Cell) -> tuple[str, ...]:
     for quantity in (p50, p99):
         figures += [f"{1e3 * cell.middle(quantity):.2f}", _ratio(cell, quantity)]
     figures += [f"{1e6 * cell.middle(cpu):,.0f}", _ratio(cell, cpu)]
-    return (cell.row.title, str(cell.connections), *figures)
+    beside = [f"{cell.ratio_to(cell.triton, of):.2f}" if cell.triton else "-" for of in (rate, cpu)]
+    return (cell.row.title, str(cell.connections), *figures, *beside)
 
 
 def _ratio(cell: Cell, quantity: Quantity) -> str:

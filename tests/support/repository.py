@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.support import sources
 from tests.support.paths import CHECKPOINTS
-from tests.support.sources import plain
+from tests.support.sources import plain, steps
 
 Spec = dict[str, Any]
 DATATYPES = ("FP64", "FP32", "FP16", "BF16", "INT64", "INT32", "INT16", "INT8", "UINT8", "BOOL")
@@ -183,6 +183,7 @@ def _write_stateful(repository: Path) -> None:
     write_model(repository, "batchnorm", batchnorm(), [spec((-1, 3), batch_dim=0)])
     write_model(repository, "library", library_batchnorm(), [spec((-1, 3), batch_dim=0)], arguments={"num_features": 3})
     write_model(repository, "statistics", plain.Statistics(), [spec((-1, 3))])
+    write_model(repository, "decay", steps.Decay(), [spec((-1, 3))])
     write_model(repository, "fails", plain.Fails(), batched, state={"calls": 0})
     write_model(repository, "writes-frozen", plain.WritesFrozen(), batched, state={"calls": 0})
     write_model(repository, "now-and-then", plain.NowAndThen(), [spec((-1,))], state={"largest": None})

@@ -17,6 +17,7 @@ import torch
 from carryover.errors import ConfigurationError, StoreUnavailableError
 from carryover.store import Store
 from carryover.store.redis import LONG_IDLE, connect
+from carryover.store.redis.server import Server
 from tests.support.calls import REPLAYED, fresh, held, post, put_state, state
 from tests.support.client import Client, Response, problem, sentence
 from tests.support.proxy import Certificates, Proxy
@@ -283,7 +284,8 @@ def test_the_nodes_of_a_cluster_are_asked_at_once(cluster: RedisCluster) -> None
 
 
 def test_a_connection_that_was_probed_twice_gives_each_command_its_own_reply(redis_server: RedisServer) -> None:
-    (server,) = connect(redis_server.url, TIMEOUT).servers()
+    server = connect(redis_server.url, TIMEOUT)
+    assert isinstance(server, Server)
     assert server.run([("ECHO", "first")]) == [b"first"]
     idle_since = time.monotonic()
     eventually("idleness", lambda: time.monotonic() - idle_since > LONG_IDLE)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from carryover.api.routes import ROUTES
-from carryover.server.fast_path import FastPath, ordinary
+from carryover.server.fast_path import FastPath
+from carryover.server.heads import ordinary
 
 PATH = b"/v1/models/digits-rnn/sessions/a:predict"
 HEADERS = (b"Host: a", b"Content-Type: application/json", b"Content-Length: 12")

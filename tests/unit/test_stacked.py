@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
@@ -34,6 +34,7 @@ def loaded(folder: Path, module: nn.Module) -> ModelVersion:
         )
     )
 )
+@settings(deadline=None)
 def test_the_accumulator_gives_the_same_together(accumulator: ModelVersion, rows: list[list[float]]) -> None:
     assert accumulator.stacked
     name = accumulator.inputs[0].name

@@ -23,7 +23,7 @@ _FORMAT = 1
 _REPLAYED: Headers = (("Idempotency-Replayed", "true"),)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Response:
     """A response; a generator as its body is sent piece by piece.
 

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from carryover.runtime.version import Invocation
@@ -15,6 +16,8 @@ _WARY = 64
 _ALWAYS = sys.maxsize
 SMALL = 2**14
 """Elements of the inputs up to which a call is taken for quick until any of its version was not."""
+
+_state = attrgetter("state")
 
 Size = tuple[int, int]
 """The number of elements of the inputs, and of bytes of the states; their bit lengths, where it is a magnitude."""
@@ -71,14 +74,18 @@ class Costs:
         return elements > SMALL or any(seen < magnitude and took > HELD for seen, took in known)
 
 
-def size_of(calls: Sequence[Invocation]) -> Size:
-    """Return how many elements the inputs of a batch have, and how many bytes its states."""
-    elements = state = 0
+def elements_of(calls: Sequence[Invocation]) -> int:
+    """Return how many elements the inputs of some calls have."""
+    elements = 0
     for call in calls:
-        state += len(call.state)
         for array in call.inputs.values():
             elements += array.size
-    return elements, state
+    return elements
+
+
+def size_of(calls: Sequence[Invocation]) -> Size:
+    """Return how many elements the inputs of a batch have, and how many bytes its states."""
+    return elements_of(calls), sum(map(len, map(_state, calls)))
 
 
 def magnitude(size: Size) -> Size:

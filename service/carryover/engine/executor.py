@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
+from operator import attrgetter
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -23,6 +24,8 @@ from carryover.threads import pause, run_in_thread
 
 YIELD = 0.02
 """Seconds of forwards, one after another, after which others run."""
+
+_requests = attrgetter("requests")
 
 log = logging.getLogger(__name__)
 
@@ -130,7 +133,7 @@ class _Lane:
             # forward, however long the caller waits for it.
             work = partial(self._timed, about, calls, in_place=False)
             results, took = run_in_thread(work, _until(deadline), self._end_turn)
-        self.count(len(calls), took)
+        self.count(sum(map(_requests, calls)), took)
         return results
 
     def _end_turn(self) -> None:

@@ -112,6 +112,7 @@ class Operation:
     """Whether it changes the session."""
     asks_expiry: ClassVar[bool] = False
     """Whether it must know if the session has expired before the commit, which sees to that otherwise."""
+    requests: ClassVar[int] = 1
 
     def require(self, record: Record | None) -> None:
         """Raise where there is no session; operations that can do without one override this.

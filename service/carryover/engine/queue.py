@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from carryover.engine.batcher import Batcher
-from carryover.engine.costs import SMALL, Costs
+from carryover.engine.costs import SMALL, Costs, elements_of
 from carryover.engine.limits import Limits
 from carryover.engine.operations import Operation
 from carryover.engine.transaction import Transaction
@@ -37,11 +37,7 @@ class Queue:
             OverloadedError: too many wait already; none was run.
 
         """
-        elements = 0
-        for operation in operations:
-            for array in operation.inputs.values():
-                elements += array.size
-        if self._is_aside(operations, elements):
+        if self._is_aside(operations, elements_of(operations)):
             self._run_aside(operations)
         else:
             self._ordinary.run(operations)

@@ -5,12 +5,13 @@ This is the only loop that changes a session. Every operation goes through it, i
 
 import time
 from collections.abc import Hashable, Iterable, Sequence
+from itertools import takewhile
 
 from carryover.engine.executor import Executor
 from carryover.engine.idempotency import KeyLocks
 from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session, missing
-from carryover.engine.operations import UNCONDITIONAL, Fork, Operation, Start, key
+from carryover.engine.operations import UNCONDITIONAL, Fork, Operation, Start, Step, key
 from carryover.errors import (
     CarryoverError,
     CommitUnknownError,
@@ -20,7 +21,8 @@ from carryover.errors import (
     StoreUnavailableError,
     UnavailableError,
 )
-from carryover.runtime.version import ModelVersion, Result
+from carryover.runtime.time_steps import MOST, Joined, join, split
+from carryover.runtime.version import Invocation, ModelVersion, Result
 from carryover.store import IdempotencyKey, Outcome, Record, Store
 from carryover.store.record import DELETED
 from carryover.telemetry.counters import Statistics
@@ -130,7 +132,7 @@ class Transaction:
                     operation.error = operation.error or ForwardTimeoutError(name, self._limits.timeout)
 
     def _run(self, batches: Sequence["SessionBatch"], *, aside: bool) -> None:
-        """Run the forwards, in rounds of at most one operation a session."""
+        """Run the forwards, in rounds of at most one call a session."""
         deadline = self._executor.deadline()
         while True:
             groups: dict[Hashable, tuple[ModelVersion, list[SessionBatch]]] = {}
@@ -138,13 +140,13 @@ class Transaction:
                 start = batch.next()
                 if start is not None:
                     version = start[0]
-                    group = version.group(batch.running)
+                    group = version.group(batch.call)
                     lane = (id(version), id(batch) if group is None else group)
                     groups.setdefault(lane, (version, []))[1].append(batch)
             if not groups:
                 return
             for version, members in groups.values():
-                calls = [batch.running for batch in members]
+                calls = [batch.call for batch in members]
                 results = self._executor.run(version, calls, deadline, aside=aside)
                 for batch, result in zip(members, results, strict=True):
                     batch.accept(result)
@@ -222,15 +224,17 @@ class SessionBatch:
     `before` is the record that was read, `after` the one to write (None: the session is deleted). `changed` says that
     there is something to write, `live` that the session must not have expired meanwhile, as it goes on from what was
     read, and `outcome` what became of that. `keys` are the operations' idempotency keys, `running` is the operation
-    whose forward runs.
+    whose forward runs, and `call` what that is given: the operation, or several of them joined. Operations before
+    `_apart` are not joined.
     """
 
     __slots__ = (
-        "_limits", "_position", "_record", "_start",
-        "after", "before", "changed", "key", "keys", "live", "operations", "outcome", "running",
+        "_apart", "_limits", "_position", "_record", "_start",
+        "after", "before", "call", "changed", "key", "keys", "live", "operations", "outcome", "running",
     )  # fmt: skip
 
     _start: Start
+    call: Invocation
 
     def __init__(self, name: str, operation: Operation, limits: Limits) -> None:
         self.key = name
@@ -244,7 +248,7 @@ class SessionBatch:
         self.keys: KeyLocks | None = None
         self._record: Record | None = None
         self._limits = limits
-        self._position = 0
+        self._position = self._apart = 0
 
     def take_key(self, operation: Operation, held: IdempotencyKey, found: bytes | StoreUnavailableError | None) -> None:
         """Take what was found under an operation's idempotency key, which is locked for it if that is nothing."""
@@ -275,6 +279,7 @@ class SessionBatch:
                     if operation.runs and start is not None:
                         operation.version, operation.state = start[0], start[3]
                         self.running, self._start = operation, start
+                        self.call = operation if len(self.operations) == 1 else self._joined(operation)
                         return start
                     self._apply(operation, start)
             self._position += 1
@@ -282,7 +287,10 @@ class SessionBatch:
 
     def accept(self, result: Result | CarryoverError) -> None:
         """Take what the forward of `running` gave; where it failed, the session stays where it was."""
-        operation = self.running
+        operation, call = self.running, self.call
+        if isinstance(call, Joined):
+            self._accept_joined(result, call.counts)
+            return
         self._position += 1
         version, record, step, _ = self._start
         if isinstance(result, CarryoverError):
@@ -299,6 +307,31 @@ class SessionBatch:
         else:
             operation.outputs = result.outputs
             self._apply(operation, (version, record, step + 1, result.state))
+
+    def _joined(self, operation: Operation) -> Invocation:
+        """Return the call of an operation, together with those that follow it and may share its forward."""
+        version = self._start[0]
+        if not version.time_steps or self._position < self._apart:
+            return operation
+        following = self.operations[self._position : self._position + MOST]
+        steps = [each.inputs for each in takewhile(_is_plain, following)]
+        return join(version.inputs, operation.state, steps) or operation
+
+    def _accept_joined(self, result: Result | CarryoverError, counts: Sequence[int]) -> None:
+        """Take what a forward gave for several steps; unless all of them have succeeded, each runs apart."""
+        version, record, step, _ = self._start
+        end = self._position + len(counts)
+        outputs = None
+        if not isinstance(result, CarryoverError) and result.non_finite is None:
+            outputs = split(version.outputs, result.outputs, counts)
+        if isinstance(result, CarryoverError) or outputs is None or len(result.state) > self._limits.state_bytes:
+            self._apart = end
+            return
+        members = self.operations[self._position : end]
+        for number, (operation, found) in enumerate(zip(members, outputs, strict=True), step + 1):
+            operation.version, operation.step, operation.outputs = version, number, found
+        self._position = end
+        self._apply(members[-1], (version, record, step + len(members), result.state))
 
     @property
     def responses(self) -> Sequence[tuple[IdempotencyKey, bytes]]:
@@ -371,3 +404,15 @@ class SessionBatch:
             operation.error = operation.response = None
             if operation.finished:
                 operation.error = UnavailableError(f"too many clients change session {operation.session!r} at once")
+
+
+def _is_plain(operation: Operation) -> bool:
+    """Whether an operation is a step without conditions, of which only the outputs are of interest."""
+    asked = operation.preconditions
+    return (
+        type(operation) is Step
+        and operation.error is None
+        and operation.replay is None
+        and not operation.end
+        and (asked is UNCONDITIONAL or not (asked.key or asked.exists or asked.absent))
+    )

@@ -21,6 +21,8 @@ from carryover.runtime.datatypes import Array, Datatype, of_tensor
 
 _CODES = list(Datatype)
 _NONE = 255
+_BF16_EXPONENT = np.int16(0x7F80)
+"""All bits of the exponent: NaN or an infinity."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,43 @@ class StateBuffer:
     shared: bool = False
 
 
+class _Single:
+    """The only state buffer of a layout, where a batch of sessions lies in memory as their bytes do in a row."""
+
+    def __init__(self, contents: Contents, dim: int | None) -> None:
+        self._datatype = contents.datatype
+        self._nbytes = contents.nbytes
+        self._shape = contents.shape
+        self._dim = dim or 0
+
+    @classmethod
+    def of(cls, buffer: StateBuffer) -> "_Single | None":
+        """Return a buffer as one that is plain; None if it is not."""
+        held, dim = buffer.registered, buffer.batch_dim
+        if held is None or not held.nbytes or held.datatype is Datatype.BF16 or buffer.shared:
+            return None
+        return cls(held, dim) if math.prod(held.shape[:dim]) == 1 or dim is None else None
+
+    def join(self, states: Sequence[bytes]) -> Tensor:
+        """Batch sessions: a fresh tensor."""
+        values = torch.frombuffer(bytearray(b"".join(states)), dtype=self._datatype.torch)
+        return values.view(self._batch(len(states)))
+
+    def split(self, tensor: Tensor | None, count: int) -> tuple[list[bytes], bool] | None:
+        """Split a batch into each session's bytes, and say whether all are finite; None if it is not as it was."""
+        if tensor is None or tensor.dtype is not self._datatype.torch or tensor.shape != self._batch(count):
+            return None
+        array, width = tensor.numpy(force=True), self._nbytes
+        data = array.tobytes()
+        states = [data] if count == 1 else [data[i * width : (i + 1) * width] for i in range(count)]
+        return states, all_finite(array, self._datatype)
+
+    def _batch(self, count: int) -> tuple[int, ...]:
+        """The shape of so many sessions."""
+        shape, dim = self._shape, self._dim
+        return shape if count == 1 else (*shape[:dim], count * shape[dim], *shape[dim + 1 :])
+
+
 class Layout:
     """Where each state buffer lies in a session's bytes."""
 
@@ -59,6 +98,7 @@ class Layout:
         self.nbytes = sum(contents.nbytes for contents in self._registered if contents)
         self.batched = bool(buffers) and all(buffer.batch_dim is not None or buffer.shared for buffer in buffers)
         self._shared = any(buffer.shared for buffer in buffers)
+        self._single = _Single.of(self.buffers[0]) if len(buffers) == 1 else None
 
     def complete(self, state: bytes) -> bool:
         """Whether a session's bytes are all there: as many as their table, or the registered shapes, say."""
@@ -93,7 +133,9 @@ class Layout:
 
     def join(self, states: Sequence[bytes]) -> list[Tensor | None]:
         """Batch sessions of one `signature`: a fresh tensor for each buffer, along its `batch_dim`."""
-        count = len(states)
+        count, single = len(states), self._single
+        if single is not None and len(states[0]) == self.nbytes:
+            return [single.join(states)]
         contents, start = self._table(states[0])
         width = self.nbytes if contents is self._registered else sum(held.nbytes for held in contents if held)
         data = b"".join(state[start : start + width] for state in states) if start or count > 1 else states[0]
@@ -130,6 +172,8 @@ class Layout:
                 axis that cannot be parted.
 
         """
+        if self._single is not None and (plain := self._single.split(tensors[0], count)) is not None:
+            return plain
         columns: list[Array] = []
         contents: list[Contents | None] = []
         finite = True
@@ -139,12 +183,9 @@ class Layout:
                 continue
             held, rows = _part(buffer, tensor, count)
             contents.append(held)
-            if held.datatype is Datatype.BF16:
-                finite = finite and bool(rows.isfinite().all())
-                rows = rows.view(torch.int16)
+            rows = rows.view(torch.int16) if held.datatype is Datatype.BF16 else rows
             array = np.ascontiguousarray(rows.numpy(force=True)).reshape(count, math.prod(held.shape))
-            if array.dtype.kind == "f":
-                finite = finite and bool(np.isfinite(array).all())
+            finite = finite and all_finite(array, held.datatype)
             columns.append(array.view(np.uint8))
         if tuple(contents) != self._registered:
             columns.insert(0, self._header(contents, count))
@@ -195,6 +236,13 @@ class Layout:
             for held in contents
         )
         return np.tile(np.frombuffer(table, np.uint8), (count, 1))
+
+
+def all_finite(array: Array, datatype: Datatype) -> bool:
+    """Whether all numbers of an array are finite; those of BF16 are given as bits."""
+    if datatype is Datatype.BF16:
+        return not np.count_nonzero(array & _BF16_EXPONENT == _BF16_EXPONENT)
+    return datatype.kind != "float" or np.count_nonzero(np.isfinite(array)) == array.size
 
 
 def describe(tensor: Tensor | None) -> Contents | None:

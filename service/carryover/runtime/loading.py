@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
-from carryover.runtime import classes, manifest, programs, weights
+from carryover.runtime import classes, manifest, programs, time_steps, weights
 from carryover.runtime.discovery import Outcome, changes_on_random, discover, learn_structures
 from carryover.runtime.forward import Forward, Saved, match_outputs, output_faults, result_paths
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
@@ -181,6 +181,7 @@ class Loading:
             self._batching_proved = True
             settle_attributes(self.tried)
             try_stacking(self.tried)
+            time_steps.settle(self.tried)
             self.tried.construct = self._construct
 
     def _class(self, target: str) -> Forward | None:

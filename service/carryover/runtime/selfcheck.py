@@ -247,9 +247,9 @@ def _alone(version: ModelVersion, length: int) -> tuple[list[Call], list[Result]
     """Calls of sessions that have come different ways, and what each gives alone; None if they cannot be run soon."""
     for numbers in NUMBERS:
         with suppress(ModelFailedError):
-            started = time.perf_counter()
+            started = time.thread_time()
             version.run(_sessions(version, (0,), length, numbers))
-            if time.perf_counter() - started > _SLOW:
+            if time.thread_time() - started > _SLOW:
                 return None
             calls = _sessions(version, tuple(step % 3 for step in range(stacked.FEW + 1)), length, numbers)
             return calls, [version.run([call])[0] for call in calls]

@@ -14,7 +14,7 @@ from carryover.errors import ModelFailedError
 from carryover.runtime.buffers import Slot
 from carryover.runtime.datatypes import Array
 from carryover.runtime.forward import Forward, match_outputs, output_faults
-from carryover.runtime.layout import Layout
+from carryover.runtime.layout import Layout, all_finite
 from carryover.runtime.manifest import TensorSpec
 
 FEW = 6
@@ -88,10 +88,10 @@ def split(layout: Layout, tensors: Sequence[Tensor], count: int) -> tuple[list[b
         held = buffer.registered
         if held is None or tensor.dtype is not held.datatype.torch or tensor.shape[1:] != held.shape:
             raise ModelFailedError(f"forward left the state buffer {buffer.name!r} with another shape or datatype")
-        finite = finite and (not tensor.is_floating_point() or bool(tensor.isfinite().all()))
         rows = tensor.contiguous().view(count, -1) if held.shape else tensor.contiguous().view(count, 1)
-        rows = rows.view(torch.int16) if tensor.dtype is torch.bfloat16 else rows
-        columns.append(rows.numpy(force=True).view(np.uint8))
+        array = (rows.view(torch.int16) if tensor.dtype is torch.bfloat16 else rows).numpy(force=True)
+        finite = finite and all_finite(array, held.datatype)
+        columns.append(array.view(np.uint8))
     data = (columns[0] if len(columns) == 1 else np.concatenate(columns, axis=1)).tobytes() if columns else b""
     width = layout.nbytes
     return [data[i * width : (i + 1) * width] for i in range(count)], finite

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -24,15 +24,24 @@ from carryover.runtime.state_sources import Leaf
 
 log = logging.getLogger(__name__)
 
+_Ran = tuple[Sequence[bytes], bool, Sequence[Sequence[Array]]]
+"""The new state of each call, whether all states are finite, and by output the array of each call."""
+
 
 class Invocation(Protocol):
-    """What one caller gives to a forward: arrays by input name, and a session's bytes (empty for a stateless model)."""
+    """What one caller gives to a forward: arrays by input name, and a session's bytes (empty for a stateless model).
+
+    `requests` is of how many requests it is.
+    """
 
     @property
     def inputs(self) -> Mapping[str, Array]: ...  # noqa: D102 - as described above
 
     @property
     def state(self) -> bytes: ...  # noqa: D102
+
+    @property
+    def requests(self) -> int: ...  # noqa: D102
 
 
 @dataclass(slots=True)
@@ -41,6 +50,7 @@ class Call:
 
     inputs: Mapping[str, Array]
     state: bytes
+    requests: ClassVar[int] = 1
 
 
 @dataclass(slots=True)
@@ -67,7 +77,8 @@ class TensorInfo:
 class ModelVersion:
     """A loaded checkpoint; `state` names its state buffers, `device`, None for the CPU, is where `move` takes it.
 
-    `stacked` says that many calls may run in one forward although the module has no axis for that. `reseeds` seed those
+    `stacked` says that many calls may run in one forward although the module has no axis for that, `time_steps` that
+    consecutive calls of a session may, as rows of one. `reseeds` seed those
     of Python's and numpy's generators that forward seeds, so that others do not draw what follows; `construct` makes
     its module again, without the checkpoint.
 
@@ -102,6 +113,7 @@ class ModelVersion:
         self._slots: list[buffers.Slot | Leaf] = [slot for slot in slots if slot.name in state]
         self._slots += forward.leaves()
         self._frozen = [buffers.FrozenBuffer(slot) for slot in slots if slot.name not in state]
+        self._watch = self._watched()
         self.layout = Layout([self._state_buffer(slot) for slot in self._slots])
         self.initial_state = self.layout.split([slot.registered for slot in self._slots], 1)[0][0]
         of = TensorSpec.of_one_session if self.stateful else _unchanged
@@ -110,6 +122,7 @@ class ModelVersion:
         self.batched = self.inputs[0].batch_dim is not None and (self.layout.batched or not self.stateful)
         self._buffers = [slot for slot in self._slots if isinstance(slot, buffers.Slot)]
         self.stacked = False
+        self.time_steps = False
         self.layout_fingerprint = self._layout_digest()
 
     def refined(
@@ -181,28 +194,15 @@ class ModelVersion:
                 manifest does not say.
 
         """
-        if self.stacked and len(calls) > 1:
-            if len(calls) < stacked.FEW:
-                return [result for call in calls for result in self.run([call])]
-            return self._run_stacked(calls)
-        counts = [1] if len(calls) == 1 else [self._rows(call) for call in calls]
-        arguments = [self._join(spec, calls) for spec in self.inputs]
+        stack = self.stacked and len(calls) > 1
+        if stack and len(calls) < stacked.FEW:
+            return [result for call in calls for result in self.run([call])]
+        arguments = [self._stack(spec, calls) if stack else self._join(spec, calls) for spec in self.inputs]
+        work = self._run_stacked if stack else self._run_joined
         settings = process.default_dtype(), process.initial_seed()
         with self.forward.context():
             try:
-                if self._slots:
-                    for slot, tensor in zip(self._slots, self.layout.join([call.state for call in calls]), strict=True):
-                        slot.put(tensor if tensor is None or self._device is None else tensor.to(self._device))
-                outputs = match_outputs(self.outputs, self.forward(arguments))
-                if faults := output_faults(self.outputs, outputs):
-                    raise ModelFailedError(faults[0])
-                states, finite = [b""] * len(calls), True
-                if self._slots:
-                    after = [slot.get() for slot in self._slots]
-                    if self._device is not None:
-                        after = [tensor if tensor is None else tensor.cpu() for tensor in after]
-                    states, finite = self.layout.split(after, len(calls))
-                columns = [self._split(spec, outputs[spec.name], counts) for spec in self.outputs]
+                states, finite, columns = work(calls, arguments)
             except ModelFailedError:
                 raise
             except BaseException as error:  # a forward that calls sys.exit ends no worker, and no other caller's call
@@ -212,22 +212,30 @@ class ModelVersion:
                 self._put_back(settings)
         return self._results(calls, states, finite, columns)
 
-    def _run_stacked(self, calls: Sequence[Invocation]) -> list[Result]:
-        settings = process.default_dtype(), process.initial_seed()
+    def _run_joined(self, calls: Sequence[Invocation], arguments: Sequence[Tensor | None]) -> _Ran:
+        """Run a forward on a batch along `batch_dim`, or on the input of one call."""
+        count = len(calls)
+        if self._slots:
+            for slot, tensor in zip(self._slots, self.layout.join([call.state for call in calls]), strict=True):
+                slot.put(tensor if tensor is None or self._device is None else tensor.to(self._device))
+        outputs = match_outputs(self.outputs, self.forward(arguments))
+        if faults := output_faults(self.outputs, outputs):
+            raise ModelFailedError(faults[0])
+        states, finite = [b""] * count, True
+        if self._slots:
+            after = [slot.get() for slot in self._slots]
+            if self._device is not None:
+                after = [tensor if tensor is None else tensor.cpu() for tensor in after]
+            states, finite = self.layout.split(after, count)
+        rows = [1] if count == 1 else [self._rows(call) for call in calls]
+        return states, finite, [self._split(spec, outputs[spec.name], rows) for spec in self.outputs]
+
+    def _run_stacked(self, calls: Sequence[Invocation], inputs: Sequence[Any]) -> _Ran:
+        """Run a forward on a batch along an axis of its own."""
         states = stacked.join(self.layout, [call.state for call in calls])
-        inputs = [self._stack(spec, calls) for spec in self.inputs]
-        with torch.inference_mode():
-            try:
-                after, outputs = stacked.run(self.forward, self._buffers, self.outputs, states, inputs)
-                ended, finite = stacked.split(self.layout, after, len(calls))
-                columns = [list(self._unstack(output)) for output in outputs]
-            except ModelFailedError:
-                raise
-            except BaseException as error:
-                raise ModelFailedError(f"the forward of model {self.name!r} raised {type(error).__name__}") from error
-            finally:
-                self._put_back(settings)
-        return self._results(calls, ended, finite, columns)
+        after, outputs = stacked.run(self.forward, self._buffers, self.outputs, states, inputs)
+        ended, finite = stacked.split(self.layout, after, len(calls))
+        return ended, finite, [list(self._unstack(output)) for output in outputs]
 
     def _stack(self, spec: TensorSpec, calls: Sequence[Invocation]) -> Tensor:
         arrays = [call.inputs[spec.name] for call in calls]
@@ -265,6 +273,7 @@ class ModelVersion:
             self._frozen = [
                 buffers.FrozenBuffer(slot) for slot in buffers.slots(self.forward.module) if slot.name in frozen
             ]
+            self._watch = self._watched()
 
     def check(self) -> None:
         """Compare parameters and frozen buffers with what they were at first, value by value.
@@ -391,8 +400,13 @@ class ModelVersion:
         finally:
             self._check_frozen()
 
+    def _watched(self) -> buffers.Watch:
+        return buffers.Watch(self.forward.module, [frozen.tensor for frozen in self._frozen])
+
     def _check_frozen(self) -> None:
         """Put back what inference only reads, where forward has changed it: all of it, or the next call would fail."""
+        if self._watch.unchanged():
+            return
         written = [watched for watched in self._frozen if watched.changed()]
         parameter = self.forward.parameters.changed()
         for watched in written:
@@ -402,6 +416,8 @@ class ModelVersion:
                 self.forward.parameters.restore(self.forward.saved())
             except (ConfigurationError, RuntimeError) as error:
                 log.error("model %s version %s: its parameters cannot be restored: %s", self.name, self.version, error)  # noqa: TRY400
+        if self.forward.parameters.changed() is None:
+            self._watch = self._watched()
         if written:
             raise ModelFailedError(
                 f"forward changed the buffer {written[0].slot.name!r}, which the dry run found to be frozen; "

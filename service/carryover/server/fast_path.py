@@ -6,9 +6,8 @@ small request costs is saved: gunicorn's parser, WSGI's environment, Flask's rou
 
 Why a request means the same on both ways:
 
-- llhttp (`httptools`) reads the head, and a request is taken only if it is ordinary: `ordinary` and `FastPath.find` say
-  what that is. It is a part of what gunicorn accepts, in which the two parsers cannot differ: printable ASCII, whole
-  lines, no header twice, nothing that changes where the body ends, who the client is or how it is to be answered.
+- llhttp (`httptools`) reads the head, and a request is taken only if it is ordinary: `heads.ordinary` and
+  `FastPath.find` say what that is. It is a part of what gunicorn accepts, in which the two parsers cannot differ.
 - Everything else goes back, byte for byte, to gunicorn's parser, which has read nothing of it: malformed requests,
   whatever arrives slowly, bodies that are large or of unknown length. It is the one that words errors and keeps time.
 - A request is given back or answered, never both: nothing is given back once its handler has been called.
@@ -23,7 +22,6 @@ from gevent.socket import wait_read
 from gunicorn.http import RequestParser
 from gunicorn.http.wsgi import SERVER
 from gunicorn.util import close_graceful, http_date
-from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from carryover.api import driver
 from carryover.api.bodies import Bodies
@@ -33,6 +31,7 @@ from carryover.api.route import Route
 from carryover.api.routes import ROUTES
 from carryover.api.sending import send
 from carryover.engine import Engine
+from carryover.server.heads import ordinary
 from carryover.server.waits import IdleError, Waits
 
 MAX_HEAD = 4096
@@ -40,46 +39,16 @@ MAX_HEADERS = 50
 MAX_BODY = 64 * 1024
 """Bytes of a body; larger ones gain little."""
 _PIECE = 16 * 1024
+_KNOWN = 1024
+"""Heads that are kept."""
 _PATIENCE = 1.0
 """Seconds in which a body must arrive."""
 _HEADERS = tuple((name, name.encode()) for name in HEADERS)
-_UNUSUAL = frozenset(
-    (
-        b"content-encoding", b"expect", b"forwarded", b"http2-settings", b"keep-alive", b"proxy-connection", b"te",
-        b"trailer", b"transfer-encoding", b"upgrade", b"x-forwarded-protocol", b"x-forwarded-ssl",
-    )
-)  # fmt: skip
-"""Headers that change how a request is to be read or answered, beside `Connection`.
-
-`X-Forwarded-Proto` is none: alone it contradicts no other, and no hot route reads the scheme.
-"""
-_NOT_PLAIN = re.compile(rb"[^\r\n -~]| \r|\r(?!\n)|(?<!\r)\n")
-_LENGTH = re.compile(rb"[0-9]{1,9}")
+_Read = tuple[Route, str, str, dict[str, str], dict[str, str], int]
+"""What a head says: the route, its path and query, its parameters, those headers that handlers ask for, the length."""
 _END = b"\r\n\r\n"
 _NAME = "[A-Za-z0-9._~-]+"
 """What stands for a parameter; a path with another name is not ordinary."""
-
-
-class Head:
-    """The head of a request, as llhttp reads it; `unique` says that it has no header twice."""
-
-    __slots__ = ("headers", "target", "unique")
-
-    def __init__(self) -> None:
-        self.headers: dict[bytes, bytes] = {}
-        self.target = b""
-        self.unique = True
-
-    def on_url(self, target: bytes) -> None:
-        """Take a piece of the request's target."""
-        self.target += target
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Take a header."""
-        name = name.lower()
-        if name in self.headers:
-            self.unique = False
-        self.headers[name] = value
 
 
 class Serving(Protocol):
@@ -108,6 +77,7 @@ class FastPath:
         self._max_head = _least(MAX_HEAD, cfg.limit_request_line, cfg.limit_request_field_size)
         self._max_headers = _least(MAX_HEADERS, cfg.limit_request_fields)
         self._paths, self._matched = _patterns([route for route in ROUTES if route.hot])
+        self._known: dict[bytes, _Read] = {}
         self._second = 0
         self._starts: dict[tuple[int, str], str] = {}
 
@@ -140,6 +110,14 @@ class FastPath:
 
     def find(self, head: bytes) -> tuple[Route, Inbound, int] | None:
         """Return the request that has this head, without its body, and how long that is; None if it is not ordinary."""
+        found = self._known.get(head) or self._read(head)
+        if found is None:
+            return None
+        route, path, query, named, held, length = found
+        return route, Inbound("POST", path, query, named, held, self._bodies.limit), length
+
+    def _read(self, head: bytes) -> _Read | None:
+        """Read a head; a client's are often the same, byte for byte, so it is kept for the next time."""
         parsed = ordinary(head)
         if parsed is None:
             return None
@@ -154,7 +132,10 @@ class FastPath:
         route, parameters = self._matched[matched.lastindex or 0]
         named = {name: matched[position] for name, position in parameters}
         held = {name: headers[raw].decode() for name, raw in _HEADERS if raw in headers}
-        return route, Inbound("POST", path, query, named, held, self._bodies.limit), length
+        if len(self._known) >= _KNOWN:
+            self._known.clear()
+        found = self._known[head] = route, path, query, named, held, length
+        return found
 
     def _received(self, sock: Any, data: bytes, size: int) -> bytes:
         """Receive until there are `size` bytes, or too much time has passed."""
@@ -231,27 +212,6 @@ class Connection(RequestParser):  # type: ignore[misc]
                 return super().__next__()
         except IdleError:
             raise StopIteration from None
-
-
-def ordinary(head: bytes) -> Head | None:
-    """Return the head of an ordinary POST; None of any other request."""
-    if not head.startswith(b"POST /") or _NOT_PLAIN.search(head) is not None:
-        return None
-    parsed = Head()
-    parser = HttpRequestParser(parsed)
-    try:
-        parser.feed_data(head)
-    except (HttpParserError, HttpParserUpgrade):
-        return None
-    headers = parsed.headers
-    named = (
-        head.startswith(b"POST %b HTTP/1.1\r\n" % parsed.target)
-        and parsed.unique
-        and b"_" not in b"".join(headers)
-        and _LENGTH.fullmatch(headers.get(b"content-length", b"")) is not None
-        and headers.pop(b"connection", b"keep-alive").lower() == b"keep-alive"
-    )
-    return parsed if named and _UNUSUAL.isdisjoint(headers) else None
 
 
 def _least(*limits: int) -> int:

@@ -1,8 +1,10 @@
 """Streams: one request, one line a step, each answered before the next need be sent."""
 
+import json
 import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +96,58 @@ def test_lines_that_come_together_are_answered_in_order(service: Service, client
         answers = [stream.line() for _ in range(500)]
     assert [answer["step"] for answer in answers] == list(range(1, 501))
     assert [answer["predictions"] for answer in answers] == [[float(n)] for n in range(1, 501)]
+
+
+@pytest.mark.parametrize("model", ["lstm", "rnn", "rnn-alone", "gru", "decay", "digits-rnn"])
+def test_lines_that_come_together_give_what_each_gives_in_turn(service: Service, client: Client, model: str) -> None:
+    width = 8 if model == "digits-rnn" else 3
+    lines = [line_of(torch.randn(1 + number % 3, width).tolist()) for number in range(100)]
+    before = forwards_of(client, model)
+    with opened(service, client.create(model)) as stream:
+        stream.send(b"".join(lines))
+        together = [stream.line() for _ in lines]
+    shared = forwards_of(client, model) - before
+    with opened(service, client.create(model)) as stream:
+        for number, (line, found) in enumerate(zip(lines, together, strict=True), 1):
+            stream.send(line)
+            alone = stream.line()
+            assert found["step"] == alone["step"] == number
+            for one, other in zip(numbers_of(found), numbers_of(alone), strict=True):
+                assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert shared < len(lines) / 4
+    assert forwards_of(client, model) - before - shared == len(lines)
+
+
+def test_of_lines_that_come_together_only_the_bad_ones_fail(service: Service, client: Client) -> None:
+    row, huge = [[0.5, -1.0, 2.0]], [[3e38, 0.0, 0.0]]
+    bad = [line_of(huge), line_of(huge), b"not json\n", line_of([[1.0]]), line_of(row)]
+    lines = [line_of(row)] * 20 + bad + [line_of(row)] * 20
+    found: list[list[tuple[int | None, int | None]]] = []
+    addresses = [client.create("decay") for _ in range(2)]
+    for address, ahead in zip(addresses, (1, len(lines)), strict=True):
+        with opened(service, address) as stream:
+            outcomes = []
+            for start in range(0, len(lines), ahead):
+                part = lines[start : start + ahead]
+                stream.send(b"".join(part))
+                outcomes += [stream.line() for _ in part]
+        found.append([(outcome.get("status"), outcome.get("step")) for outcome in outcomes])
+    assert found[0] == found[1]
+    assert [status for status, _ in found[0][20:25]] == [None, 422, 400, 400, None]
+    assert [client.step_of(address) for address in addresses] == [42, 42]
+    assert_close(*(torch.tensor(client.step(address, row)["predictions"]) for address in addresses))
+
+
+def test_a_line_with_a_key_among_others_is_run_once(service: Service, client: Client) -> None:
+    address = client.create("lstm")
+    row = [[0.5, -1.0, 2.0]]
+    keyed = json.dumps({"instances": row, "idempotency_key": "only-once"}).encode() + b"\n"
+    with opened(service, address) as stream:
+        stream.send((line_of(row) * 5 + keyed) * 3 + line_of(row))
+        found = [stream.line() for _ in range(19)]
+    assert [each["step"] for each in found] == [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 6, 12, 13, 14, 15, 16, 6, 17]
+    assert found[5] == found[11] == found[17]
+    assert client.step_of(address) == 17
 
 
 def test_a_bad_line_gets_its_problem_and_the_stream_goes_on(service: Service, client: Client) -> None:
@@ -298,6 +352,16 @@ def test_a_broken_chunk_ends_the_stream_and_changes_nothing(service: Service, cl
     assert b"step" not in stream.wire.rest()
     stream.close()
     assert client.step_of(address) == 1
+
+
+def forwards_of(client: Client, model: str) -> int:
+    (found,) = client.get(f"/v2/models/{model}/stats").expect()["model_stats"]
+    return int(found["execution_count"])
+
+
+def numbers_of(line: Any) -> list[torch.Tensor]:
+    """The numbers that a line's instances give."""
+    return [torch.tensor(entry["probabilities"] if isinstance(entry, dict) else entry) for entry in line["predictions"]]
 
 
 STREAMS = 1000

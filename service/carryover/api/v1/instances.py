@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,25 @@ def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array
     return {spec.name: _stack(spec, columns[spec.name], "instances", f".{spec.name}") for spec in specs}
 
 
+def instances_of_many(specs: Sequence[TensorSpec], many: Sequence[Any]) -> list[dict[str, Array]] | None:
+    """Return what `instances` makes of each of many lists; None unless they are plain: of one input, as long, valid."""
+    spec = specs[0]
+    axis = spec.instance_axis
+    if len(specs) > 1 or axis is None:
+        return None
+    try:
+        stacked = array(spec.datatype, list(many), "instances")
+        if stacked.ndim == 1 or not stacked.size:
+            return None
+        whole = _shaped(spec, stacked.reshape(-1, *stacked.shape[2:]), "instances")
+    except InvalidInputError:
+        return None
+    before, count = (slice(None),) * axis, stacked.shape[1]
+    return [
+        {spec.name: whole[(*before, slice(end - count, end))]} for end in range(count, len(many) * count + 1, count)
+    ]
+
+
 def _given(specs: Sequence[TensorSpec], value: Any) -> Sequence[TensorSpec]:
     """The inputs that an instance gives, and must: an optional one may be left out, of all instances."""
     if not any(spec.optional for spec in specs):
@@ -99,6 +119,30 @@ def predictions(specs: Sequence[TensorSpec], outputs: Mapping[str, Array], label
     count = max(len(column) for column in columns)
     rows = [column if len(column) == count else np.repeat(column, count, 0) for column in columns]
     return [dict(zip(names, row, strict=True)) for row in zip(*rows, strict=True)]
+
+
+def predictions_of_many(operations: Sequence[Operation]) -> list[Any] | None:
+    """Return what `predictions_of` makes of each of many operations of one model; None unless all are plain.
+
+    They are where each output has an axis of instances, of which there are equally many, and together few elements.
+    """
+    model = operations[0].model
+    axes = [spec.instance_axis for spec in model.outputs]
+    columns = [[operation.outputs[spec.name] for operation in operations] for spec in model.outputs]
+    counts = [
+        [array.shape[axis] for array in column] for column, axis in zip(columns, axes, strict=True) if axis is not None
+    ]
+    if None in axes or any(others != counts[0] for others in counts):
+        return None
+    try:
+        joined = [np.concatenate(column, axis=axis or 0) for column, axis in zip(columns, axes, strict=True)]
+    except ValueError:  # of other sizes
+        return None
+    if sum(array.size for array in joined) > MANY_ELEMENTS:
+        return None
+    outputs = {spec.name: array for spec, array in zip(model.outputs, joined, strict=True)}
+    rows = predictions(model.outputs, outputs, model.labels)
+    return [rows[end - count : end] for end, count in zip(accumulate(counts[0]), counts[0], strict=True)]
 
 
 def _stack(spec: TensorSpec, values: list[Any], where: str, suffix: str = "") -> Array:

@@ -1,16 +1,22 @@
 """`/v1/models/{model}/sessions`: state that continues from call to call."""
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
 
 import orjson
 
 from carryover.api import conditions, names, problems
 from carryover.api.inbound import Inbound
-from carryover.api.json import by_size, encode, read, reply, require_media_type, timestamp
+from carryover.api.json import LARGE_BODY, by_size, read, reply, require_media_type, timestamp
 from carryover.api.perform import perform, response_of
 from carryover.api.response import OCTETS, Response
-from carryover.api.v1.instances import instances, predictions_of, read_instances
+from carryover.api.v1.instances import (
+    instances,
+    instances_of_many,
+    predictions_of,
+    predictions_of_many,
+    read_instances,
+)
 from carryover.api.v1.models import find, tensor
 from carryover.api.v1.schemas import (
     CreateSession,
@@ -24,6 +30,7 @@ from carryover.engine import Engine, Operation, Session
 from carryover.engine.engine import require_state
 from carryover.engine.operations import Create, Delete, Fork, Preconditions, Put, Reset, Step, new_name
 from carryover.errors import CarryoverError, InvalidInputError, KeyInUseError, KeyReusedError
+from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
 from carryover.runtime.snapshot import Snapshot
 from carryover.threads import in_turns
@@ -85,12 +92,12 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
     engine.limits.require_sessions(len(given))
-    outcomes = {session: _step_or_error(model, session, values, asked) for session, values in in_turns(given.items())}
-    steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
+    outcomes = _steps(model, given, asked, len(inbound.body))
+    steps = [outcome for outcome in outcomes if isinstance(outcome, Step)]
     if steps:
         engine.run(steps)
     _raise_common(steps)
-    return _together(outcomes, steps, inbound.request_id)
+    return _together(dict(zip(given, entries(outcomes, inbound.request_id), strict=True)), steps)
 
 
 def get_state(engine: Engine, inbound: Inbound) -> Response:
@@ -111,8 +118,7 @@ def put_state(engine: Engine, inbound: Inbound) -> Response:
 
 def stepped(step: Operation) -> Response:
     """Return the response to a committed step."""
-    values = predictions_of(step)
-    return reply(StepPredictions(predictions=values, session=step.session, step=step.step), step=step.step)
+    return reply(_predictions(step, predictions_of(step)), step=step.step)
 
 
 def deleted(_: Operation) -> Response:
@@ -120,32 +126,64 @@ def deleted(_: Operation) -> Response:
     return Response(status=204, media_type=None)
 
 
-def entry(outcome: Step | CarryoverError, request_id: str) -> bytes:
-    """Return, as JSON, what a response to several steps has of one of them: its own response, or its problem."""
+def entries(outcomes: Sequence[Step | CarryoverError], request_id: str) -> list[Any]:
+    """Return what a response to several steps has of each, its own response or its problem, as `encode` takes it."""
+    plain = [outcome for outcome in outcomes if isinstance(outcome, Step) and _is_plain(outcome)]
+    found = predictions_of_many(plain) if len(plain) > 1 else None
+    if found is None:
+        return [_entry(outcome, request_id) for outcome in in_turns(outcomes)]
+    made = dict(zip(map(id, plain), map(_predictions, plain, found), strict=True))
+    return [made.get(id(outcome)) or _entry(outcome, request_id) for outcome in outcomes]
+
+
+def _is_plain(step: Step) -> bool:
+    """Whether a step has a response of its own, which is not stored."""
+    return step.error is None and step.replay is None and step.response is None
+
+
+def _entry(outcome: Step | CarryoverError, request_id: str) -> Any:
     error = outcome.error if isinstance(outcome, Step) else outcome
     if error is not None:
-        return encode(problems.problem(error, request_id))
+        return problems.problem(error, request_id)
     assert isinstance(outcome, Step)  # noqa: S101 - an error is never None
-    return response_of(outcome, stepped).content()
+    return orjson.Fragment(response_of(outcome, stepped).content())
+
+
+def _predictions(step: Operation, values: Any) -> StepPredictions:
+    return StepPredictions(predictions=values, session=step.session, step=step.step)
 
 
 def _most_buffers(model: Model) -> int:
     return max(len(version.layout.buffers) for version in model.versions.values())
 
 
+def _steps(model: Model, given: Mapping[str, Any], asked: Preconditions, size: int) -> list[Step | CarryoverError]:
+    """Return a step of each of many sessions, or what is wrong with it; `size` is that of the body in bytes."""
+    found = instances_of_many(model.inputs, [*given.values()]) if size <= LARGE_BODY else None
+    if found is None:
+        return [_step_or_error(model, session, values, asked) for session, values in in_turns(given.items())]
+    return [_named(model, session, inputs, asked) for session, inputs in in_turns(zip(given, found, strict=True))]
+
+
 def _step_or_error(model: Model, session: str, values: object, asked: Preconditions) -> Step | CarryoverError:
     try:
         if not isinstance(values, list):
             raise InvalidInputError(f"sessions.{session:.140} must be a list of instances")
-        return Step(model, names.checked(session), instances(model.inputs, values), asked, stepped)
+        return _named(model, session, instances(model.inputs, values), asked)
     except CarryoverError as error:
         return error
 
 
-def _together(outcomes: Mapping[str, Step | CarryoverError], steps: list[Step], request_id: str) -> Response:
+def _named(model: Model, session: str, inputs: Mapping[str, Array], asked: Preconditions) -> Step | CarryoverError:
+    try:
+        return Step(model, names.checked(session), inputs, asked, stepped)
+    except InvalidInputError as error:
+        return error
+
+
+def _together(found: Mapping[str, Any], steps: list[Step]) -> Response:
     """Return the response to a step of each of many sessions, some of which were `steps`."""
-    entries = {session: orjson.Fragment(entry(outcome, request_id)) for session, outcome in in_turns(outcomes.items())}
-    response = reply(ManySteps(sessions=cast(dict[str, StepPredictions | problems.Problem], entries)))
+    response = reply(ManySteps(sessions=cast(dict[str, StepPredictions | problems.Problem], found)))
     done = [step for step in steps if step.error is None]
     if done and all(step.replay is not None for step in done):
         return response.with_headers(("Idempotency-Replayed", "true"))

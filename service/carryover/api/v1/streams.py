@@ -1,17 +1,18 @@
 """`:stream`: newline-delimited JSON both ways over one request, each line answered as soon as its step is committed."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import repeat
 
 from carryover.api import conditions, names
 from carryover.api.inbound import Inbound
-from carryover.api.json import parse, require_media_type
+from carryover.api.json import encode, parse, require_media_type
 from carryover.api.response import NDJSON, Response
 from carryover.api.transport import CutShortError
-from carryover.api.v1.instances import instances
+from carryover.api.v1.instances import instances, instances_of_many
 from carryover.api.v1.models import find
 from carryover.api.v1.schemas import Line
-from carryover.api.v1.sessions import entry, stepped
+from carryover.api.v1.sessions import entries, stepped
 from carryover.engine import Engine
 from carryover.engine.operations import Preconditions, Step
 from carryover.errors import (
@@ -22,6 +23,7 @@ from carryover.errors import (
     NotFoundError,
     StreamEndedError,
 )
+from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
 
 MAX_AHEAD = 64
@@ -69,11 +71,14 @@ class _Stream:
         """Yield the responses to the lines, and at last why the stream ends, if not because they do."""
         try:
             for batch in lines:
-                outcomes = [self._step(line) for line in batch]
+                outcomes = self._steps(batch)
                 self._run([outcome for outcome in outcomes if isinstance(outcome, Step)])
-                yield b"".join(entry(outcome, self._request_id) + b"\n" for outcome in outcomes)
+                yield self._lines(outcomes)
         except StreamEndedError as error:
-            yield entry(error, self._request_id) + b"\n"
+            yield self._lines([error])
+
+    def _lines(self, outcomes: Sequence[Step | CarryoverError]) -> bytes:
+        return b"".join([encode(found) + b"\n" for found in entries(outcomes, self._request_id)])
 
     def _run(self, steps: list[Step]) -> None:
         # Until one step is committed, each runs alone: that one must find the session where the stream is to start. It
@@ -95,18 +100,33 @@ class _Stream:
             for step in steps:
                 step.error = error
 
-    def _step(self, line: bytes | CarryoverError) -> Step | CarryoverError:
-        if isinstance(line, CarryoverError):
-            return line
+    def _steps(self, lines: Sequence[bytes | CarryoverError]) -> list[Step | CarryoverError]:
+        """Return the step of each line, or what is wrong with it."""
+        parsed = [_parsed(line) for line in lines]
+        plain = [each[1].instances for each in parsed if isinstance(each, tuple)]
+        found = instances_of_many(self._model.inputs, plain) if len(plain) > 1 else None
+        inputs: Iterator[dict[str, Array] | None] = iter(found) if found is not None else repeat(None)
+        return [self._step(*each, next(inputs)) if isinstance(each, tuple) else each for each in parsed]
+
+    def _step(self, line: bytes, body: Line, inputs: Mapping[str, Array] | None) -> Step | CarryoverError:
         try:
-            body = parse(Line, line)
-            step = Step(self._model, self._session, instances(self._model.inputs, body.instances), self._rest, stepped)
+            inputs = inputs or instances(self._model.inputs, body.instances)
+            step = Step(self._model, self._session, inputs, self._rest, stepped)
             if body.idempotency_key is not None:
                 key = conditions.idempotency_key(body.idempotency_key, self._path, line)
                 step.preconditions = replace(self._rest, key=key)
         except CarryoverError as error:
             return error
         return step
+
+
+def _parsed(line: bytes | CarryoverError) -> tuple[bytes, Line] | CarryoverError:
+    if isinstance(line, CarryoverError):
+        return line
+    try:
+        return line, parse(Line, line)
+    except InvalidInputError as error:
+        return error
 
 
 class _Lines:

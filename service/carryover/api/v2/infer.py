@@ -41,7 +41,7 @@ def infer(engine: Engine, inbound: Inbound) -> Response:
         raise sequences.explained(error, step) from None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Asked:
     """An inference request whose tensors and outputs fit the model."""
 

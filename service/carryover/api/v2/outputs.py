@@ -1,6 +1,7 @@
 """The outputs of a response: those that were asked for, as JSON or bytes after it, as tensors or classes."""
 
 from collections.abc import Mapping, Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
@@ -23,9 +24,22 @@ def requested(model: Model, asked: Sequence[Output], *, binary: bool) -> list[Ou
         InvalidInputError: in Triton's words where it has some.
 
     """
+    if asked:
+        return _checked(model, asked, binary=binary)
+    known = _all_outputs.setdefault(model, {})
+    if binary not in known:
+        known[binary] = _checked(model, [Output(name=spec.name) for spec in model.outputs], binary=binary)
+    return known[binary]
+
+
+_all_outputs: WeakKeyDictionary[Model, dict[bool, list[Output]]] = WeakKeyDictionary()
+"""What a request gets that names no outputs, by model and by whether it wants them as bytes."""
+
+
+def _checked(model: Model, asked: Sequence[Output], *, binary: bool) -> list[Output]:
     specs = {spec.name: spec for spec in model.outputs}
     given: dict[str, Output] = {}
-    for output in asked or [Output(name=name) for name in specs]:
+    for output in asked:
         name, parameters = output.name, output.parameters or OutputParameters()
         if name not in specs:
             raise InvalidInputError(

@@ -108,6 +108,8 @@ def _spec(model: Model, specs: Mapping[str, TensorSpec], tensor: Input, before: 
 
 def _complete(model: Model, arrays: Mapping[str, Array]) -> None:
     """Raise unless every input is given, all of the same batch size."""
+    if len(arrays) == 1 == len(model.inputs):
+        return
     missing = [spec.name for spec in model.inputs if spec.name not in arrays and not spec.optional]
     if missing:
         raise InvalidInputError(

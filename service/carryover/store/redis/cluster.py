@@ -13,7 +13,8 @@ from redis.cluster import REDIS_ALLOWED_KEYS, ClusterNode, RedisCluster
 from redis.crc import key_slot
 
 from carryover.store.redis import tls
-from carryover.store.redis.server import ERRORS, Command, Server
+from carryover.store.redis.server import ERRORS, Server
+from carryover.store.redis.topology import Command
 
 _LOST = (redis.ConnectionError, redis.TimeoutError, OSError)
 _REDIRECTIONS = (exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError)

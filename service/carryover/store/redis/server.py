@@ -1,10 +1,18 @@
-"""A single Redis server, and the interface that every topology implements."""
+"""A single Redis server, over connections of this process.
+
+redis-py connects: credentials, TLS, Sentinel. Commands are packed and replies are parsed by hiredis, on the same
+socket, with one `send` for all commands of a round trip. Why a reply is always that of its command:
+
+- A link belongs to whoever has sent, until `receive` has read as many replies as there were commands.
+- A link on which anything fails is disconnected before it is returned, with whatever was still to come.
+- A link that was long unused carries a command only after it has responded to a PING.
+"""
 
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import redis
 from gevent.lock import Semaphore
@@ -13,6 +21,7 @@ from redis import exceptions
 from redis.driver_info import DriverInfo
 
 from carryover.store.redis import tls
+from carryover.store.redis.topology import Command, UnconfirmedError
 
 ERRORS = (redis.RedisError, exceptions.RedisClusterException, OSError)
 """Every way in which a server can fail."""
@@ -24,47 +33,6 @@ MOST = 256
 """Connections of one process to one server; further commands wait for one of them."""
 SPARE = 10.0
 """Seconds after which an unused connection is closed, if there are others."""
-
-
-Command = tuple[Any, ...]
-
-
-class UnconfirmedError(redis.RedisError):
-    """A command was carried out, with this `reply`, but too few replicas have confirmed what it wrote.
-
-    `cause` is the error where the server could not even be asked for that.
-    """
-
-    def __init__(self, reply: Any, cause: Exception | None = None) -> None:
-        super().__init__("too few replicas have confirmed a write" if cause is None else str(cause))
-        self.reply = reply
-        self.__cause__ = cause
-
-
-class Topology(Protocol):
-    """What the store needs from the servers it talks to."""
-
-    def watch(self) -> None:
-        """From now on, look for changes that no reply tells; for a process that will not fork."""
-
-    def groups(self, keys: Sequence[str | bytes]) -> list[list[int]]:
-        """Partition keys, by index, into groups that one command may name together."""
-
-    def run(self, commands: Sequence[Command], wait: Command | None = None) -> list[Any]:
-        """Run commands in one round trip to each server; the reply to a command that fails is the error.
-
-        `wait` is a `WAIT`, which each server runs after its commands: where fewer replicas confirm them, their replies
-        are UnconfirmedError.
-        """
-
-    def servers(self) -> Sequence["Server"]:
-        """Return those that accept writes, in an order that stays while they do."""
-
-    def scan(self, pattern: str, count: int) -> Iterator[bytes]:
-        """Yield the keys that match, asking for about `count` at a time."""
-
-    def key_of_each(self, key: Callable[[int], str]) -> list[str]:
-        """Return one key for each server that accepts writes, of those that `key` returns for 0, 1, 2 and so on."""
 
 
 class Server:

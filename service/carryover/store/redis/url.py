@@ -21,7 +21,8 @@ from redis.retry import Retry
 from carryover.errors import ConfigurationError
 from carryover.store.redis import cluster, sentinel
 from carryover.store.redis.cluster import Cluster
-from carryover.store.redis.server import Topology, connect_one
+from carryover.store.redis.server import connect_one
+from carryover.store.redis.topology import Topology
 
 DEFAULT_PORT = 6379
 
