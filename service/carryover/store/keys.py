@@ -22,6 +22,11 @@ def office(prefix: str, name: str) -> str:
     return f"{prefix}:{name}"
 
 
+def rate(prefix: str, name: str) -> str:
+    """Return where it is stored what was taken of a rate."""
+    return f"{prefix}:rate:{name}"
+
+
 def probe(prefix: str, tag: int, token: str) -> str:
     """Return a key that is no session's, to try out what a step does; it shares the slot of its `tag`."""
     return f"{prefix}:{{server{tag}}}:probe:{token}"

@@ -16,6 +16,7 @@ from redis import exceptions
 from carryover.errors import CommitUnknownError, ConfigurationError, StoreUnavailableError
 from carryover.store import keys as names
 from carryover.store.health import StoreHealth, reason, unavailable
+from carryover.store.rates import Demand
 from carryover.store.record import GRACE, HEADER_BYTES, SESSION, Record, parse, tombstone
 from carryover.store.redis import ERRORS, Command, UnconfirmedError, connect
 from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey, is_response
@@ -110,7 +111,9 @@ class Store:
         self._timeout = timeout
         self._wait: Command | None = None
         self._topology = connect(url, timeout)
-        self._scripts = {name: _Script(name) for name in ("commit", "elect", "policy", "release", "replay", "sweep")}
+        self._scripts = {
+            name: _Script(name) for name in ("commit", "elect", "policy", "rate", "release", "replay", "sweep")
+        }
         self._sources = {script.sha: script.source for script in self._scripts.values()}
 
     def require_replicas(self, count: int, seconds: float) -> None:
@@ -127,11 +130,16 @@ class Store:
         self._wait = ("WAIT", count, int(seconds * 1000)) if count else None
 
     def load(
-        self, keys: Sequence[str], locks: Sequence[tuple[str, IdempotencyKey]] = (), expiring: Sequence[int] = ()
+        self,
+        keys: Sequence[str],
+        locks: Sequence[tuple[str, IdempotencyKey]] = (),
+        expiring: Sequence[int] = (),
+        demands: Sequence[Demand] = (),
     ) -> tuple[list[Record | StoreUnavailableError | None], list[bytes | StoreUnavailableError | None]]:
         """Read sessions, and lock idempotency keys, in one round trip.
 
-        `expiring` are positions in `keys` of sessions of which it is also read how long they have left.
+        `expiring` are positions in `keys` of sessions of which it is also read how long they have left. `demands` are
+        settled.
 
         Returns:
             For each key what it holds, None where there is no such key; for each lock what was there before it. Either
@@ -146,6 +154,8 @@ class Store:
             place = self._response_key(key, idempotency_key)
             commands.append(("SET", place, idempotency_key.lock(), "NX", "GET", "PX", LOCK_MILLISECONDS))
         commands += [("PTTL", places[position]) for position in expiring]
+        for demand in demands:
+            commands.append(self._take(demand))
         replies, again = self._run(commands)
         failed = [number for number, reply in enumerate(replies) if isinstance(reply, Exception)]
         if failed:
@@ -155,13 +165,13 @@ class Store:
             for number, i in enumerate(group):
                 found[i] = values if isinstance(values, StoreUnavailableError) else _parsed(values[number])
         end = len(groups) + len(locks)
-        for position, left in zip(expiring, replies[end:], strict=True):
+        for position, left in zip(expiring, replies[end:], strict=False):
             found[position] = _remaining(found[position], left)
+        if demands:
+            _settle(demands, replies)
         before: list[bytes | StoreUnavailableError | None] = replies[len(groups) : end]
         if again:
-            for number, (_, idempotency_key) in enumerate(locks):
-                if len(groups) + number in again and before[number] == idempotency_key.lock():
-                    before[number] = None  # its own, of the first try; if not, no harm is done
+            _drop_own(locks, before, {number - len(groups) for number in again})
         if self._wait is not None:
             self._confirm(locks, before)
         return found, before
@@ -171,6 +181,11 @@ class Store:
         place = names.session(self._prefix, key)
         value, left = _whole(self._run([("GET", place), ("PTTL", place)])[0])
         return None if value is None else parse(value, left - GRACE)
+
+    def take(self, demand: Demand) -> None:
+        """Settle a demand; where Redis fails, all is allowed, and nobody waits for a Redis that was lost before."""
+        lost = self.health.reason
+        demand.settle(StoreUnavailableError(lost) if lost else self._run([self._take(demand)])[0][0])
 
     def commit(
         self, commits: Sequence[Commit], releases: Sequence[tuple[str, IdempotencyKey]] = ()
@@ -351,6 +366,10 @@ class Store:
         ]
         return sum(_whole(self._run(commands)[0])) if commands else 0
 
+    def _take(self, demand: Demand) -> Command:
+        key = names.rate(self._prefix, demand.name)
+        return ("EVALSHA", self._scripts["rate"].sha, 1, key, demand.interval, demand.burst, demand.count)
+
     def _commit(self, commits: Sequence[tuple[str, Commit]]) -> Command:
         keys: list[str] = []
         arguments: list[bytes | int] = [GRACE, self._keep]
@@ -464,6 +483,21 @@ def _remaining(
     if isinstance(found, Record) and found.kind == SESSION:
         found.remaining = left - GRACE
     return found
+
+
+def _settle(demands: Sequence[Demand], replies: Sequence[Any]) -> None:
+    """Settle demands, whose replies are the last."""
+    for demand, reply in zip(demands, replies[-len(demands) :], strict=True):
+        demand.settle(reply)
+
+
+def _drop_own(
+    locks: Sequence[tuple[str, IdempotencyKey]], found: list[bytes | StoreUnavailableError | None], again: set[int]
+) -> None:
+    """Drop what commands that ran `again` have found of their own first try; where it is not, no harm is done."""
+    for number, (_, key) in enumerate(locks):
+        if number in again and found[number] == key.lock():
+            found[number] = None
 
 
 def _whole(replies: list[Any]) -> list[Any]:
