@@ -33,7 +33,7 @@ def admitted(route: Route, engine: Engine, inbound: Inbound) -> Engine:
             raise ForbiddenError(
                 "without API keys (API_KEYS), this route responds only to clients on the same machine that use no proxy"
             )
-        return _acting(engine, inbound) if route.scope is Scope.ADMIN else engine
+        return _acting(engine, inbound) if route.scope in SESSIONS else engine
     if route.scope in keys.exempt:
         return engine
     secret = _secret(inbound)
@@ -71,6 +71,8 @@ def _acting(engine: Engine, inbound: Inbound) -> Engine:
     given = parse_qs(inbound.query, keep_blank_values=True, max_num_fields=None).get(PARAMETER)
     if given is None:
         return engine
+    if engine.keys is None and not inbound.local:
+        raise InvalidInputError(f"{PARAMETER} names a key, and this service has none (API_KEYS)")
     if engine.key is not None and Scope.ADMIN not in engine.key.rights:
         raise ForbiddenError(f"the API key {engine.key.name!r} lacks the right 'admin', which {PARAMETER} requires")
     if given[0] and re.fullmatch(NAME, given[0]) is None:

@@ -26,7 +26,7 @@ def respond(route: Route, engine: Engine, inbound: Inbound, read_body: Callable[
     started = time.perf_counter_ns()
     inbound.request_id = request_ids.of(inbound.headers.get("x-request-id"))
     try:
-        if engine.keys is not None or route.scope is _ADMIN:
+        if engine.keys is not None or route.scope is _ADMIN or auth.PARAMETER in inbound.query:
             engine = auth.admitted(route, engine, inbound)
             if engine.charge is not None and not route.changes:
                 engine.charge.take()  # the others do when they load their sessions

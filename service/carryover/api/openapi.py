@@ -98,6 +98,8 @@ def document(routes: tuple[Route, ...], repository: Repository, *, keyed: bool) 
     for route in routes:
         for path, suffix in _paths(route):
             operation = _operation(route, path, suffix, schemas)
+            if route.scope is Scope.ADMIN or (keyed and route.scope is Scope.SESSIONS):
+                operation["parameters"].append(_reference(auth.PARAMETER))
             operation["security"] = _security(route, keyed=keyed)
             _add_examples(route, path, operation, known)
             for status, response in operation["responses"].items():
@@ -199,8 +201,11 @@ def _references(route: Route) -> list[Schema]:
         used += ["If-None-Match", "migrate", *([] if route.streams else ["Idempotency-Key"])]
     used += ["create"] if route.creates else []
     used += route.query
-    used += [auth.PARAMETER] if route.scope in auth.SESSIONS and not route.path.startswith("/v2") else []
-    return [{"$ref": f"#/components/parameters/{name}"} for name in used]
+    return [_reference(name) for name in used]
+
+
+def _reference(parameter: str) -> Schema:
+    return {"$ref": f"#/components/parameters/{parameter}"}
 
 
 def _has_step(route: Route) -> bool:

@@ -141,3 +141,10 @@ def test_a_model_without_sessions_has_none_to_count_or_delete(client: Client, pa
     status = 404 if "none-such" in path else 400
     problem(client.get(f"{path}:count"), status)
     problem(client.delete(f"{path}?prefix="), status)
+
+
+def test_without_keys_none_can_be_named(client: Client) -> None:
+    path = client.create("digits-rnn", f"unowned-{uuid4().hex}")
+    assert "has none" in problem(client.get(f"{path}?api_key=a"), 400)
+    assert "has none" in problem(client.post(f"{path}:predict?api_key=a", {"instances": [ROW]}), 400)
+    assert client.get(f"{SESSIONS}?api_key=a").expect()["sessions"] == []
