@@ -10,6 +10,7 @@ import yaml
 from tests.support.metrics import Scrape
 from tests.support.paths import ROOT
 from tests.support.service import Service
+from tests.support.waiting import eventually
 
 FOLDER = ROOT / "deploy" / "monitoring"
 ALERTS = yaml.safe_load((FOLDER / "alerts.yml").read_text())["groups"][0]["rules"]
@@ -39,6 +40,7 @@ def known(service: Service) -> dict[str, set[str]]:
         path = client.create("digits-rnn")
         client.step(path, [[0] * 8])
         client.get(path)
+        eventually("a count of the sessions", lambda: Scrape(client).samples("carryover_sessions"))
         scrape = Scrape(client)
     labels: dict[str, set[str]] = {}
     for family in scrape.families.values():

@@ -60,6 +60,50 @@ def test_names_are_patterns(document: Document) -> None:
     assert not re.search(create["pattern"], "..")
 
 
+EXEMPLARY = (
+    "v1_models_predict",
+    "v1_sessions_create",
+    "v1_sessions_predict",
+    "v1_sessions_predict_many",
+    "v2_infer_infer",
+)
+"""Operations whose requests depend on the model, in an order in which they succeed."""
+
+
+def test_the_examples_are_requests_that_succeed(document: Document, client: Client) -> None:
+    by_id = {operation["operationId"]: (path, operation) for _, path, operation in operations(document)}
+    tried = 0
+    for name in EXEMPLARY:
+        path, operation = by_id[name]
+        for example, body in operation["requestBody"]["content"][JSON]["examples"].items():
+            of_path = {p["name"]: p for p in operation["parameters"] if p.get("in") == "path"}
+            model = of_path["model"]["examples"][example]["value"]
+            filled = path.format(model=model, session=of_path.get("session", {}).get("example"))
+            response = client.post(filled, body["value"])
+            taken = name == "v1_sessions_create" and response.status == 409
+            assert taken or response.status in (200, 201), (filled, body, response.body)
+            tried += 1
+    assert tried >= len(EXEMPLARY) * 2
+    models = {model["name"] for model in client.get("/v1/models").expect()["models"]}
+    assert set(by_id["v1_models_predict"][1]["requestBody"]["content"][JSON]["examples"]) <= models
+
+
+def test_links_name_operations_and_their_parameters(document: Document) -> None:
+    parameters = {
+        operation["operationId"]: {p["name"] for p in operation["parameters"] if p.get("in") == "path"}
+        for _, _, operation in operations(document)
+    }
+    links = [
+        link
+        for _, _, operation in operations(document)
+        for response in operation["responses"].values()
+        for link in response.get("links", {}).values()
+    ]
+    assert len(links) > 20
+    for link in links:
+        assert set(link["parameters"]) == parameters[link["operationId"]]
+
+
 def operation_of(document: Document, method: str, path: str) -> dict[str, Any]:
     """The operation that a request is, by the document's own patterns; a fixed path goes before one with a name."""
     for template in sorted(document["paths"], key=lambda template: template.count("{")):
@@ -83,7 +127,7 @@ def check(document: Document, method: str, response: Response) -> str:
         assert "content" not in described or not response.body
     else:
         schema = described["content"][response.headers["Content-Type"]].get("schema")
-        if schema is not None and response.headers.get_content_type() != "text/plain":
+        if schema is not None and response.headers.get_content_maintype() != "text":
             validator = Draft202012Validator(schema | {"components": document["components"]})
             for line in response.body.splitlines() or [b""]:
                 validator.validate(json.loads(line))

@@ -42,7 +42,7 @@ _STATUSES = [int(status) for status in HTTPStatus if status >= HTTPStatus.OK]
 def show(engine: Engine, _: Inbound) -> Response:
     """Return all metrics."""
     engine.sample()
-    families = (*_of_requests(engine.metrics), *_of_models(engine), *_of_store(engine.metrics), *_of_process(engine))
+    families = (*_of_requests(engine.metrics), *_of_models(engine), *_of_store(engine), *_of_process(engine))
     return Response(prometheus.text(families), media_type=prometheus.MEDIA_TYPE)
 
 
@@ -125,7 +125,15 @@ def _by_triton(versions: dict[tuple[str, str], Totals]) -> Iterator[Metric]:
         yield prometheus.untyped(f"nv_inference_{name}", description, ("model", "version"), series)
 
 
-def _of_store(metrics: Metrics) -> Iterator[Metric]:
+def _of_store(engine: Engine) -> Iterator[Metric]:
+    metrics = engine.metrics
+    counts = engine.store.counts()
+    yield prometheus.gauge(
+        "carryover_sessions",
+        "Live sessions of all replicas and keys, when they were last counted.",
+        ("model",),
+        {} if counts is None else {(m.name,): counts.get(m.name, 0) for m in engine.repository if m.stateful},
+    )
     yield prometheus.counter(
         "carryover_sessions_ended", "Sessions that ended, by how.", ("how",),
         {(how,): count for how, count in metrics.ended.read().items()},

@@ -119,17 +119,19 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
 
 
 def post_worker_init(_: Any) -> None:
-    """Look at Redis while it is lost, and sweep expired sessions from time to time, in one elected worker."""
+    """Look at Redis while it is lost; sweep expired sessions and count the others, each in one elected worker."""
     import gevent
 
     from carryover.server.sampling import sample_forever
     from carryover.server.wsgi import engine
+    from carryover.store.counting import count_forever
     from carryover.store.sweeper import sweep_forever
 
     if _settings.otel_exporter_otlp_endpoint is not None:
         engine.tracer = traces.Tracer(_settings.otel_exporter_otlp_endpoint)
     engine.store.watch()
     gevent.spawn(sweep_forever, engine.store, partial(engine.metrics.ended.add, "expired"))
+    gevent.spawn(count_forever, engine.store)
     gevent.spawn(sample_forever, engine)
 
 

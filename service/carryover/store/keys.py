@@ -50,6 +50,11 @@ def of_session(prefix: str, place: bytes) -> str:
     return place.decode()[len(prefix) + 2 : -1]
 
 
+def model_of(prefix: str, place: bytes) -> str:
+    """Return the model of a session whose record is stored there; what is before an @ is whose it is."""
+    return of_session(prefix, place).partition("/")[0].rpartition("@")[2]
+
+
 def sessions_pattern(prefix: str) -> str:
     """Return the pattern that matches the keys of all sessions and responses, and no others."""
     return f"{prefix}:{{*"

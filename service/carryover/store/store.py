@@ -1,8 +1,9 @@
 """The store: sessions by key, read together and committed together."""
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from hashlib import sha1
@@ -112,7 +113,7 @@ class Store:
         self._wait: Command | None = None
         self._topology = connect(url, timeout)
         self._scripts = {
-            name: _Script(name) for name in ("commit", "elect", "policy", "rate", "release", "replay", "sweep")
+            name: _Script(name) for name in ("commit", "elect", "live", "policy", "rate", "release", "replay", "sweep")
         }
         self._sources = {script.sha: script.source for script in self._scripts.values()}
 
@@ -365,6 +366,35 @@ class Store:
             ("EVALSHA", sha, len(group), *(keys[i] for i in group), GRACE) for group in self._topology.groups(keys)
         ]
         return sum(_whole(self._run(commands)[0])) if commands else 0
+
+    def models_of_live(self, keys: Sequence[bytes]) -> list[str]:
+        """Return, for each live session among the keys, the name of its model."""
+        sha = self._scripts["live"].sha
+        groups = self._topology.groups(keys)
+        commands = [("EVALSHA", sha, len(group), *(keys[i] for i in group), GRACE) for group in groups]
+        flags = _whole(self._run(commands)[0])
+        return [
+            names.model_of(self._prefix, keys[i])
+            for group, found in zip(groups, flags, strict=True)
+            for i, live in zip(group, found, strict=True)
+            if live
+        ]
+
+    def note_counts(self, sessions: Mapping[str, int], seconds: float) -> None:
+        """Store how many sessions there are of each model; it is forgotten after some seconds."""
+        key = names.office(self._prefix, "counts")
+        _whole(self._run([("SET", key, json.dumps(sessions), "PX", int(seconds * 1000))])[0])
+
+    def counts(self) -> dict[str, int] | None:
+        """Return how many sessions of each model were counted last; None where Redis does not say."""
+        if self.health.reason is not None:
+            return None
+        found = self._run([("GET", names.office(self._prefix, "counts"))])[0][0]
+        return json.loads(found) if isinstance(found, bytes) else None
+
+    def hold(self, office: str, seconds: float) -> None:
+        """Hold an office that this process has for so long from now on."""
+        _whole(self._run([("PEXPIRE", names.office(self._prefix, office), int(seconds * 1000))])[0])
 
     def _take(self, demand: Demand) -> Command:
         key = names.rate(self._prefix, demand.name)

@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.client import Client, problem
+from tests.support.metrics import Scrape
 from tests.support.waiting import eventually
 
 SESSIONS = "/v1/models/digits-rnn/sessions"
@@ -148,3 +149,17 @@ def test_without_keys_none_can_be_named(client: Client) -> None:
     assert "has none" in problem(client.get(f"{path}?api_key=a"), 400)
     assert "has none" in problem(client.post(f"{path}:predict?api_key=a", {"instances": [ROW]}), 400)
     assert client.get(f"{SESSIONS}?api_key=a").expect()["sessions"] == []
+
+
+def test_the_sessions_of_each_model_are_a_metric(client: Client) -> None:
+    prefix = f"gauge-{uuid4().hex[:8]}"
+    for number in range(5):
+        client.create("digits-rnn", f"{prefix}-{number}")
+    client.delete(f"{SESSIONS}/{prefix}-0")
+    client.create("digits-rnn", f"{prefix}-short", ttl=1)
+
+    def agrees() -> bool:
+        counted: int = client.get(f"{SESSIONS}:count").expect()["count"]
+        return Scrape(client).value("carryover_sessions", model="digits-rnn") == counted
+
+    eventually("a count", agrees, interval=0.2)
