@@ -11,7 +11,7 @@ T ?=
 ALL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-compose test-chaos soak test-gpu lint bench checkpoints clean
+.PHONY: help run check test test-compose test-chaos soak test-api test-alerts test-gpu lint bench checkpoints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -33,6 +33,13 @@ test-chaos: $(VENV)/.dev ## kill, cut and stop everything under load; SECONDS=12
 
 soak: $(VENV)/.dev ## load for SECONDS=600, after which nothing may have grown
 	$(BIN)/python -m tests.soak
+
+test-api: $(VENV)/.dev ## 10,000 requests that are made from the OpenAPI document; REQUESTS, SEED
+	$(BIN)/pytest tests/openapi -s
+
+test-alerts: ## test the alert rules; needs promtool, of Debian's package prometheus
+	promtool check rules deploy/monitoring/alerts.yml
+	promtool test rules deploy/monitoring/alerts.test.yml
 
 test-gpu: $(VENV)/.dev ## test what needs an NVIDIA GPU and torch's build for it
 	$(BIN)/pytest tests/gpu
@@ -58,6 +65,6 @@ $(VENV)/.run: pyproject.toml requirements.txt requirements-embedded.txt requirem
 	$(PIP) -e '.[embedded,client]'
 	@touch $@
 
-$(VENV)/.dev: pyproject.toml requirements.txt requirements-embedded.txt requirements-client.txt requirements-dev.txt | $(VENV)/bin/python
+$(VENV)/.dev: pyproject.toml requirements.txt requirements-embedded.txt requirements-client.txt requirements-otel.txt requirements-dev.txt | $(VENV)/bin/python
 	$(PIP) -r requirements-dev.txt -e .
 	@touch $@ $(VENV)/.run

@@ -125,6 +125,14 @@ class OverloadedError(UnavailableError):
     """More requests are queued than `MAX_QUEUE` allows."""
 
 
+class RateLimitedError(UnavailableError):
+    """The rate of the API key is used up."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class StoreUnavailableError(UnavailableError):
     """Redis does not answer, is read-only or is full."""
 

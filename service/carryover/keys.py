@@ -25,20 +25,38 @@ RIGHTS = ("predict", "sessions", "admin")
 _PREFIX = "carryover_"
 """What keys start with, so that one that was published by mistake can be recognized."""
 _BYTES = 32
+RATE = r"^[1-9][0-9]{0,5}/(second|minute|hour|day)$"
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86400}
+_MOST = 999_999
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 _Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 _Name = Annotated[str, StringConstraints(pattern=NAME)]
 
 
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """`count` requests in `seconds`, of which `burst` may come at once."""
+
+    count: int
+    seconds: int
+    burst: int
+
+    @property
+    def interval(self) -> int:
+        """Microseconds from one request to the next."""
+        return self.seconds * 1_000_000 // self.count
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Key:
-    """A caller: what it may do, with which models (None: all), and until when, in seconds since 1970."""
+    """A caller: what it may do, with which models (None: all), until when, in seconds since 1970, and how often."""
 
     name: str
     rights: frozenset[str]
     models: frozenset[str] | None = None
     expires: float = inf
+    rate: Rate | None = None
 
     @property
     def expired(self) -> bool:
@@ -47,8 +65,11 @@ class Key:
 
     @property
     def owner(self) -> str:
-        """What the names of its sessions start with in the store; no name of a model has an @."""
-        return f"{self.name}@"
+        """What the names of its sessions start with in the store; no name of a model has an @.
+
+        Without a name, it is nothing: those are the sessions that were created without keys.
+        """
+        return f"{self.name}@" if self.name else ""
 
 
 class Keys:
@@ -75,6 +96,8 @@ class _Entry(BaseModel):
     rights: list[Literal["predict", "sessions", "admin"]]
     models: Literal["all"] | list[str] = "all"
     expires: AwareDatetime | None = None
+    rate: Annotated[str, StringConstraints(pattern=RATE)] | None = None
+    burst: Annotated[int, Field(ge=1, le=_MOST)] | None = None
 
 
 class _File(BaseModel):
@@ -103,6 +126,8 @@ def read(path: Path, exempt: frozenset[str]) -> Keys:
         raise ConfigurationError(f"API_KEYS={path}: {where}: {first['msg']}") from None
     found: dict[str, Key] = {}
     for name, entry in parsed.keys.items():
+        if entry.burst is not None and entry.rate is None:
+            raise ConfigurationError(f"API_KEYS={path}: keys.{name}.burst: expected a rate as well")
         key = _key(name, entry)
         for one in [entry.sha256] if isinstance(entry.sha256, str) else entry.sha256:
             if one in found:
@@ -116,7 +141,9 @@ def digest(secret: str) -> str:
     return sha256(secret.encode()).hexdigest()
 
 
-def new(name: str, rights: list[str], models: list[str] | None, days: int | None) -> tuple[str, str]:
+def new(
+    name: str, rights: list[str], models: list[str] | None, days: int | None, rate: str | None = None
+) -> tuple[str, str]:
     """Return a new key, and the lines of TOML that stand for it."""
     secret = _PREFIX + secrets.token_urlsafe(_BYTES)
     lines = [f'[keys."{name}"]', f'sha256 = "{digest(secret)}"', f"rights = {json.dumps(rights)}"]
@@ -125,9 +152,19 @@ def new(name: str, rights: list[str], models: list[str] | None, days: int | None
     if days is not None:
         expires = (datetime.now(UTC) + timedelta(days=days)).replace(microsecond=0)
         lines.append(f"expires = {expires.isoformat().replace('+00:00', 'Z')}")
+    if rate is not None:
+        lines.append(f'rate = "{rate}"')
     return secret, "\n".join(lines)
 
 
 def _key(name: str, entry: _Entry) -> Key:
     models = None if entry.models == "all" else frozenset(entry.models)
-    return Key(name, frozenset(entry.rights), models, entry.expires.timestamp() if entry.expires else inf)
+    expires = entry.expires.timestamp() if entry.expires else inf
+    return Key(name, frozenset(entry.rights), models, expires, _rate(entry))
+
+
+def _rate(entry: _Entry) -> Rate | None:
+    if entry.rate is None:
+        return None
+    count, _, unit = entry.rate.partition("/")
+    return Rate(int(count), _SECONDS[unit], entry.burst or int(count))

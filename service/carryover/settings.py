@@ -84,6 +84,14 @@ class Settings(BaseSettings):
         default=75.0, gt=0, le=86400, description="Seconds that a model has for a request; then the response is 504"
     )
     log_format: Literal["text", "json"] = Field(default="text", description="Format of log lines")
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None,
+        pattern=r"^https?://.+",
+        description="OpenTelemetry collector, OTLP over HTTP; without it, no spans",
+    )
+    triton_metrics: bool = Field(
+        default=False, description="Whether /metrics also has Triton's names of metrics, nv_inference_*"
+    )
     request_log: Literal["off", "errors", "all"] = Field(
         default="off", description="Which requests are logged: none, those of status 400 and up, or all"
     )

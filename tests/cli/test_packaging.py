@@ -70,7 +70,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     source = ROOT / "service"
     expected = {
         str(path.relative_to(source))
-        for pattern in ("*.py", "*.lua", "py.typed")
+        for pattern in ("*.py", "*.lua", "*.html", "*.js", "py.typed")
         for path in (source / "carryover").rglob(pattern)
     }
     assert "carryover/py.typed" in expected
@@ -84,7 +84,7 @@ def test_the_metadata_has_the_version_the_requirements_and_the_command(wheel: Pa
     assert found["Version"] == __version__
     required = [line for line in found.get_all("Requires-Dist", []) if "extra ==" not in line]
     assert required == requirements("requirements.txt")
-    for extra in ("embedded", "client"):
+    for extra in ("embedded", "client", "otel"):
         lines = [line for line in found.get_all("Requires-Dist", []) if f'extra == "{extra}"' in line]
         assert [line.partition(";")[0] for line in lines] == requirements(f"requirements-{extra}.txt")
     with ZipFile(wheel) as archive:

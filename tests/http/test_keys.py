@@ -37,6 +37,7 @@ FILE = "\n".join(
         entry("no-rights", rights="[]"),
         entry("predicts", rights='["predict"]'),
         entry("sessions", rights='["sessions"]'),
+        entry("only-admin", rights='["admin"]'),
     )
 )
 
@@ -116,7 +117,7 @@ def test_a_route_requires_its_right_and_its_model(client: Client, route: Route, 
 
 
 def test_open_routes_require_none(client: Client) -> None:
-    assert [route.path for route in ROUTES if route.scope is Scope.OPEN] == ["/openapi.json"]
+    assert [route.path for route in ROUTES if route.scope is Scope.OPEN] == ["/openapi.json", "/docs", "/docs/{file}"]
     document = client.get("/openapi.json").expect()
     schemes: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}]
     assert document["paths"]["/v1/models"]["get"]["security"] == schemes
@@ -207,6 +208,36 @@ def test_lists_are_of_the_sessions_of_the_key(client: Client) -> None:
                 call(client, "POST", f"{path}/list-{name}", {"values": [1]}, **bearer(name)).expect()
             found = call(client, "GET", f"{path}?prefix=list-", **bearer(name)).expect()[members]
             assert [entry[member] for entry in found] == [f"list-{name}"]
+
+
+def test_an_administrator_sees_and_manages_the_sessions_of_other_keys(client: Client) -> None:
+    path = "/v1/models/digits-rnn/sessions"
+    call(client, "POST", path, {"session": "managed"}, **bearer("alice")).expect(201)
+    call(client, "POST", f"{path}/managed:predict", {"instances": [ROW]}, **bearer("alice")).expect()
+    of_alice = "api_key=alice"
+    admin, sessions = bearer("only-admin"), bearer("bob")
+    listed = call(client, "GET", f"{path}?prefix=managed&{of_alice}", **admin).expect()["sessions"]
+    assert [(one["session"], one["step"]) for one in listed] == [("managed", 1)]
+    assert call(client, "GET", f"{path}:count?prefix=managed&{of_alice}", **admin).expect()["count"] == 1
+    assert call(client, "GET", f"{path}:count?prefix=managed", **admin).expect()["count"] == 0
+    assert call(client, "GET", f"{path}/managed?{of_alice}", **sessions).expect()["step"] == 1
+    problem(call(client, "GET", f"{path}/managed", **sessions), 404)
+    assert call(client, "DELETE", f"{path}?prefix=managed", **admin).expect() == {"deleted": 0}
+    assert call(client, "DELETE", f"{path}?prefix=managed&{of_alice}", **admin).expect() == {"deleted": 1}
+    problem(call(client, "GET", f"{path}/managed", **bearer("alice")), 410)
+
+
+@both_ways
+def test_others_do_not(client: Client, way: dict[str, str]) -> None:
+    path = "/v1/models/digits-rnn/sessions"
+    call(client, "POST", path, {"session": f"private-{len(way)}"}, **bearer("alice")).expect(201)
+    target = f"{path}/private-{len(way)}"
+    for method, suffix in (("GET", ""), ("POST", ":predict"), ("DELETE", "")):
+        body = {"instances": [ROW]} if suffix else None
+        response = call(client, method, f"{target}{suffix}?api_key=alice", body, **way, **bearer("sessions"))
+        assert "lacks the right 'admin'" in problem(response, 403)
+    problem(call(client, "GET", f"{path}?api_key=a/b", **bearer("bob")), 400)
+    assert call(client, "GET", target, **bearer("alice")).expect()["step"] == 0
 
 
 def test_the_log_names_the_caller_and_holds_no_key(keyed: Service, client: Client) -> None:

@@ -83,7 +83,21 @@ def test_a_request_has_one_line(logging_all: Service, headers: dict[str, str]) -
         "model": "digits-rnn",
         "session": "logged",
         "step": 1,
+        "batch": 1,
     }
+
+
+@pytest.mark.parametrize("headers", [{}, UNUSUAL], ids=["short", "flask"])
+def test_the_line_of_an_inference_names_its_sequence(logging_all: Service, headers: dict[str, str]) -> None:
+    tensor = {"name": "rows", "shape": [1, 1, 8], "datatype": "FP32", "data": ROW}
+    body = {"inputs": [tensor], "parameters": {"sequence_id": "scan", "sequence_start": True}}
+    with logging_all.client() as client:
+        path = "/v2/models/digits-rnn/infer"
+        client.request("POST", path, json.dumps(body).encode(), headers | {"X-Request-ID": "sequence"}).expect()
+        client.request("POST", path, json.dumps({"inputs": [tensor]}).encode(), headers | {"X-Request-ID": "none"})
+    line = line_of(logging_all, "sequence")
+    assert (line["session"], line["step"], line["batch"]) == ("scan", 1, 1)
+    assert "session" not in line_of(logging_all, "none")
 
 
 def test_a_stream_has_its_line_when_it_ends(logging_all: Service) -> None:

@@ -55,7 +55,7 @@ def test_two_workers_counters_sum_to_what_the_clients_counted(service: Service, 
 
 
 def test_counters_outlive_workers_and_a_reload(launch: Launch) -> None:
-    service = launch()
+    service = launch(TRITON_METRICS="true")
     with service.client() as client:
         path = client.create("digits-rnn")
         for _ in range(5):
@@ -75,6 +75,10 @@ def test_counters_outlive_workers_and_a_reload(launch: Launch) -> None:
     route = "/v1/models/{model}/sessions/{session}:predict"
     assert scrape.value(COUNT, method="POST", route=route, status="200") == 6
     assert scrape.value("carryover_steps_total", model="digits-rnn") == 6
+    for triton in ("request_success", "count", "exec_count"):
+        assert scrape.value(f"nv_inference_{triton}", model="digits-rnn", version="1") == 6
+    assert scrape.value("nv_inference_request_failure", model="digits-rnn") == 0
+    assert scrape.value("nv_inference_request_duration_us", model="digits-rnn") > 100
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")

@@ -30,6 +30,7 @@ def test_an_entry_has_rights_models_expiry_and_digests(tmp_path: Path) -> None:
             rights = ["predict"]
             models = ["gru"]
             expires = 2020-01-01T00:00:00Z
+            rate = "600/minute"
             [keys.other]
             sha256 = "{keys.digest("c")}"
             rights = []
@@ -50,6 +51,9 @@ def test_an_entry_has_rights_models_expiry_and_digests(tmp_path: Path) -> None:
     other = read.find("c")
     assert other is not None
     assert (other.rights, other.models, other.expired) == (frozenset(), None, False)
+    assert first.rate == keys.Rate(600, 60, 600)
+    assert first.rate.interval == 100_000
+    assert other.rate is None
     assert read.find("d") is None
     assert len(read) == 3
 
@@ -66,6 +70,10 @@ def test_an_entry_has_rights_models_expiry_and_digests(tmp_path: Path) -> None:
         (f"[keys.a]\nsha256 = '{DIGEST}'\nrights = ['secret']", "keys.a.rights.0: Input should be 'predict'"),
         (f"[keys.a]\nsha256 = '{DIGEST}'\nrights = []\nsecret = 1", "keys.a.secret"),
         (f"[keys.a]\nsha256 = '{DIGEST}'\nrights = []\nexpires = 2020-01-01T00:00:00", "keys.a.expires"),
+        (f"[keys.a]\nsha256 = '{DIGEST}'\nrights = []\nrate = '0/second'", "keys.a.rate"),
+        (f"[keys.a]\nsha256 = '{DIGEST}'\nrights = []\nrate = '5/week'", "keys.a.rate"),
+        (f"[keys.a]\nsha256 = '{DIGEST}'\nrights = []\nrate = '5/second'\nburst = 0", "keys.a.burst"),
+        (f"[keys.a]\nsha256 = '{DIGEST}'\nrights = []\nburst = 5", "keys.a.burst: expected a rate as well"),
         (f"[keys.'a@b']\nsha256 = '{DIGEST}'\nrights = []", "keys.a@b"),
         (f"[keys.a]\nsha256 = '{DIGEST}'\nrights = []\n[keys.b]\nsha256 = '{DIGEST}'\nrights = []", "same digest"),
     ],

@@ -3,14 +3,20 @@
 Source: RFC 6750, sections 2.1 and 3.
 """
 
+import re
+from urllib.parse import parse_qs
+
 from carryover.api.inbound import Inbound
 from carryover.api.route import Route, Scope
 from carryover.engine import Engine
-from carryover.errors import ForbiddenError, UnauthorizedError
-from carryover.keys import RIGHTS, Key
+from carryover.errors import ForbiddenError, InvalidInputError, UnauthorizedError
+from carryover.keys import NAME, RIGHTS, Key
 
 HEADER = "X-API-Key"
+PARAMETER = "api_key"
 _SCHEME = "bearer "
+SESSIONS = (Scope.SESSIONS, Scope.ADMIN)
+"""The scopes of the routes on which an administrator may name a key in the query, under `PARAMETER`."""
 
 
 def admitted(route: Route, engine: Engine, inbound: Inbound) -> Engine:
@@ -27,7 +33,7 @@ def admitted(route: Route, engine: Engine, inbound: Inbound) -> Engine:
             raise ForbiddenError(
                 "without API keys (API_KEYS), this route responds only to clients on the same machine that use no proxy"
             )
-        return engine
+        return _acting(engine, inbound) if route.scope in SESSIONS else engine
     if route.scope in keys.exempt:
         return engine
     secret = _secret(inbound)
@@ -41,7 +47,7 @@ def admitted(route: Route, engine: Engine, inbound: Inbound) -> Engine:
         raise UnauthorizedError(f"the API key {reason}", given=True)
     inbound.key = key.name
     _require(route, inbound, key)
-    return engine.of(key)
+    return _acting(engine.of(key), inbound) if route.scope in SESSIONS else engine.of(key)
 
 
 def _secret(inbound: Inbound) -> str | None:
@@ -50,6 +56,28 @@ def _secret(inbound: Inbound) -> str | None:
     if given[: len(_SCHEME)].lower() == _SCHEME:
         return given[len(_SCHEME) :].strip()
     return inbound.headers.get("x-api-key")
+
+
+def _acting(engine: Engine, inbound: Inbound) -> Engine:
+    """Return the engine with the sessions of the key that an administrator names; without a name, as it is.
+
+    Raises:
+        ForbiddenError: the caller is no administrator.
+        InvalidInputError: no key can have the name.
+
+    """
+    if PARAMETER not in inbound.query:
+        return engine
+    given = parse_qs(inbound.query, keep_blank_values=True, max_num_fields=None).get(PARAMETER)
+    if given is None:
+        return engine
+    if engine.keys is None and not inbound.local:
+        raise InvalidInputError(f"{PARAMETER} names a key, and this service has none (API_KEYS)")
+    if engine.key is not None and Scope.ADMIN not in engine.key.rights:
+        raise ForbiddenError(f"the API key {engine.key.name!r} lacks the right 'admin', which {PARAMETER} requires")
+    if given[0] and re.fullmatch(NAME, given[0]) is None:
+        raise InvalidInputError(f"{PARAMETER}={given[0]!r:.80} is invalid; expected the name of a key, or nothing")
+    return engine.acting_for(given[0])
 
 
 def _require(route: Route, inbound: Inbound, key: Key) -> None:

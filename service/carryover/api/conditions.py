@@ -14,6 +14,8 @@ from carryover.store import IdempotencyKey
 MAX_KEY_LENGTH = 255
 _SAFE = ("GET", "HEAD")
 _STEP = re.compile(r'"[0-9]+"|[0-9]+')
+IF_MATCH = rf"^\s*(\*|(\s*,)*\s*({_STEP.pattern})\s*(,\s*({_STEP.pattern})?\s*)*)$"
+"""What an `If-Match` is, as a JSON schema has it."""
 _STEP_DIGITS = 19
 """Digits of the largest step that a session can have: a longer number matches none."""
 

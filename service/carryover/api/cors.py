@@ -8,7 +8,10 @@ from typing import Any
 
 from carryover.api.response import Headers, Response
 
-EXPOSED = ("ETag", "Location", "Idempotency-Replayed", "Retry-After", "X-Request-ID", "Inference-Header-Content-Length")
+EXPOSED = (
+    "ETag", "Location", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID",
+    "Inference-Header-Content-Length",
+)  # fmt: skip
 """The headers of responses that pages may read, beside the few that they always may."""
 ALLOWED = (
     "Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match",

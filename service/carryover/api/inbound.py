@@ -12,6 +12,8 @@ HEADERS = (
     "if-match",
     "if-none-match",
     "inference-header-content-length",
+    "prefer",
+    "traceparent",
     "x-api-key",
     "x-request-id",
 )
@@ -26,7 +28,8 @@ class Inbound:
     it has, in lower case. `body` has been read, of a route that takes one; a stream's comes in `chunks`, each of which
     waits for the client. `max_bytes` is what a body, decompressed, or a line of a stream may have. `request_id` is set
     before its handler is called, and so is `key`, the name of the caller's API key. `local` says that the client is on
-    this machine; it is known of requests for administration only.
+    this machine; it is known of requests for administration only. For the log, handlers set the `session` that the path
+    does not name, and `batch`, the number of requests in the forward; `trace` is the id of its trace.
     """
 
     method: str
@@ -40,3 +43,6 @@ class Inbound:
     request_id: str = ""
     key: str = ""
     local: bool = False
+    session: str = ""
+    batch: int = 0
+    trace: str = ""

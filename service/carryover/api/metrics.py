@@ -4,7 +4,7 @@ docs/operations.md describes each metric.
 """
 
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 
 from prometheus_client.metrics_core import Metric
@@ -23,13 +23,26 @@ from carryover.telemetry.request_log import Entry
 OTHER = "other"
 """The method and route of a request for which there is no route."""
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+_TRITON: tuple[tuple[str, str, Callable[[Totals], float]], ...] = (
+    ("request_success", "Inference requests that succeeded.", lambda totals: totals.success),
+    ("request_failure", "Inference requests that failed.", lambda totals: totals.fail),
+    ("count", "Inferences.", lambda totals: totals.success),
+    ("exec_count", "Forwards.", lambda totals: sum(count for count, _ in totals.batches.values())),
+    ("request_duration_us", "Time of requests.", lambda totals: totals.success_ns // 1000),
+    ("queue_duration_us", "Time that requests waited for a batch.", lambda totals: totals.queue_ns // 1000),
+    ("compute_input_duration_us", "Time to load states.", lambda totals: totals.input_ns // 1000),
+    ("compute_infer_duration_us", "Time of forwards.", lambda totals: totals.infer_ns // 1000),
+    ("compute_output_duration_us", "Time to commit states.", lambda totals: totals.output_ns // 1000),
+    ("pending_request_count", "Requests that wait for a batch.", lambda totals: totals.queued),
+)
+"""Triton's names after `nv_inference_`, what they count, and how."""
 _STATUSES = [int(status) for status in HTTPStatus if status >= HTTPStatus.OK]
 
 
 def show(engine: Engine, _: Inbound) -> Response:
     """Return all metrics."""
     engine.sample()
-    families = (*_of_requests(engine.metrics), *_of_models(engine), *_of_store(engine.metrics), *_of_process(engine))
+    families = (*_of_requests(engine.metrics), *_of_models(engine), *_of_store(engine), *_of_process(engine))
     return Response(prometheus.text(families), media_type=prometheus.MEDIA_TYPE)
 
 
@@ -84,6 +97,8 @@ def _of_models(engine: Engine) -> Iterator[Metric]:
         {labels: totals.steps for labels, totals in versions.items()},
     )  # fmt: skip
     yield from _by_model(versions)
+    if engine.metrics.triton:
+        yield from _by_triton(versions)
 
 
 def _by_model(versions: dict[tuple[str, str], Totals]) -> Iterator[Metric]:
@@ -103,7 +118,22 @@ def _by_model(versions: dict[tuple[str, str], Totals]) -> Iterator[Metric]:
     )
 
 
-def _of_store(metrics: Metrics) -> Iterator[Metric]:
+def _by_triton(versions: dict[tuple[str, str], Totals]) -> Iterator[Metric]:
+    """Yield metrics as Triton names them (docs/user_guide/metrics.md), so that dashboards made for it work."""
+    for name, description, read in _TRITON:
+        series: dict[Labels, float] = {labels: read(totals) for labels, totals in versions.items()}
+        yield prometheus.untyped(f"nv_inference_{name}", description, ("model", "version"), series)
+
+
+def _of_store(engine: Engine) -> Iterator[Metric]:
+    metrics = engine.metrics
+    counts = engine.store.counts()
+    yield prometheus.gauge(
+        "carryover_sessions",
+        "Live sessions of all replicas and keys, when they were last counted.",
+        ("model",),
+        {} if counts is None else {(m.name,): counts.get(m.name, 0) for m in engine.repository if m.stateful},
+    )
     yield prometheus.counter(
         "carryover_sessions_ended", "Sessions that ended, by how.", ("how",),
         {(how,): count for how, count in metrics.ended.read().items()},

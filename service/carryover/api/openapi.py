@@ -1,7 +1,8 @@
 """The interface as an OpenAPI 3.1 document, made from the route table and the types of its bodies."""
 
-from collections.abc import Iterator, Sequence
-from functools import cache
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
 from http import HTTPStatus
 from inspect import getdoc
 from typing import Any, Literal
@@ -9,12 +10,18 @@ from typing import Any, Literal
 from pydantic import TypeAdapter
 
 from carryover import __version__, errors
-from carryover.api import auth, conditions, names, paging, problems, request_ids
+from carryover.api import auth, conditions, examples, names, paging, problems, rates, request_ids
+from carryover.api.examples import Example
 from carryover.api.json import encode
+from carryover.api.pages import docs
 from carryover.api.problems import Problem
 from carryover.api.response import JSON, NDJSON
 from carryover.api.route import Route, Scope
+from carryover.api.v1 import schemas as v1
+from carryover.api.v2 import schemas as v2
+from carryover.keys import NAME
 from carryover.runtime.manifest import MODEL_NAME
+from carryover.runtime.repository import Repository
 
 Schema = dict[str, Any]
 _Key = tuple[Any, Literal["validation", "serialization"]]
@@ -24,7 +31,7 @@ _ANY_BODY = (
     errors.InvalidInputError, errors.SlowClientError, errors.BodyTooLargeError, errors.MediaTypeError,
 )  # fmt: skip
 """What any route raises that reads a body."""
-_UNAUTHORIZED = (errors.UnauthorizedError, errors.ForbiddenError)
+_UNAUTHORIZED = (errors.UnauthorizedError, errors.ForbiddenError, errors.RateLimitedError)
 """What any route raises that may need an API key."""
 _RETRY = frozenset(
     (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
@@ -35,6 +42,7 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     "version": ("The number of a version.", {"type": "string", "pattern": "^[0-9]+$"}),
     "session": ("The name of a session.", _NAME),
     "name": ("The name of an accumulator.", _NAME),
+    "file": ("The name of a file.", {"enum": list(docs.FILES)}),
 }
 _ETAG = {"type": "string", "pattern": '^"[0-9]+"$'}
 _HEADERS: dict[str, Schema] = {
@@ -42,6 +50,14 @@ _HEADERS: dict[str, Schema] = {
     "ETag": {"description": "The session's step.", "schema": _ETAG},
     "Location": {"description": "The path of what was created.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {"description": "The response is that of an earlier request.", "schema": {"const": "true"}},
+    rates.POLICY: {
+        "description": "The rate of the API key: `q` requests in `w` seconds.",
+        "schema": {"type": "string"},
+    },
+    rates.LEFT: {
+        "description": "`r` requests are left now, and all are again in `t` seconds.",
+        "schema": {"type": "string"},
+    },
     "WWW-Authenticate": {"description": "How to authenticate.", "schema": {"type": "string"}},
     "Retry-After": {
         "description": "Seconds after which to retry.",
@@ -58,19 +74,38 @@ _SCHEMES: dict[str, Schema] = {
         "description": "The same, where Authorization is used.",
     },
 }
+_SESSION = "example"
+"""The name of the session, or the accumulator, in examples."""
+_NAMES = re.compile(r"\{(\w+)\}")
+_BODIES: dict[Any, Callable[[Any], Any]] = {
+    v1.Predict: lambda one: {"instances": one.instances},
+    v1.Line: lambda one: {"instances": one.instances},
+    v1.PredictMany: lambda one: {"sessions": {_SESSION: one.instances}},
+    v1.CreateSession: lambda _: {"session": _SESSION, "ttl": 600},
+    v1.Accumulate: lambda _: {"values": [1, 2, 3]},
+    v2.Infer: lambda one: {"inputs": one.inputs},
+}
+"""What the bodies of requests are in examples."""
 _OPTIONAL = (Scope.HEALTH, Scope.METRICS)
 """Scopes of routes that a setting may exempt."""
 
 
-@cache
-def document(routes: tuple[Route, ...], *, keyed: bool) -> bytes:
-    """Return the document, as JSON; `keyed` says that there are API keys."""
-    schemas = _Schemas(routes)
+@lru_cache(1)
+def document(routes: tuple[Route, ...], repository: Repository, *, keyed: bool) -> bytes:
+    """Return the document, as JSON, with examples for the models of `repository`; `keyed`: there are API keys."""
+    schemas, known = _Schemas(routes), examples.of(repository)
     paths: dict[str, dict[str, Schema]] = {}
     for route in routes:
         for path, suffix in _paths(route):
-            paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, suffix, schemas)
-            paths[path][route.method.lower()]["security"] = _security(route, keyed=keyed)
+            operation = _operation(route, path, suffix, schemas)
+            if route.scope is Scope.ADMIN or (keyed and route.scope is Scope.SESSIONS):
+                operation["parameters"].append(_reference(auth.PARAMETER))
+            operation["security"] = _security(route, keyed=keyed)
+            _add_examples(route, path, operation, known)
+            for status, response in operation["responses"].items():
+                if int(status) in route.responses and (links := _links(route, path, routes)):
+                    response["links"] = links
+            paths.setdefault(path, {})[route.method.lower()] = operation
     return encode(
         {
             "openapi": "3.1.0",
@@ -123,10 +158,14 @@ def _paths(route: Route) -> Iterator[tuple[str, str]]:
             yield path, "_of_version"
 
 
+def _id(route: Route, suffix: str) -> str:
+    return route.name.replace(".", "_") + suffix
+
+
 def _operation(route: Route, path: str, suffix: str, schemas: _Schemas) -> Schema:
     doc = (getdoc(route.handler) or "").split("\n\n")
     operation: Schema = {
-        "operationId": route.name.replace(".", "_") + suffix,
+        "operationId": _id(route, suffix),
         "summary": doc[0].rstrip("."),
         "tags": [route.name.rpartition(".")[0]],
         "parameters": [*_path_parameters(path), *_references(route)],
@@ -161,8 +200,12 @@ def _references(route: Route) -> list[Schema]:
     if route.changes:
         used += ["If-None-Match", "migrate", *([] if route.streams else ["Idempotency-Key"])]
     used += ["create"] if route.creates else []
-    used += ["prefix", "limit", "cursor"] if route.pages else []
-    return [{"$ref": f"#/components/parameters/{name}"} for name in used]
+    used += route.query
+    return [_reference(name) for name in used]
+
+
+def _reference(parameter: str) -> Schema:
+    return {"$ref": f"#/components/parameters/{parameter}"}
 
 
 def _has_step(route: Route) -> bool:
@@ -174,12 +217,20 @@ def _shared_parameters() -> Iterator[tuple[str, Schema]]:
     key = {"type": "string", "minLength": 1, "maxLength": conditions.MAX_KEY_LENGTH, "pattern": "^[ -~]+$"}
     flag = {"type": "boolean", "default": False}
     limit = {"type": "integer", "minimum": 1, "maximum": paging.MAX_LIMIT, "default": paging.DEFAULT_LIMIT}
+    match = {"type": "string", "pattern": conditions.IF_MATCH}
+    owner = {"type": "string", "pattern": f"^$|{NAME}"}
+    start = {"type": "string", "pattern": f"^{paging.PREFIX}$"}
+    yield "prefix-to-delete", {
+        "name": "prefix", "in": "query", "required": True, "schema": start,
+        "description": "What the names start with of those to delete; empty for all.",
+    }  # fmt: skip
     for name, place, description, schema in (
-        (request_ids.HEADER, "header", "An id for the request.", {"type": "string", "pattern": request_ids.PATTERN}),
-        ("If-Match", "header", 'The step that the session must be at, a list of them, or "*".', {"type": "string"}),
+        (request_ids.HEADER, "header", request_ids.DESCRIPTION, {"type": "string"}),
+        ("If-Match", "header", 'The step that the session must be at, a list of them, or "*".', match),
         ("If-None-Match", "header", "The session must not exist.", {"const": "*"}),
         ("Idempotency-Key", "header", "A request with it is carried out once, however often it is sent.", key),
-        ("prefix", "query", "What names start with.", {"type": "string", "pattern": f"^{paging.PREFIX}$"}),
+        ("prefix", "query", "What names start with.", start),
+        (auth.PARAMETER, "query", "For administrators: the name of the key whose sessions they are.", owner),
         ("limit", "query", "About how many entries a page has.", limit),
         ("cursor", "query", "The `next` of the page before.", {"type": "string", "pattern": f"^{paging.CURSOR}$"}),
         ("create", "query", "Whether the session is created where it does not exist.", flag),
@@ -191,7 +242,7 @@ def _shared_parameters() -> Iterator[tuple[str, Schema]]:
 def _successes(route: Route, schemas: _Schemas) -> dict[str, Schema]:
     found: dict[str, Schema] = {}
     for status, kind in route.responses.items():
-        used = [request_ids.HEADER]
+        used = _common(route)
         if _has_step(route) and status != HTTPStatus.NO_CONTENT and not route.streams:
             used.append("ETag")
         if route.changes and not route.streams:
@@ -220,12 +271,54 @@ def _errors(route: Route, path: str, schemas: _Schemas) -> dict[str, Schema]:
     for status, sentences in sorted(meanings.items()):
         if int(status) in route.responses:
             continue
-        used = [request_ids.HEADER]
+        used = _common(route)
         used += ["Retry-After"] if status in _RETRY else []
         used += ["WWW-Authenticate"] if status == HTTPStatus.UNAUTHORIZED else []
         used += ["ETag"] if status == HTTPStatus.PRECONDITION_FAILED else []
         found[str(int(status))] = _response(" ".join(sentences), used)
         found[str(int(status))]["content"] = {problems.media_type(path): {"schema": schema}}
+    return found
+
+
+def _common(route: Route) -> list[str]:
+    """Return the headers of all responses of a route."""
+    return [request_ids.HEADER, *(() if route.scope is Scope.OPEN else (rates.POLICY, rates.LEFT))]
+
+
+def _add_examples(route: Route, path: str, operation: Schema, known: Sequence[Example]) -> None:
+    """Give the parameters of a path and the body examples that belong together, in the same order."""
+    stateful = "/sessions" in path
+    fitting = [one for one in known if one.stateful or not stateful]
+    for parameter in operation["parameters"]:
+        if parameter.get("in") == "path" and parameter["name"] in ("model", "version"):
+            parameter["examples"] = {one.model: {"value": getattr(one, parameter["name"])} for one in fitting}
+        elif parameter.get("in") == "path" and parameter["name"] in ("session", "name"):
+            parameter["example"] = _SESSION
+    for media_type, content in operation.get("requestBody", {}).get("content", {}).items():
+        if media_type not in (JSON, NDJSON):
+            continue
+        if "{model}" not in path and route.body in _BODIES:
+            content["example"] = _BODIES[route.body](None)
+        elif route.body in _BODIES:
+            content["examples"] = {one.model: {"value": _BODIES[route.body](one)} for one in fitting}
+
+
+def _links(route: Route, path: str, routes: Sequence[Route]) -> dict[str, Schema]:
+    """Return what may follow a request that has created a session or accumulator, or may have."""
+    parent = path.partition("/{session}")[0]
+    created = HTTPStatus.CREATED in route.responses
+    if not (created or route.creates or route.body is v1.Accumulate):
+        return {}
+    named = "name" if route.body is v1.Accumulate else "session"
+    own = path if route.body is v1.Accumulate else f"{parent}/{{session}}"
+    found: dict[str, Schema] = {}
+    for other in routes:
+        for target, suffix in _paths(other):
+            if target == own or target.startswith((f"{own}:", f"{own}/")):
+                parameters = {key: f"$request.path.{key}" for key in _NAMES.findall(own)}
+                if created:
+                    parameters[named] = "$response.body#/session"
+                found[_id(other, suffix)] = {"operationId": _id(other, suffix), "parameters": parameters}
     return found
 
 

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from typing import TypeVar
 
+from carryover.api.inbound import Inbound
 from carryover.api.response import Response
 from carryover.engine import Engine, Operation
 
 Kind = TypeVar("Kind", bound=Operation)
 
 
-def perform(engine: Engine, operation: Kind, respond: Callable[[Kind], Response]) -> Response:
-    """Run an operation; `respond` makes its response once it has succeeded.
+def perform(engine: Engine, inbound: Inbound, operation: Kind, respond: Callable[[Kind], Response]) -> Response:
+    """Run the operation of a request; `respond` makes its response once it has succeeded.
 
     Raises:
         CarryoverError: it failed.
@@ -18,6 +19,7 @@ def perform(engine: Engine, operation: Kind, respond: Callable[[Kind], Response]
     """
     operation.respond = respond
     engine.run((operation,))
+    inbound.batch = operation.batch
     if operation.error is not None:
         raise operation.error
     return response_of(operation, respond)

@@ -31,6 +31,7 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.StateTooLargeError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnsupportedError: HTTPStatus.NOT_IMPLEMENTED,
     errors.OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
+    errors.RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.ForwardTimeoutError: HTTPStatus.GATEWAY_TIMEOUT,
     errors.UnavailableError: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.ModelFailedError: HTTPStatus.INTERNAL_SERVER_ERROR,

@@ -6,8 +6,7 @@ from os import urandom
 HEADER = "X-Request-ID"
 
 _VALID = re.compile(r"[!-~]{1,128}")
-PATTERN = f"^{_VALID.pattern}$"
-"""An id that is taken as it is, as a JSON schema has it."""
+DESCRIPTION = "An id for the request: 1 to 128 printable ASCII characters without blanks; any other is replaced."
 
 
 def of(given: str | None) -> str:

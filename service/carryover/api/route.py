@@ -37,7 +37,7 @@ class Route:
     None where there is no body; `errors` are those that the handler raises beside the ones that any may raise. A route
     that `changes` a session takes the preconditions; one that `streams` reads its body while it answers; one that is
     `hot` is worth a short way. `model` is the one that it is about, where its path does not name it. One
-    that `creates` a missing session does so where it is asked to; one with `pages` lists one.
+    that `creates` a missing session does so where it is asked to. `query` are its other parameters in the query.
 
     `accepts` are the media types of the request's body, which may be left out where it is `body_optional`; `returns`
     are those of a successful response.
@@ -55,7 +55,7 @@ class Route:
     hot: bool = False
     model: str | None = None
     creates: bool = False
-    pages: bool = False
+    query: tuple[str, ...] = ()
     body_optional: bool = False
     accepts: tuple[str, ...] = (JSON,)
     returns: tuple[str, ...] = (JSON,)

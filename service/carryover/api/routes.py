@@ -3,6 +3,7 @@
 from carryover import errors
 from carryover.api import metrics, openapi
 from carryover.api.inbound import Inbound
+from carryover.api.pages import CSS, HTML, PNG, SCRIPT, docs
 from carryover.api.response import JSON, NDJSON, OCTETS, Response
 from carryover.api.route import Route, Scope
 from carryover.api.v1 import accumulators, listing, models, schemas, sessions, streams
@@ -74,7 +75,45 @@ V1 = (
         responses={200: schemas.SessionPage},
         errors=(errors.InvalidInputError, errors.NotFoundError),
         scope=Scope.ADMIN,
-        pages=True,
+        query=("prefix", "limit", "cursor"),
+    ),
+    Route(
+        method="GET",
+        path="/v1/models/{model}/sessions:count",
+        handler=listing.count_sessions,
+        responses={200: schemas.Count},
+        errors=(errors.InvalidInputError, errors.NotFoundError),
+        scope=Scope.ADMIN,
+        query=("prefix", "cursor"),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/models/{model}/sessions",
+        handler=listing.delete_sessions,
+        responses={200: schemas.Deleted},
+        errors=(errors.InvalidInputError, errors.NotFoundError),
+        scope=Scope.ADMIN,
+        query=("prefix-to-delete", "cursor"),
+    ),
+    Route(
+        method="GET",
+        path="/v1/accumulators:count",
+        handler=listing.count_totals,
+        model=accumulators.MODEL,
+        responses={200: schemas.Count},
+        errors=(errors.InvalidInputError, errors.NotFoundError),
+        scope=Scope.ADMIN,
+        query=("prefix", "cursor"),
+    ),
+    Route(
+        method="DELETE",
+        path="/v1/accumulators",
+        handler=listing.delete_totals,
+        model=accumulators.MODEL,
+        responses={200: schemas.Deleted},
+        errors=(errors.InvalidInputError, errors.NotFoundError),
+        scope=Scope.ADMIN,
+        query=("prefix-to-delete", "cursor"),
     ),
     Route(
         method="GET",
@@ -84,7 +123,7 @@ V1 = (
         responses={200: schemas.AccumulatorPage},
         errors=(errors.InvalidInputError, errors.NotFoundError),
         scope=Scope.ADMIN,
-        pages=True,
+        query=("prefix", "limit", "cursor"),
     ),
     Route(
         method="GET",
@@ -301,7 +340,7 @@ V2 = (
 
 def show_openapi(engine: Engine, _: Inbound) -> Response:
     """Return this interface as an OpenAPI document."""
-    return Response(openapi.document(ROUTES, keyed=engine.keys is not None))
+    return Response(openapi.document(ROUTES, engine.repository, keyed=engine.keys is not None))
 
 
 SERVICE = (
@@ -314,6 +353,16 @@ SERVICE = (
         scope=Scope.METRICS,
     ),
     Route(method="GET", path="/openapi.json", handler=show_openapi, responses={200: dict}, scope=Scope.OPEN),
+    Route(method="GET", path="/docs", handler=docs.show, responses={200: str}, returns=(HTML,), scope=Scope.OPEN),
+    Route(
+        method="GET",
+        path="/docs/{file}",
+        handler=docs.file,
+        responses={200: bytes},
+        returns=(CSS, SCRIPT, PNG),
+        errors=(errors.NotFoundError,),
+        scope=Scope.OPEN,
+    ),
 )
 
 ROUTES: tuple[Route, ...] = (*V1, *V2, *SERVICE)

@@ -21,7 +21,8 @@ def keys() -> None:
 )  # fmt: skip
 @click.option("--model", "models", multiple=True, help="A model that it is for; without it, all.")
 @click.option("--days", type=click.IntRange(1, 36500), help="Days until it expires; without it, it does not.")
-def new(name: str, rights: Sequence[str], models: Sequence[str], days: int | None) -> None:
+@click.option("--rate", help="How often it may call, such as 600/minute; without it, as often as it likes.")
+def new(name: str, rights: Sequence[str], models: Sequence[str], days: int | None, rate: str | None) -> None:
     """Make a key, and show it once.
 
     The lines on standard output belong in the file that API_KEYS names; the key itself, which is not stored, goes to
@@ -32,6 +33,10 @@ def new(name: str, rights: Sequence[str], models: Sequence[str], days: int | Non
             raise click.UsageError(
                 f"{what} {value!r} is invalid; expected 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
             )
-    secret, lines = api_keys.new(name, list(dict.fromkeys(rights)), list(models), days)
+    if rate is not None and re.fullmatch(api_keys.RATE, rate) is None:
+        raise click.UsageError(
+            f"--rate {rate!r} is invalid; expected a number up to 999999, and /second, /minute, /hour or /day"
+        )
+    secret, lines = api_keys.new(name, list(dict.fromkeys(rights)), list(models), days, rate)
     click.echo(f"The key, shown only now: {secret}", err=True)
     click.echo(lines)

@@ -4,14 +4,22 @@ import time
 from collections.abc import Callable, Sequence
 from copy import copy
 
+from carryover.engine.charge import Charge
 from carryover.engine.executor import Executor
 from carryover.engine.limits import Limits
-from carryover.engine.lookup import Listed, Session, missing, served_version
-from carryover.engine.operations import UNCONDITIONAL, Operation, Preconditions, key
+from carryover.engine.lookup import Listed, Session, Tally, missing, served_version
+from carryover.engine.operations import UNCONDITIONAL, Delete, Operation, Preconditions, key
 from carryover.engine.queue import Queue
 from carryover.engine.transaction import Transaction
-from carryover.errors import CarryoverError, ForbiddenError, InvalidInputError, UnsupportedError
-from carryover.keys import Key, Keys
+from carryover.errors import (
+    CarryoverError,
+    ForbiddenError,
+    GoneError,
+    InvalidInputError,
+    NotFoundError,
+    UnsupportedError,
+)
+from carryover.keys import RIGHTS, Key, Keys
 from carryover.runtime import snapshot as snapshots
 from carryover.runtime.repository import Model, Repository
 from carryover.runtime.version import Invocation, ModelVersion
@@ -19,6 +27,10 @@ from carryover.store import Store
 from carryover.telemetry.counters import Statistics
 from carryover.telemetry.metrics import Metrics
 from carryover.telemetry.request_log import LEAST_STATUS, RequestLog
+from carryover.telemetry.traces import Timing, Tracer
+
+_PAGE = 1000
+"""Sessions that are counted or deleted at a time."""
 
 
 class Engine:
@@ -26,7 +38,8 @@ class Engine:
 
     `reload` has the repository read again, in all workers, and returns when those that serve it have replaced this one;
     whoever runs the service sets it. `keys` are the API keys, None where anyone may call the service. With a `key`, the
-    sessions are that caller's, and no others exist.
+    sessions are that caller's, and no others exist. `charge` is what a request takes of the rate of its key,
+    `timing` where it is noted how long it takes; `tracer` sends spans, where that is configured.
     """
 
     def __init__(self, repository: Repository, store: Store, limits: Limits) -> None:
@@ -38,6 +51,9 @@ class Engine:
         self.reload: Callable[[], None] = _no_reload
         self.keys: Keys | None = None
         self.key: Key | None = None
+        self.charge: Charge | None = None
+        self.timing: Timing | None = None
+        self.tracer: Tracer | None = None
         self._of: dict[Key, Engine] = {}
         self._executor = Executor(self.statistics, limits)
         self._transaction = Transaction(store, self._executor, self.statistics, self.metrics, limits)
@@ -54,11 +70,26 @@ class Engine:
                 self.statistics.of(model.name, version.version)  # before workers are forked, so that they share them
 
     def of(self, key: Key) -> "Engine":
-        """Return the engine as the caller with this key sees it."""
+        """Return the engine as a request with this key sees it."""
         found = self._of.get(key)
         if found is None:
             found = self._of[key] = copy(self)
             found.key = key
+        if key.rate is not None:
+            found = copy(found)
+            found.charge = Charge(self.store, key, key.rate)
+        return found
+
+    def timed(self, timing: Timing) -> "Engine":
+        """Return the engine for one request, of whose operations it is noted how long they take."""
+        found = copy(self)
+        found.timing = timing
+        return found
+
+    def acting_for(self, name: str) -> "Engine":
+        """Return the engine with the sessions of the key of this name, for an administrator."""
+        found = copy(self)
+        found.key = Key(name, frozenset(RIGHTS), None if self.key is None else self.key.models)
         return found
 
     def claim(self, slot: int) -> None:
@@ -96,18 +127,22 @@ class Engine:
         Raises:
             OverloadedError: too many wait already; none was run.
             ForbiddenError: the caller may not use sessions.
+            RateLimitedError: the rate of the caller's key is used up; operations on sessions have it as their error.
 
         """
         first = operations[0]
         if first.session:
             require_state(first.model)
             if self.key is not None:
+                charge = None if self.charge is None or self.charge.paid else self.charge
                 for operation in operations:
-                    operation.owner = _owner(self.key)
+                    operation.owner, operation.charge = _owner(self.key), charge
+        elif self.charge is not None:
+            self.charge.take()
         queues = self._sessions if first.session else self._predictions
         now = time.perf_counter_ns()
         for operation in operations:
-            operation.queued = now
+            operation.queued, operation.timing = now, self.timing
         queues[first.model.name].run(operations)
 
     def session(
@@ -141,6 +176,44 @@ class Engine:
         return [
             Listed(stored.removeprefix(first), record, size, now + record.remaining) for stored, record, size in found
         ], following
+
+    def count(self, model: Model, prefix: str, cursor: str, seconds: float) -> tuple[Tally, str]:
+        """Count the sessions whose names start with `prefix`, and the bytes of their states, for about so long.
+
+        Return as well the cursor of those that are left, empty if none are.
+        """
+        until, tally = time.monotonic() + seconds, Tally()
+        while True:
+            found, cursor = self.sessions(model, prefix, cursor, _PAGE)
+            tally.add(found)
+            if not cursor or time.monotonic() > until:
+                return tally, cursor
+
+    def delete(self, model: Model, prefix: str, cursor: str, seconds: float) -> tuple[int, str]:
+        """Delete the sessions whose names start with `prefix`, for about so long; return how many, and as `count` does.
+
+        Raises:
+            CarryoverError: one could not be deleted; others may have been.
+
+        """
+        until, deleted = time.monotonic() + seconds, 0
+        everything = self.acting_for("" if self.key is None else self.key.name)
+        while True:
+            found, cursor = self.sessions(model, prefix, cursor, _PAGE)
+            for start in range(0, len(found), self.limits.batch):
+                deleted += everything.delete_all(model, found[start : start + self.limits.batch])
+            if not cursor or time.monotonic() > until:
+                return deleted, cursor
+
+    def delete_all(self, model: Model, sessions: Sequence[Listed]) -> int:
+        """Delete these sessions; return how many there still were."""
+        operations = [Delete(model, session.name) for session in sessions]
+        self.run(operations)
+        failed = [operation.error for operation in operations if operation.error is not None]
+        for error in failed:
+            if not isinstance(error, (NotFoundError, GoneError)):
+                raise error
+        return len(operations) - len(failed)
 
     def trial(self, version: ModelVersion, call: Invocation) -> None:
         """Run a call in its turn, and discard its result.

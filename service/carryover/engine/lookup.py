@@ -1,6 +1,7 @@
 """Finding a session, and the version that it belongs to."""
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from carryover.errors import CarryoverError, DamagedRecordError, ForeignStateError, GoneError, NotFoundError
@@ -49,6 +50,20 @@ class Listed:
     record: Record
     size: int
     expires: int
+
+
+@dataclass(slots=True)
+class Tally:
+    """How many sessions there are, and the bytes of their states."""
+
+    sessions: int = 0
+    bytes: int = 0
+
+    def add(self, found: Iterable[Listed]) -> None:
+        """Count these as well."""
+        for one in found:
+            self.sessions += 1
+            self.bytes += one.size
 
 
 def served_version(model: Model, session: str, record: Record, *, migrate: bool = False) -> ModelVersion:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
+from carryover.engine.charge import Charge
 from carryover.engine.lookup import Session, missing, served_version
 from carryover.errors import (
     CarryoverError,
@@ -21,6 +22,7 @@ from carryover.runtime.repository import Model
 from carryover.runtime.version import ModelVersion
 from carryover.store import IdempotencyKey, Record
 from carryover.store.record import TOMBSTONE
+from carryover.telemetry.traces import Timing
 
 Start = tuple[ModelVersion, Record, int, bytes]
 """Where an operation starts from: version, record, step and state. The record stays as it is until the operation has
@@ -94,6 +96,12 @@ class Operation:
     """The state that it starts from."""
     owner: str = ""
     """Whose session it is: what its key in the store starts with."""
+    charge: Charge | None = None
+    """What it still has to take of its API key's rate."""
+    timing: Timing | None = None
+    """Where it is noted how long it took, if anyone asks."""
+    batch: int = 0
+    """How many operations were in its forward."""
     queued: int = 0
     """When it was queued, in nanoseconds of `time.perf_counter_ns`."""
     attempts: int = 0

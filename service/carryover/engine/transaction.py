@@ -7,6 +7,7 @@ import time
 from collections.abc import Hashable, Iterable, Sequence
 from itertools import takewhile
 
+from carryover.engine import rates
 from carryover.engine.executor import Executor
 from carryover.engine.idempotency import KeyLocks
 from carryover.engine.limits import Limits
@@ -91,6 +92,7 @@ class Transaction:
         expiring: list[int] = []
         forks: list[Fork] = []
         keyed: list[tuple[SessionBatch, Operation, IdempotencyKey]] = []
+        charged: list[Operation] = []
         for position in range(len(names)):
             batch = batches[position]
             for operation in batch.operations:
@@ -101,20 +103,28 @@ class Transaction:
                     keyed.append((batch, operation, preconditions.key))
                 if isinstance(operation, Fork):
                     forks.append(operation)
-        self._read(batches[: len(names)], names, expiring, forks, keyed)
+                if operation.charge is not None:
+                    charged.append(operation)
+        self._read(batches[: len(names)], names, expiring, forks, keyed, charged=charged)
 
-    def _read(
+    def _read(  # noqa: PLR0913 - what one round trip reads
         self,
         batches: Sequence["SessionBatch"],
         names: list[str],
         expiring: list[int],
         forks: list[Fork],
         keyed: list[tuple["SessionBatch", Operation, IdempotencyKey]],
+        *,
+        charged: list[Operation],
     ) -> None:
         for fork in forks:
             expiring.append(len(names))
             names.append(fork.source)
-        loaded, found = self._store.load(names, [(batch.key, held) for batch, _, held in keyed], expiring)
+        demanded = rates.demands(charged) if charged else []
+        locks = [(batch.key, held) for batch, _, held in keyed]
+        loaded, found = self._store.load(names, locks, expiring, [demand for demand, _ in demanded])
+        if demanded:
+            rates.settle(demanded)
         for (batch, operation, held), before in zip(keyed, found, strict=True):
             batch.take_key(operation, held, before)
         for fork, record in zip(forks, loaded[len(batches) :], strict=True):
@@ -149,6 +159,7 @@ class Transaction:
                 calls = [batch.call for batch in members]
                 results = self._executor.run(version, calls, deadline, aside=aside)
                 for batch, result in zip(members, results, strict=True):
+                    batch.running.batch = len(members)
                     batch.accept(result)
 
     def _commit(self, batches: Sequence["SessionBatch"]) -> bool:
@@ -180,6 +191,8 @@ class Transaction:
         groups: dict[ModelVersion, list[Operation]] = {}
         conflicts = replays = 0
         for operation in operations:
+            if operation.timing is not None:
+                operation.timing.note(operation.queued, times)
             if not operation.finished:
                 conflicts += operation.runs
             elif operation.replay is not None:

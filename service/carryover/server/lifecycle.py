@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from carryover import settings
 from carryover.errors import ConfigurationError
 from carryover.server import cpus, memory, ports
-from carryover.telemetry import logs
+from carryover.telemetry import logs, traces
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
@@ -121,15 +121,19 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
 
 
 def post_worker_init(_: Any) -> None:
-    """Look at Redis while it is lost, and sweep expired sessions from time to time, in one elected worker."""
+    """Look at Redis while it is lost; sweep expired sessions and count the others, each in one elected worker."""
     import gevent
 
     from carryover.server.sampling import sample_forever
     from carryover.server.wsgi import engine
+    from carryover.store.counting import count_forever
     from carryover.store.sweeper import sweep_forever
 
+    if _settings.otel_exporter_otlp_endpoint is not None:
+        engine.tracer = traces.Tracer(_settings.otel_exporter_otlp_endpoint)
     engine.store.watch()
     gevent.spawn(sweep_forever, engine.store, partial(engine.metrics.ended.add, "expired"))
+    gevent.spawn(count_forever, engine.store)
     gevent.spawn(sample_forever, engine)
 
 
@@ -143,6 +147,8 @@ def worker_exit(_: "Arbiter", __: Any) -> None:
 
     ending = sys.exc_info()[1]
     engine.request_log.flush()
+    if engine.tracer is not None:
+        engine.tracer.close()
     code = ending.code if isinstance(ending, SystemExit) else 1
     logging.shutdown()
     sys.stdout.flush()

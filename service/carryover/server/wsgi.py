@@ -16,6 +16,7 @@ from carryover.runtime.repository import Repository
 from carryover.server.embedded_valkey import EmbeddedValkey
 from carryover.settings import Settings
 from carryover.store import Store, StoreHealth
+from carryover.telemetry import traces
 from carryover.telemetry.metrics import Gauge
 from carryover.telemetry.request_log import LEAST_STATUS, RequestLog
 
@@ -84,6 +85,9 @@ try:
     )
     read_keys()
     engine.request_log = RequestLog(LEAST_STATUS[configured.request_log], json=configured.log_format == "json")
+    if configured.otel_exporter_otlp_endpoint is not None:
+        traces.require_library()
+    engine.metrics.triton = configured.triton_metrics
     if embedded_valkey is not None:
         valkey = embedded_valkey
         engine.store.health.cause = lambda: (

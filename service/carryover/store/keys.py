@@ -22,6 +22,11 @@ def office(prefix: str, name: str) -> str:
     return f"{prefix}:{name}"
 
 
+def rate(prefix: str, name: str) -> str:
+    """Return where it is stored what was taken of a rate."""
+    return f"{prefix}:rate:{name}"
+
+
 def probe(prefix: str, tag: int, token: str) -> str:
     """Return a key that is no session's, to try out what a step does; it shares the slot of its `tag`."""
     return f"{prefix}:{{server{tag}}}:probe:{token}"
@@ -43,6 +48,11 @@ def sessions_from(prefix: str, start: str) -> str:
 def of_session(prefix: str, place: bytes) -> str:
     """Return the `<model>/<name>` of a session whose record is stored there."""
     return place.decode()[len(prefix) + 2 : -1]
+
+
+def model_of(prefix: str, place: bytes) -> str:
+    """Return the model of a session whose record is stored there; what is before an @ is whose it is."""
+    return of_session(prefix, place).partition("/")[0].rpartition("@")[2]
 
 
 def sessions_pattern(prefix: str) -> str:

@@ -1,8 +1,9 @@
 """The store: sessions by key, read together and committed together."""
 
+import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import IntEnum
 from hashlib import sha1
@@ -16,6 +17,7 @@ from redis import exceptions
 from carryover.errors import CommitUnknownError, ConfigurationError, StoreUnavailableError
 from carryover.store import keys as names
 from carryover.store.health import StoreHealth, reason, unavailable
+from carryover.store.rates import Demand
 from carryover.store.record import GRACE, HEADER_BYTES, SESSION, Record, parse, tombstone
 from carryover.store.redis import ERRORS, Command, UnconfirmedError, connect
 from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey, is_response
@@ -110,7 +112,9 @@ class Store:
         self._timeout = timeout
         self._wait: Command | None = None
         self._topology = connect(url, timeout)
-        self._scripts = {name: _Script(name) for name in ("commit", "elect", "policy", "release", "replay", "sweep")}
+        self._scripts = {
+            name: _Script(name) for name in ("commit", "elect", "live", "policy", "rate", "release", "replay", "sweep")
+        }
         self._sources = {script.sha: script.source for script in self._scripts.values()}
 
     def require_replicas(self, count: int, seconds: float) -> None:
@@ -127,11 +131,16 @@ class Store:
         self._wait = ("WAIT", count, int(seconds * 1000)) if count else None
 
     def load(
-        self, keys: Sequence[str], locks: Sequence[tuple[str, IdempotencyKey]] = (), expiring: Sequence[int] = ()
+        self,
+        keys: Sequence[str],
+        locks: Sequence[tuple[str, IdempotencyKey]] = (),
+        expiring: Sequence[int] = (),
+        demands: Sequence[Demand] = (),
     ) -> tuple[list[Record | StoreUnavailableError | None], list[bytes | StoreUnavailableError | None]]:
         """Read sessions, and lock idempotency keys, in one round trip.
 
-        `expiring` are positions in `keys` of sessions of which it is also read how long they have left.
+        `expiring` are positions in `keys` of sessions of which it is also read how long they have left. `demands` are
+        settled.
 
         Returns:
             For each key what it holds, None where there is no such key; for each lock what was there before it. Either
@@ -146,6 +155,8 @@ class Store:
             place = self._response_key(key, idempotency_key)
             commands.append(("SET", place, idempotency_key.lock(), "NX", "GET", "PX", LOCK_MILLISECONDS))
         commands += [("PTTL", places[position]) for position in expiring]
+        for demand in demands:
+            commands.append(self._take(demand))
         replies, again = self._run(commands)
         failed = [number for number, reply in enumerate(replies) if isinstance(reply, Exception)]
         if failed:
@@ -155,13 +166,13 @@ class Store:
             for number, i in enumerate(group):
                 found[i] = values if isinstance(values, StoreUnavailableError) else _parsed(values[number])
         end = len(groups) + len(locks)
-        for position, left in zip(expiring, replies[end:], strict=True):
+        for position, left in zip(expiring, replies[end:], strict=False):
             found[position] = _remaining(found[position], left)
+        if demands:
+            _settle(demands, replies)
         before: list[bytes | StoreUnavailableError | None] = replies[len(groups) : end]
         if again:
-            for number, (_, idempotency_key) in enumerate(locks):
-                if len(groups) + number in again and before[number] == idempotency_key.lock():
-                    before[number] = None  # its own, of the first try; if not, no harm is done
+            _drop_own(locks, before, {number - len(groups) for number in again})
         if self._wait is not None:
             self._confirm(locks, before)
         return found, before
@@ -171,6 +182,11 @@ class Store:
         place = names.session(self._prefix, key)
         value, left = _whole(self._run([("GET", place), ("PTTL", place)])[0])
         return None if value is None else parse(value, left - GRACE)
+
+    def take(self, demand: Demand) -> None:
+        """Settle a demand; where Redis fails, all is allowed, and nobody waits for a Redis that was lost before."""
+        lost = self.health.reason
+        demand.settle(StoreUnavailableError(lost) if lost else self._run([self._take(demand)])[0][0])
 
     def commit(
         self, commits: Sequence[Commit], releases: Sequence[tuple[str, IdempotencyKey]] = ()
@@ -352,6 +368,39 @@ class Store:
         ]
         return sum(_whole(self._run(commands)[0])) if commands else 0
 
+    def models_of_live(self, keys: Sequence[bytes]) -> list[str]:
+        """Return, for each live session among the keys, the name of its model."""
+        sha = self._scripts["live"].sha
+        groups = self._topology.groups(keys)
+        commands = [("EVALSHA", sha, len(group), *(keys[i] for i in group), GRACE) for group in groups]
+        flags = _whole(self._run(commands)[0])
+        return [
+            names.model_of(self._prefix, keys[i])
+            for group, found in zip(groups, flags, strict=True)
+            for i, live in zip(group, found, strict=True)
+            if live
+        ]
+
+    def note_counts(self, sessions: Mapping[str, int], seconds: float) -> None:
+        """Store how many sessions there are of each model; it is forgotten after some seconds."""
+        key = names.office(self._prefix, "counts")
+        _whole(self._run([("SET", key, json.dumps(sessions), "PX", int(seconds * 1000))])[0])
+
+    def counts(self) -> dict[str, int] | None:
+        """Return how many sessions of each model were counted last; None where Redis does not say."""
+        if self.health.reason is not None:
+            return None
+        found = self._run([("GET", names.office(self._prefix, "counts"))])[0][0]
+        return json.loads(found) if isinstance(found, bytes) else None
+
+    def hold(self, office: str, seconds: float) -> None:
+        """Hold an office that this process has for so long from now on."""
+        _whole(self._run([("PEXPIRE", names.office(self._prefix, office), int(seconds * 1000))])[0])
+
+    def _take(self, demand: Demand) -> Command:
+        key = names.rate(self._prefix, demand.name)
+        return ("EVALSHA", self._scripts["rate"].sha, 1, key, demand.interval, demand.burst, demand.count)
+
     def _commit(self, commits: Sequence[tuple[str, Commit]]) -> Command:
         keys: list[str] = []
         arguments: list[bytes | int] = [GRACE, self._keep]
@@ -465,6 +514,21 @@ def _remaining(
     if isinstance(found, Record) and found.kind == SESSION:
         found.remaining = left - GRACE
     return found
+
+
+def _settle(demands: Sequence[Demand], replies: Sequence[Any]) -> None:
+    """Settle demands, whose replies are the last."""
+    for demand, reply in zip(demands, replies[-len(demands) :], strict=True):
+        demand.settle(reply)
+
+
+def _drop_own(
+    locks: Sequence[tuple[str, IdempotencyKey]], found: list[bytes | StoreUnavailableError | None], again: set[int]
+) -> None:
+    """Drop what commands that ran `again` have found of their own first try; where it is not, no harm is done."""
+    for number, (_, key) in enumerate(locks):
+        if number in again and found[number] == key.lock():
+            found[number] = None
 
 
 def _whole(replies: list[Any]) -> list[Any]:

@@ -87,7 +87,8 @@ class Metrics:
     """What the service counts and measures.
 
     `requests` are the HTTP requests, whose keys are for the interface to say; `round_trips` those to Redis, by
-    operation; `lag` is how late the event loop was; `ended` are sessions, by how they ended.
+    operation; `lag` is how late the event loop was; `ended` are sessions, by how they ended. `triton` says that metrics
+    are also shown by Triton's names.
     """
 
     def __init__(self) -> None:
@@ -98,6 +99,7 @@ class Metrics:
         self.unknown = Counts(("commits",))
         self.streams = Gauge()
         self.redis_down = Gauge()
+        self.triton = False
 
     def stored(self, load: int, commit: int | None) -> None:
         """Count the round trips of a batch, whose second may not have been needed."""

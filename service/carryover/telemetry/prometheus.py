@@ -40,6 +40,14 @@ def gauge(name: str, description: str, labels: Labels, series: Mapping[Labels, f
     return family
 
 
+def untyped(name: str, description: str, labels: Labels, series: Mapping[Labels, float]) -> Metric:
+    """Return numbers under a name that keeps to no convention, such as a counter's without `_total`."""
+    family = Metric(name, description, "unknown")
+    for values, value in series.items():
+        family.add_sample(name, dict(zip(labels, values, strict=True)), value)
+    return family
+
+
 def info(name: str, description: str, series: Iterable[Mapping[str, str]]) -> Metric:
     """Return series that are 1, whose labels say something; `name` is without `_info`."""
     family = InfoMetricFamily(name, description)

@@ -25,7 +25,8 @@ class Entry:
     """A request that was answered; `duration` is in nanoseconds, `size` the bytes of the response's body.
 
     `parameters` are what the route's path names. `path` is the request's, where there is no route. `key` is the
-    name of the caller's API key.
+    name of the caller's API key, `trace` the id of its trace. `session` is the one that the path does not name, `batch`
+    the number of requests in the forward, 0 where there was none.
     """
 
     request_id: str
@@ -38,6 +39,9 @@ class Entry:
     parameters: Mapping[str, str] | None = None
     path: str | None = None
     key: str = ""
+    session: str = ""
+    batch: int = 0
+    trace: str = ""
 
     def fields(self) -> dict[str, str | int | float]:
         """Return what a line says, in order."""
@@ -53,10 +57,16 @@ class Entry:
             fields[name] = _printable(value[:_LONGEST])
         if self.path is not None:
             fields["path"] = _printable(self.path[:_LONGEST])
+        if self.session:
+            fields["session"] = _printable(self.session[:_LONGEST])
         if self.key:
             fields["key"] = self.key
         if self.step is not None:
             fields["step"] = self.step
+        if self.batch:
+            fields["batch"] = self.batch
+        if self.trace:
+            fields["trace"] = self.trace
         return fields
 
 

@@ -27,7 +27,7 @@ def add(engine: Engine, inbound: Inbound) -> Response:
     name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
     values = by_size(inbound.body, partial(_values, model, inbound))
     step = Step(model, name, {model.inputs[0].name: values}, conditions.read(inbound), create=engine.ttl)
-    return perform(engine, step, _totals)
+    return perform(engine, inbound, step, _totals)
 
 
 def show(engine: Engine, inbound: Inbound) -> Response:
@@ -36,13 +36,13 @@ def show(engine: Engine, inbound: Inbound) -> Response:
     # Nothing added: the module returns its totals as they are.
     spec = model.inputs[0]
     nothing = {spec.name: array(spec.datatype, [], "values")}
-    return perform(engine, Peek(model, name, nothing, conditions.read(inbound)), _totals)
+    return perform(engine, inbound, Peek(model, name, nothing, conditions.read(inbound)), _totals)
 
 
 def delete(engine: Engine, inbound: Inbound) -> Response:
     """Delete an accumulator."""
     name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
-    return perform(engine, Delete(model, name, preconditions=conditions.read(inbound)), deleted)
+    return perform(engine, inbound, Delete(model, name, preconditions=conditions.read(inbound)), deleted)
 
 
 def _values(model: Model, inbound: Inbound) -> Array:

@@ -43,7 +43,7 @@ def show(engine: Engine, inbound: Inbound) -> Response:
 def predict(engine: Engine, inbound: Inbound) -> Response:
     """Run a model from its initial state and keep nothing."""
     model = find(engine, inbound)
-    return perform(engine, Prediction(model, "", read_instances(model.inputs, inbound)), _predicted)
+    return perform(engine, inbound, Prediction(model, "", read_instances(model.inputs, inbound)), _predicted)
 
 
 def tensor(info: TensorInfo) -> TensorResource:

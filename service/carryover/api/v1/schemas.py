@@ -171,6 +171,21 @@ class AccumulatorPage(TypedDict):
     next: NotRequired[str]
 
 
+class Count(TypedDict):
+    """How many sessions or accumulators there are, and the bytes of their states; `next` as in a page."""
+
+    count: int
+    bytes: int
+    next: NotRequired[str]
+
+
+class Deleted(TypedDict):
+    """How many sessions or accumulators were deleted; `next` as in a page."""
+
+    deleted: int
+    next: NotRequired[str]
+
+
 class Classified(TypedDict):
     """What a classifier predicts of one instance: a label, and the probability of each."""
 

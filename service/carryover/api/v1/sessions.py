@@ -29,7 +29,7 @@ from carryover.api.v1.schemas import (
 from carryover.engine import Engine, Operation, Session
 from carryover.engine.engine import require_state
 from carryover.engine.operations import Create, Delete, Fork, Preconditions, Put, Reset, Step, new_name
-from carryover.errors import CarryoverError, InvalidInputError, KeyInUseError, KeyReusedError
+from carryover.errors import CarryoverError, InvalidInputError, KeyInUseError, KeyReusedError, RateLimitedError
 from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
 from carryover.runtime.snapshot import Snapshot
@@ -43,7 +43,7 @@ def create(engine: Engine, inbound: Inbound) -> Response:
     body, asked = read(inbound, CreateSession, or_nothing=True), conditions.read(inbound)
     operation = Create(find(engine, inbound), body.session or new_name(asked), preconditions=asked)
     operation.ttl = body.ttl or engine.ttl
-    return perform(engine, operation, _created)
+    return perform(engine, inbound, operation, _created)
 
 
 def show(engine: Engine, inbound: Inbound) -> Response:
@@ -55,14 +55,14 @@ def show(engine: Engine, inbound: Inbound) -> Response:
 def delete(engine: Engine, inbound: Inbound) -> Response:
     """Delete a session."""
     operation = Delete(find(engine, inbound), names.of_path(inbound), preconditions=conditions.read(inbound))
-    return perform(engine, operation, deleted)
+    return perform(engine, inbound, operation, deleted)
 
 
 def reset(engine: Engine, inbound: Inbound) -> Response:
     """Bring a session back to its initial state."""
     read(inbound, Nothing, or_nothing=True)
     operation = Reset(find(engine, inbound), names.of_path(inbound), preconditions=conditions.read(inbound))
-    return perform(engine, operation, _changed)
+    return perform(engine, inbound, operation, _changed)
 
 
 def fork(engine: Engine, inbound: Inbound) -> Response:
@@ -72,7 +72,7 @@ def fork(engine: Engine, inbound: Inbound) -> Response:
     operation = Fork(find(engine, inbound), body.session or new_name(asked), preconditions=target)
     operation.origin, operation.ttl = names.of_path(inbound), body.ttl
     operation.origin_preconditions = Preconditions(asked.steps, exists=asked.exists, migrate=asked.migrate)
-    return perform(engine, operation, _created)
+    return perform(engine, inbound, operation, _created)
 
 
 def predict(engine: Engine, inbound: Inbound) -> Response:
@@ -81,7 +81,7 @@ def predict(engine: Engine, inbound: Inbound) -> Response:
     step = Step(model, names.of_path(inbound), read_instances(model.inputs, inbound), asked)
     if asked.create:
         step.create = engine.ttl
-    return perform(engine, step, stepped)
+    return perform(engine, inbound, step, stepped)
 
 
 def predict_many(engine: Engine, inbound: Inbound) -> Response:
@@ -113,7 +113,7 @@ def put_state(engine: Engine, inbound: Inbound) -> Response:
     operation = Put(find(engine, inbound), names.of_path(inbound), preconditions=conditions.read(inbound))
     operation.snapshot = Snapshot.parse(inbound.body, _most_buffers(operation.model))
     operation.trial, operation.ttl = engine.trial, engine.ttl
-    return perform(engine, operation, _changed)
+    return perform(engine, inbound, operation, _changed)
 
 
 def stepped(step: Operation) -> Response:
@@ -191,8 +191,8 @@ def _together(found: Mapping[str, Any], steps: list[Step]) -> Response:
 
 
 def _raise_common(steps: list[Step]) -> None:
-    """Raise what is wrong with the idempotency key of all the steps: it is the request's, and so is the fault."""
-    for kind in (KeyReusedError, KeyInUseError):
+    """Raise what is wrong with the idempotency key, or the rate, of all the steps: it is the request's fault."""
+    for kind in (KeyReusedError, KeyInUseError, RateLimitedError):
         if steps and all(isinstance(step.error, kind) for step in steps):
             raise steps[0].error or kind
 

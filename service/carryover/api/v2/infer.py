@@ -34,9 +34,10 @@ def infer(engine: Engine, inbound: Inbound) -> Response:
     preconditions = conditions.read(inbound, body)
     step = sequences.step_of(model, asked.parameters, asked.inputs, engine.ttl, preconditions)
     if step is None:
-        return compressed(perform(engine, Prediction(model, "", asked.inputs), asked.predicted), inbound)
+        return compressed(perform(engine, inbound, Prediction(model, "", asked.inputs), asked.predicted), inbound)
+    inbound.session = step.session
     try:
-        return compressed(perform(engine, step, asked.stepped), inbound)
+        return compressed(perform(engine, inbound, step, asked.stepped), inbound)
     except CarryoverError as error:
         raise sequences.explained(error, step) from None
 

@@ -4,6 +4,8 @@ Source: Triton's model repository extension. This service serves all that is in 
 reading the folders again, for all workers, and unloading one is that too, once its folder has been taken away.
 """
 
+import re
+
 from carryover.api.inbound import Inbound
 from carryover.api.json import parse, reply
 from carryover.api.response import Response
@@ -11,6 +13,7 @@ from carryover.api.v2.encodings import decoded_body
 from carryover.api.v2.schemas import Index, IndexEntry, Load, LoadParameters
 from carryover.engine import Engine
 from carryover.errors import ConfigurationError, InvalidInputError, NotFoundError, UnsupportedError
+from carryover.runtime.manifest import MODEL_NAME
 from carryover.threads import run_in_thread
 
 
@@ -38,6 +41,8 @@ def unload(engine: Engine, inbound: Inbound) -> Response:
     """Read the model repository again, once the named model's folder has been removed."""
     model = inbound.parameters["model"]
     parse(Load, decoded_body(inbound) or b"{}")
+    if re.fullmatch(MODEL_NAME, model) is None:
+        raise InvalidInputError(f"failed to unload {model!r:.80}: no model can have this name")
     if model in engine.repository.folders():
         raise UnsupportedError(
             f"failed to unload {model!r:.80}: this service serves every model whose folder is in the model "

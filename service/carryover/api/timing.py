@@ -1,0 +1,62 @@
+"""Where the time of a request went: for its client, in `Server-Timing`, and for its trace, in spans.
+
+Sources: https://www.w3.org/TR/server-timing/; RFC 7240; https://www.w3.org/TR/trace-context/.
+"""
+
+import time
+
+from carryover.api.inbound import Inbound
+from carryover.api.response import Response
+from carryover.api.route import Route
+from carryover.engine import Engine
+from carryover.telemetry import traces
+from carryover.telemetry.traces import Timing
+
+PREFERENCE = "server-timing"
+
+
+def asked(inbound: Inbound) -> Timing | None:
+    """Return what to note of a request; None where neither its client nor a trace asks for it."""
+    trace = traces.parse(inbound.headers.get("traceparent"))
+    if trace is None and not _prefers(inbound):
+        return None
+    inbound.trace = "" if trace is None else trace.id
+    return Timing(trace)
+
+
+def noted(route: Route, engine: Engine, inbound: Inbound, response: Response, started: int) -> Response:
+    """Return the response to a request that was timed since `started`, with what its client asks for."""
+    timing = engine.timing
+    if timing is None:
+        return response
+    fields: list[tuple[str, str]] = []
+    trace = timing.trace
+    if trace is not None:
+        if trace.sampled and engine.tracer is not None:
+            attributes = {
+                "http.request.method": inbound.method,
+                "http.route": route.template,
+                "http.response.status_code": response.status,
+                "url.path": inbound.path,
+                "carryover.request_id": inbound.request_id,
+            }
+            trace = engine.tracer.record(
+                trace, f"{inbound.method} {route.template}", attributes, started, timing.stages
+            )
+        fields.append(("traceparent", trace.header))
+    if _prefers(inbound):
+        fields += [("Server-Timing", _durations(timing, started)), ("Preference-Applied", PREFERENCE)]
+    return response.with_headers(*fields)
+
+
+def _prefers(inbound: Inbound) -> bool:
+    asked_for = inbound.headers.get("prefer", "").split(",")
+    return PREFERENCE in [preference.partition(";")[0].strip().lower() for preference in asked_for]
+
+
+def _durations(timing: Timing, started: int) -> str:
+    spent: dict[str, int] = {}
+    for stage, start, end in timing.stages:
+        spent[stage] = spent.get(stage, 0) + end - start
+    spent["total"] = time.perf_counter_ns() - started
+    return ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in spent.items())

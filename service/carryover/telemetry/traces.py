@@ -1,0 +1,111 @@
+"""Traces: the one that a request belongs to, where its time went, and its spans for OpenTelemetry.
+
+Sources: https://www.w3.org/TR/trace-context/; https://opentelemetry.io/docs/specs/semconv/http/http-spans/.
+
+OpenTelemetry is imported only where an endpoint is configured. Spans are made only of requests whose trace is sampled,
+once their response is there.
+"""
+
+import re
+import time
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+from carryover.errors import ConfigurationError
+
+_PARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
+_SAMPLED = 1
+_ERROR = 500
+
+Stage = tuple[str, int, int]
+"""The name of a stage, and when it started and ended, in nanoseconds of `time.perf_counter_ns`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """The trace of a request, and the span in it that has made the request; ids are hexadecimal."""
+
+    id: str
+    span: str
+    sampled: bool
+
+    @property
+    def header(self) -> str:
+        """The value of `traceparent`."""
+        return f"00-{self.id}-{self.span}-{int(self.sampled):02x}"
+
+
+@dataclass(slots=True)
+class Timing:
+    """Where the time of a request went; one whose steps ran in several batches has the stages of each."""
+
+    trace: Trace | None = None
+    stages: list[Stage] = field(default_factory=list)
+
+    def note(self, queued: int, times: tuple[int, int, int, int]) -> None:
+        """Note when an operation was queued, and when its batch was started, loaded, run and committed."""
+        marks = (queued, *times)
+        names = ("queue", "load", "forward", "commit")
+        self.stages += [(name, marks[number], marks[number + 1]) for number, name in enumerate(names)]
+
+
+def parse(header: str | None) -> Trace | None:
+    """Return the trace that a `traceparent` names; None where it names none, or is malformed."""
+    found = None if header is None else _PARENT.fullmatch(header.strip())
+    if found is None or (found[1] == "00" and found[5]):
+        return None
+    return Trace(found[2], found[3], bool(int(found[4], 16) & _SAMPLED))
+
+
+def require_library() -> None:
+    """Raise unless OpenTelemetry is installed.
+
+    Raises:
+        ConfigurationError: it is not.
+
+    """
+    try:
+        import_module("opentelemetry.exporter.otlp.proto.http.trace_exporter")
+    except ImportError:
+        raise ConfigurationError(
+            "OTEL_EXPORTER_OTLP_ENDPOINT needs OpenTelemetry; install it with pip install 'carryover[otel]'"
+        ) from None
+
+
+class Tracer:
+    """Sends spans to an OpenTelemetry collector: `endpoint` takes OTLP over HTTP."""
+
+    def __init__(self, endpoint: str) -> None:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+        exporter = OTLPSpanExporter(f"{endpoint.rstrip('/')}/v1/traces")
+        self._provider = TracerProvider(resource=Resource.create({"service.name": "carryover"}), shutdown_on_exit=False)
+        self._provider.add_span_processor(BatchSpanProcessor(exporter))
+        self._tracer = self._provider.get_tracer("carryover")
+
+    def record(self, trace: Trace, name: str, attributes: dict[str, Any], start: int, stages: list[Stage]) -> Trace:
+        """Make the span of a request that was started at `start`, and ends now, with one for each stage; return it."""
+        from opentelemetry import trace as api  # noqa: PLC0415
+
+        offset, now = time.time_ns() - time.perf_counter_ns(), time.perf_counter_ns()
+        flags = api.TraceFlags(_SAMPLED)
+        remote = api.SpanContext(int(trace.id, 16), int(trace.span, 16), is_remote=True, trace_flags=flags)
+        parent = api.set_span_in_context(api.NonRecordingSpan(remote))
+        span = self._tracer.start_span(
+            name, parent, kind=api.SpanKind.SERVER, attributes=attributes, start_time=start + offset
+        )
+        inside = api.set_span_in_context(span)
+        for stage, first, last in stages:
+            self._tracer.start_span(stage, inside, start_time=first + offset).end(last + offset)
+        if attributes["http.response.status_code"] >= _ERROR:
+            span.set_status(api.StatusCode.ERROR)
+        span.end(now + offset)
+        return Trace(trace.id, f"{span.get_span_context().span_id:016x}", sampled=True)
+
+    def close(self) -> None:
+        """Send what is left."""
+        self._provider.shutdown()
