@@ -70,8 +70,10 @@ def fork(engine: Engine, inbound: Inbound) -> Response:
 
 def predict(engine: Engine, inbound: Inbound) -> Response:
     """Run one step of a session."""
-    model, asked = find(engine, inbound), conditions.read(inbound)
-    step = Step(model, names.of_path(inbound), read_instances(model.inputs, inbound), asked)
+    model, session, asked = find(engine, inbound), names.of_path(inbound), conditions.read(inbound)
+    if model.mixed:
+        model = engine.version_of(model, session)
+    step = Step(model, session, read_instances(model.inputs, inbound), asked)
     if asked.create:
         step.create = engine.ttl
     return perform(engine, step, stepped)
@@ -85,7 +87,9 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
     engine.limits.require_sessions(len(given))
-    outcomes = {session: _step_or_error(model, session, values, asked) for session, values in in_turns(given.items())}
+    outcomes = {
+        session: _step_or_error(engine, model, session, values, asked) for session, values in in_turns(given.items())
+    }
     steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
     if steps:
         engine.run(steps)
@@ -133,11 +137,16 @@ def _most_buffers(model: Model) -> int:
     return max(len(version.layout.buffers) for version in model.versions.values())
 
 
-def _step_or_error(model: Model, session: str, values: object, asked: Preconditions) -> Step | CarryoverError:
+def _step_or_error(
+    engine: Engine, model: Model, session: str, values: object, asked: Preconditions
+) -> Step | CarryoverError:
     try:
         if not isinstance(values, list):
             raise InvalidInputError(f"sessions.{session:.140} must be a list of instances")
-        return Step(model, names.checked(session), instances(model.inputs, values), asked, stepped)
+        names.checked(session)
+        if model.mixed:
+            model = engine.version_of(model, session)
+        return Step(model, session, instances(model.inputs, values), asked, stepped)
     except CarryoverError as error:
         return error
 

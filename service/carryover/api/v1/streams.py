@@ -99,8 +99,10 @@ class _Stream:
         if isinstance(line, CarryoverError):
             return line
         try:
-            body = parse(Line, line)
-            step = Step(self._model, self._session, instances(self._model.inputs, body.instances), self._rest, stepped)
+            body, model = parse(Line, line), self._model
+            if model.mixed:
+                model = self._engine.version_of(model, self._session)
+            step = Step(model, self._session, instances(model.inputs, body.instances), self._rest, stepped)
             if body.idempotency_key is not None:
                 key = conditions.idempotency_key(body.idempotency_key, self._path, line)
                 step.preconditions = replace(self._rest, key=key)
