@@ -28,6 +28,7 @@ from tests.support.sources.cli_models import Causal, Streams, Words
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "checkpoints"
 MODULES = Path(cli_models.__file__)
+SCRIPTED = "tests/support/sources/scripted.py"
 CARRIED = "tests/support/sources/carried.py"
 FLASK = Path(sys.executable).with_name("flask")
 
@@ -627,6 +628,23 @@ class TestNew:
         assert sentence in done.stderr
         assert done.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("name", "sentence"),
+        [
+            ("Scripted", ""),
+            ("Remembers", "forward keeps state in the TorchScript module 'net', where all sessions share"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_torchscript_is_served_if_its_state_is_passed(
+        self, tmp_path: Path, run: Run, name: str, sentence: str
+    ) -> None:
+        done = run("new", tmp_path / "scripted", "--from", f"{SCRIPTED}:{name}", "--input", "x:FP32:-1,4")
+        assert done.exit_code == bool(sentence), done.stderr
+        assert sentence in done.stderr
+        if not sentence:
+            assert load(tmp_path / "scripted").batched
 
     def test_arguments_that_no_shape_tells_are_asked_for(self, tmp_path: Path, run: Run) -> None:
         torch.save(cli_models.Heads(8, 4, 0.1).state_dict(), tmp_path / "heads.pt")
