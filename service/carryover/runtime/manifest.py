@@ -137,7 +137,7 @@ class TensorSpec(_Strict):
 def by_example_length(specs: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, ...]]:
     """Yield inputs with examples of length 1 first, and then of lengths that a model may need (a window, a frame)."""
     varies = any(-1 in spec.shape for spec in specs)
-    for length in EXAMPLE_LENGTHS if varies else EXAMPLE_LENGTHS[:1]:
+    for length in EXAMPLE_LENGTHS if varies else EXAMPLE_LENGTHS[: bool(specs)]:
         yield tuple(spec.with_example_length(length) for spec in specs)
 
 
