@@ -11,7 +11,7 @@ T ?=
 ALL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-compose test-chaos soak test-api test-alerts test-gpu lint bench checkpoints clean
+.PHONY: help run check test test-compose test-zoo test-chaos soak test-api test-alerts test-gpu lint bench checkpoints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
@@ -27,6 +27,9 @@ test: $(if $(T),$(VENV)/.dev,lint) ## lint, types and all tests; with T=tests/ht
 
 test-compose: $(VENV)/.dev ## test the deployment; needs a container engine
 	$(BIN)/pytest tests/compose
+
+test-zoo: $(VENV)/.zoo ## test published modules of other packages, which it installs
+	$(BIN)/pytest tests/zoo
 
 test-chaos: $(VENV)/.dev ## kill, cut and stop everything under load; SECONDS=120, SEED, PHASES
 	$(BIN)/python -m tests.chaos
@@ -68,3 +71,8 @@ $(VENV)/.run: pyproject.toml requirements.txt requirements-embedded.txt requirem
 $(VENV)/.dev: pyproject.toml requirements.txt requirements-embedded.txt requirements-client.txt requirements-otel.txt requirements-dev.txt | $(VENV)/bin/python
 	$(PIP) -r requirements-dev.txt -e .
 	@touch $@ $(VENV)/.run
+
+# Without their dependencies, which would bring another torch.
+$(VENV)/.zoo: requirements-zoo.txt | $(VENV)/.dev
+	$(PIP) --no-deps -r requirements-zoo.txt
+	@touch $@

@@ -28,6 +28,7 @@ from tests.support.sources.cli_models import Causal, Streams, Words
 ROOT = Path(__file__).parents[2]
 CHECKPOINTS = ROOT / "checkpoints"
 MODULES = Path(cli_models.__file__)
+SCRIPTED = "tests/support/sources/scripted.py"
 CARRIED = "tests/support/sources/carried.py"
 FLASK = Path(sys.executable).with_name("flask")
 
@@ -287,7 +288,7 @@ class TestInspect:
         assert run("new", folder, "--from", f"{MODULES}:Attribute").exit_code == 0
         assert manifest(folder)["state"] == {"hidden": {"attribute": "hidden", "batch_dim": 1}}
         text = (folder / "model.toml").read_text()
-        (folder / "model.toml").write_text(text[: text.index("[state.hidden]")])
+        (folder / "model.toml").write_text(text[: text.index("[state]")])
         done = run("inspect", folder)
         assert done.exit_code == 1
         assert "forward keeps 'hidden' where all sessions share it" in done.stdout
@@ -298,7 +299,7 @@ class TestInspect:
         assert run("new", folder, "--from", f"{MODULES}:Seldom").exit_code == 0
         assert manifest(folder)["state"] == {"hits": {"batch_dim": 0}}
         text = (folder / "model.toml").read_text()
-        (folder / "model.toml").write_text(text[: text.index("[state.hits]")])
+        (folder / "model.toml").write_text(text[: text.index("[state]")])
         assert (
             "fails on random numbers: forward changed the buffer 'hits', which the dry run found to be frozen"
             in run("inspect", folder).stdout
@@ -454,13 +455,37 @@ class TestNew:
         assert version.stateful
         assert version.batched
 
+    @pytest.mark.parametrize(
+        ("name", "inputs", "state"),
+        [
+            ("Layered", {"x": ("FP32", [1, -1, 4], 0)}, {"batch_dim": 0}),
+            ("Seldoms", {"x": ("FP32", [1, 4], 0)}, {"batch_dim": 0, **{f"hits{i}": {} for i in range(7)}}),
+            ("Counts", {"ids": ("INT64", [-1, -1], 0)}, None),
+            ("Roots", {"x": ("FP32", [-1, 1, 4], 1)}, {"level": {"batch_dim": 0}}),
+            ("Drops", {"x": ("FP32", [-1, 1, 4], 1)}, {"hx": {"input": "hx", "output": 1, "batch_dim": 1}}),
+        ],
+    )
+    def test_a_manifest_is_short(
+        self, tmp_path: Path, run: Run, name: str, inputs: object, state: dict[str, Any] | None
+    ) -> None:
+        folder = tmp_path / name
+        done = run("new", folder, "--from", f"{MODULES}:{name}")
+        assert done.exit_code == 0, done.stderr
+        written = manifest(folder)
+        assert shapes(written["inputs"]) == inputs
+        assert written.get("state") == state
+        text = (folder / "model.toml").read_text()
+        assert len([line for line in text.splitlines() if line and not line.startswith("#")]) <= 12
+        assert all(len(line) <= 120 or line.startswith("#") for line in text.splitlines())
+        assert load(folder).batched
+
     def test_what_a_manifest_leaves_out_is_found_when_it_is_loaded(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "model"
         assert (
             run("new", folder, "--from", "torch.nn:GRU", "--arguments", "input_size=3", "hidden_size=5").exit_code == 0
         )
         text = (folder / "model.toml").read_text()
-        (folder / "model.toml").write_text(text[: text.index("[state.hx]")])
+        (folder / "model.toml").write_text(text[: text.index("[state]")])
         version = load(folder)
         assert [buffer.name for buffer in version.layout.buffers] == ["hx"]
         assert not version.batched
@@ -472,7 +497,7 @@ class TestNew:
         folder = tmp_path / "model"
         assert run("new", folder, "--from", f"{CARRIED}:Attends").exit_code == 0
         text = (folder / "model.toml").read_text().replace("call = { use_cache = true }\n", "")
-        (folder / "model.toml").write_text(text[: text.index("[state.cache]")])
+        (folder / "model.toml").write_text(text[: text.index("[state]")])
         shown = run("inspect", folder).stdout
         assert "forward takes 'cache', and nothing that it returns is passed to it" in shown
         assert '[state.cache] input = "cache", output = …, and call = { use_cache = true }' in shown
@@ -603,6 +628,23 @@ class TestNew:
         assert sentence in done.stderr
         assert done.stderr.count("\n") == 1
         assert list(tmp_path.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("name", "sentence"),
+        [
+            ("Scripted", ""),
+            ("Remembers", "forward keeps state in the TorchScript module 'net', where all sessions share"),
+        ],
+    )
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_torchscript_is_served_if_its_state_is_passed(
+        self, tmp_path: Path, run: Run, name: str, sentence: str
+    ) -> None:
+        done = run("new", tmp_path / "scripted", "--from", f"{SCRIPTED}:{name}", "--input", "x:FP32:-1,4")
+        assert done.exit_code == bool(sentence), done.stderr
+        assert sentence in done.stderr
+        if not sentence:
+            assert load(tmp_path / "scripted").batched
 
     def test_arguments_that_no_shape_tells_are_asked_for(self, tmp_path: Path, run: Run) -> None:
         torch.save(cli_models.Heads(8, 4, 0.1).state_dict(), tmp_path / "heads.pt")

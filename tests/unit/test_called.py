@@ -105,12 +105,13 @@ def test_an_example_stands_for_zeros(tmp_path: Path) -> None:
         'outputs = [{ name = "y", datatype = "FP32", shape = [-1, 6], batch_dim = 0 }]\n'
     )
     module = called.Packed()
-    version = load(tmp_path, "Packed", manifest.replace("EXAMPLE", ", example = 1"), module)
-    x = torch.randn(2, 3, 4)
-    expected = module(x, torch.tensor([3, 2])).detach()
-    np.testing.assert_allclose(run(version, x=x, lengths=[3, 2])[0]["y"], expected, atol=1e-6)
+    for name, example in (("said", ", example = 1"), ("found", "")):
+        version = load(tmp_path / name, "Packed", manifest.replace("EXAMPLE", example), module)
+        x = torch.randn(2, 3, 4)
+        expected = module(x, torch.tensor([3, 2])).detach()
+        np.testing.assert_allclose(run(version, x=x, lengths=[3, 2])[0]["y"], expected, atol=1e-6)
     with pytest.raises(ConfigurationError, match="forward failed on zeros"):
-        load(tmp_path / "without", "Packed", manifest.replace("EXAMPLE", ""), module)
+        load(tmp_path / "zeros", "Packed", manifest.replace("EXAMPLE", ", example = 0"), module)
     with pytest.raises(ConfigurationError, match=r"inputs.1: example = 'one' is not made of INT64"):
         load(tmp_path / "wrong", "Packed", manifest.replace("EXAMPLE", ', example = "one"'), module)
 

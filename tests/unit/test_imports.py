@@ -21,7 +21,7 @@ LAYERS = {
     "engine": {"errors", "keys", "threads", "telemetry", "store", "runtime"},
     "api": {"errors", "keys", "threads", "telemetry", "store", "runtime", "engine", ""},
     "server": {"errors", "keys", "settings", "telemetry", "store", "runtime", "engine", "api"},
-    "cli": {"errors", "keys", "settings", "runtime", ""},
+    "cli": {"errors", "keys", "settings", "runtime", "api", ""},
     "": {"api", "cli"},
 }
 """What each package may import; the empty name is the package as a whole."""

@@ -169,7 +169,7 @@ REFUSED: dict[str, Refused] = {
     "a tensor too many": Refused(
         gru,
         weights(lambda held: held.update(cell=torch.zeros(1))),
-        "does not fit Gru: unexpected cell",
+        'does not fit Gru: unexpected cell; it fits if the manifest says weights = { ignore = ["cell"] }',
     ),
     "a tensor of another shape": Refused(
         gru,
@@ -186,18 +186,20 @@ REFUSED: dict[str, Refused] = {
         several_gpus,
         edited('key = "state_dict", ', ""),
         "is not a state dict, a dict of tensors by name: it holds 'epoch', 'state_dict', 'optimizer'; "
-        "where the state dict lies in that, say so in the manifest: weights.key",
+        "where the state dict lies in that, say so in the manifest: weights.key; it fits if the manifest says "
+        'weights = { key = "state_dict" }',
     ),
     "another key": Refused(
         several_gpus,
         edited('"state_dict"', '"model"'),
-        "holds nothing under weights.key = 'model': it holds 'epoch', 'state_dict', 'optimizer'",
+        "holds nothing under weights.key = 'model': it holds 'epoch', 'state_dict', 'optimizer'; it fits if the "
+        'manifest says weights = { key = "state_dict" }',
     ),
     "another prefix": Refused(
         several_gpus,
         edited('"module."', '"_orig_mod."'),
         "weights.prefix = '_orig_mod.', but the tensors are 'module.hidden', 'module.gru.weight_ih_l0', "
-        "'module.gru.weight_hh_l0' …",
+        "'module.gru.weight_hh_l0' …; it fits if the manifest says weights = { key = \"state_dict\" }",
     ),
     "an input of another shape": Refused(
         gru,

@@ -89,6 +89,25 @@ def factor(version: ModelVersion) -> float:
                 "second.py": LAYERS.format(3),
             },
         ),
+        "by importlib": (
+            "net.py:Net",
+            {
+                "net.py": net("import importlib\nfactor = importlib.import_module('layers').factor"),
+                "layers.py": LAYERS.format(3),
+            },
+        ),
+        "by importlib, in a package": (
+            "net.py:Net",
+            {
+                "net.py": net(
+                    "import importlib.util\nfrom importlib import import_module, util\n"
+                    "assert util is importlib.util\nassert import_module('json.decoder').JSONDecoder\n"
+                    "factor = import_module('parts.layers').factor"
+                ),
+                "parts/layers.py": "import importlib\nfactor = importlib.import_module('.deep', __package__).factor",
+                "parts/deep.py": LAYERS.format(3),
+            },
+        ),
         "in forward": (
             "net.py:Net",
             {"net.py": net(lazy="from layers import factor"), "layers.py": LAYERS.format(3)},
@@ -122,7 +141,14 @@ def test_neighbours_are_imported(tmp_path: Path, target: str, files: dict[str, s
     assert not {"layers", "parts", "net"} & sys.modules.keys()
 
 
-@pytest.mark.parametrize("imports", [("from layers import factor", "pass"), ("", "from layers import factor")])
+@pytest.mark.parametrize(
+    "imports",
+    [
+        ("from layers import factor", "pass"),
+        ("", "from layers import factor"),
+        ("import importlib", "factor = importlib.import_module('layers').factor"),
+    ],
+)
 def test_two_models_with_neighbours_of_one_name_do_not_mix(tmp_path: Path, imports: tuple[str, str]) -> None:
     for name, size in (("one", 1), ("two", 2)):
         write(tmp_path / name, "net.py:Net", {"net.py": net(*imports), "layers.py": LAYERS.format(size)})

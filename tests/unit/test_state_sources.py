@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 
 from carryover.errors import ConfigurationError
@@ -113,6 +114,52 @@ def test_an_entry_that_cannot_be_served_is_rejected(entry: str, tmp_path: Path) 
     wrong = Carried(case.cls, f"{case.manifest[:start]}[state.hx]\n{entry}\n", case.loop, ())
     with pytest.raises(ConfigurationError, match=WRONG[entry]):
         load(wrong, tmp_path)
+
+
+def started(tmp_path: Path, initial: str, start: Any, file: str = "start.pt", number: str = "") -> ModelVersion:
+    """The GRU with this for `initial`, and a file for it beside the manifest, or in the version's folder."""
+    case = CASES["gru"]
+    manifest = case.manifest.replace('input = "hx"', f'input = "hx"\ninitial = "{initial}"')
+    folder = Carried(case.cls, manifest, case.loop, ()).write(tmp_path, "model")
+    torch.save(start, folder / number / file) if file.endswith(".pt") else save_file(start, folder / number / file)
+    return load_model(folder).default
+
+
+START = torch.randn(1, 1, 4, generator=torch.Generator().manual_seed(5))
+
+
+@pytest.mark.parametrize(
+    ("initial", "start", "file", "number"),
+    [
+        ("start.safetensors:h", {"h": START, "other": torch.ones(1)}, "start.safetensors", ""),
+        ("start.safetensors", {"h": START}, "start.safetensors", "1"),
+        ("start.pt:run.h", {"run": {"h": START}}, "start.pt", "1"),
+        ("start.pt", START, "start.pt", ""),
+    ],
+)
+def test_state_starts_from_a_file(tmp_path: Path, initial: str, start: Any, file: str, number: str) -> None:
+    version = started(tmp_path, initial, start, file, number)
+    x = inputs_of(version, 2, seed=1)
+    result = version.run([Call({"input": x}, version.initial_state)])[0]
+    with torch.inference_mode():
+        y, _ = CASES["gru"].module()(torch.from_numpy(x), START)
+    np.testing.assert_allclose(result.outputs["y"], y, atol=1e-6)
+    assert spare.build(version) is not None
+
+
+@pytest.mark.parametrize(
+    ("initial", "start", "sentence"),
+    [
+        ("begin.pt:h", {"h": START}, r'initial = "begin\.pt:h": there is no file begin\.pt beside the manifest'),
+        ("start.pt:c", {"h": START}, r"start\.pt:c\": start\.pt: holds nothing under the key = 'c': it holds 'h'"),
+        ("start.pt", {"h": START, "c": START}, r"the file holds 'h', 'c'; expected one of them after it"),
+        ("start.pt", {"h": "zeros"}, r"forward failed on zeros of input"),
+        ("start.pt", {"h": START[..., :3]}, r"forward failed on zeros"),
+    ],
+)
+def test_a_file_that_state_cannot_start_from_is_named(tmp_path: Path, initial: str, start: Any, sentence: str) -> None:
+    with pytest.raises(ConfigurationError, match=sentence):
+        started(tmp_path, initial, start)
 
 
 def test_a_result_that_forward_does_not_take_is_rejected(tmp_path: Path) -> None:

@@ -60,6 +60,7 @@ def test_a_version_may_have_another_width_and_code_of_its_own(folder: Path) -> N
     (folder / "3" / "model.toml").write_text(MANIFEST.format(size=4, width=1))
     (folder / "3" / "net.py").write_text(NET.format(sign="-"))
     model = load_model(folder)
+    assert not model.mixed
     x = torch.randn(2, 1, 2)
     for number, module in modules.items():
         version, h = model.versions[number], None
@@ -76,7 +77,7 @@ def test_a_version_may_have_another_width_and_code_of_its_own(folder: Path) -> N
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (MANIFEST.format(size=3, width=2), "2/model.toml: outputs: expected the same as in "),
+        (MANIFEST.format(size=3, width=2), "2/model.toml (version 2): outputs: the output 'y' has another shape"),
         ('version = "2"\n' + MANIFEST.format(size=3, width=1), "2/model.toml: version: which version serves is said"),
         ("class = 1\n", "2/model.toml: class: Input should be a valid string"),
         ("class = ", "2/model.toml: not TOML"),

@@ -74,10 +74,10 @@ def trained() -> nn.Module:
     return net.eval()
 
 
-def load(tmp_path: Path, checkpoint: Any, manifest: str = "") -> ModelVersion:
+def load(tmp_path: Path, checkpoint: Any, manifest: str = "", source: str = SOURCE) -> ModelVersion:
     folder = tmp_path / "net"
-    (folder / "1").mkdir(parents=True)
-    (folder / "net.py").write_text(SOURCE)
+    (folder / "1").mkdir(parents=True, exist_ok=True)
+    (folder / "net.py").write_text(source)
     (folder / "model.toml").write_text(MANIFEST + manifest)
     torch.save(checkpoint, folder / "1" / "weights.pt")
     return load_model(folder).default
@@ -163,6 +163,30 @@ def test_a_checkpoint_is_served_as_the_module_that_it_is_of(name: str, tmp_path:
     assert_serves(version)
 
 
+@pytest.mark.parametrize(("initial", "seen"), [("zeros", 0.0), ("start.pt:seen", 5.0), ("class", 0.0), (None, 9.0)])
+def test_a_state_buffer_starts_from_what_the_manifest_says(initial: str | None, seen: float, tmp_path: Path) -> None:
+    (tmp_path / "net" / "1").mkdir(parents=True)
+    torch.save({"seen": torch.tensor(5.0)}, tmp_path / "net" / "start.pt")
+    manifest = f'state.seen.initial = "{initial}"' if initial else ""
+    version = load(tmp_path, trained().state_dict() | {"seen": torch.tensor(9.0)}, manifest)
+    assert [float(x) for x in version.layout.join([version.initial_state]) if x is not None] == [seen]
+
+
+@pytest.mark.parametrize(
+    ("start", "sentence"),
+    [
+        (torch.ones(2), r"the buffer is another tensor; expected float32 \[\], got float32 \[2\]"),
+        (torch.ones((), dtype=torch.int64), r"expected float32 \[\], got int64 \[\]"),
+        ([torch.ones(())], "expected a tensor, got a list"),
+    ],
+)
+def test_what_a_buffer_cannot_start_from_is_named(start: Any, sentence: str, tmp_path: Path) -> None:
+    (tmp_path / "net" / "1").mkdir(parents=True)
+    torch.save(start, tmp_path / "net" / "start.pt")
+    with pytest.raises(ConfigurationError, match=sentence):
+        load(tmp_path, trained().state_dict(), 'state.seen.initial = "start.pt"')
+
+
 @pytest.mark.parametrize(
     ("checkpoint", "manifest"),
     [
@@ -214,6 +238,64 @@ def test_what_does_not_fit_is_named(name: str, tmp_path: Path) -> None:
     checkpoint, manifest, sentence = WRONG[name]
     with pytest.raises(ConfigurationError, match=sentence):
         load(tmp_path, checkpoint, manifest)
+
+
+HEAD = {"head.0.weight": torch.ones(2, 3), "head.0.bias": torch.ones(2)}
+ADVICE = {
+    "under a key": ({"run": {"net": trained().state_dict()}, "epoch": 3}, 'weights = { key = "run.net" }'),
+    "under a key, wrapped": (
+        {"state_dict": prefixed("policy.net."), "epoch": 3},
+        'weights = { key = "state_dict", prefix = "policy.net." }',
+    ),
+    "with a loss": (
+        {"state_dict": WRAPPED, "epoch": 3},
+        'weights = { key = "state_dict", prefix = "model." }',
+    ),
+    "in parts": (
+        {
+            "a": {k.removeprefix("norm."): v for k, v in without("seen").items() if k.startswith("norm.")},
+            "b": {"c": {k.removeprefix("inner."): v for k, v in without("seen").items() if "inner." in k}},
+            "epoch": 3,
+        },
+        'weights = { key = { norm = "a", inner = "b.c" } }',
+    ),
+    "renamed": (
+        renamed(trained().state_dict(), **{"inner.linear": "body.fc"}),
+        'weights = { rename = { "body.fc" = "inner.linear" } }',
+    ),
+    "with more": (trained().state_dict() | HEAD, 'weights = { ignore = ["head"] }'),
+    "renamed, with more, under a key": (
+        {"model": renamed(trained().state_dict(), **{"inner.": "body."}) | HEAD, "epoch": 3},
+        'weights = { key = "model", rename = { body = "inner" }, ignore = ["head"] }',
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_an_error_says_what_the_manifest_is_to_say(name: str, tmp_path: Path) -> None:
+    checkpoint, line = ADVICE[name]
+    source = SOURCE.replace("extra_state", "other_state") if name == "in parts" else SOURCE
+    with pytest.raises(ConfigurationError) as raised:
+        load(tmp_path / "without", checkpoint, "", source)
+    assert str(raised.value).endswith(f"; it fits if the manifest says {line}")
+    version = load(tmp_path / "with", checkpoint, line, source)
+    expected = trained().state_dict()
+    for key, tensor in version.forward.module.state_dict().items():
+        assert key == "_extra_state" or torch.equal(tensor, expected[key])
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        without("inner.linear.bias"),
+        renamed(trained().state_dict(), **{"inner.linear.bias": "bias", "norm.bias": "inner.bias"}),
+        {"a": trained().state_dict()["norm.bias"], "b": torch.ones(9)},
+    ],
+)
+def test_nothing_is_advised_that_is_not_certain(checkpoint: Any, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load(tmp_path, checkpoint)
+    assert "the manifest says" not in str(raised.value)
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:

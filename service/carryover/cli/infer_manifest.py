@@ -1,7 +1,8 @@
 """A first manifest, inferred from a module by running it: its inputs, outputs, state and how to batch it."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,10 +17,14 @@ from carryover.runtime.forward import Forward, required_inputs, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
 from carryover.runtime.manifest import StateSpec, TensorSpec
 
-_SECONDS = 30.0
-"""How long inputs are looked for."""
+_EXAMPLES = {"int": 1, "float": 0.5}
+_TRIED: Mapping[tuple[str, ...], float] = {(): 30.0, ("int", "float"): 15.0}
+"""Kinds of inputs that are tried with these, as forward need not take 0, and how long that may take, in seconds."""
 _ENOUGH = 12
 """Inputs that forward takes and that are compared before the best of them is chosen."""
+
+_MOST_ENTRIES = 5
+"""Entries of state that are said one by one: with all else, a manifest then has 12 lines."""
 
 Given = Mapping[str, TensorSpec]
 
@@ -55,10 +60,29 @@ def infer(module: nn.Module, given: Given) -> Draft:
 
 
 def _infer(forward: Forward, given: Given) -> Draft:
-    module, names = forward.module, forward.inputs
+    failures, tried = list[str](), 0
+    for kinds, seconds in _TRIED.items():
+        best, failure, tries = _best(forward, given, kinds, seconds)
+        if best is not None:
+            best = best.with_zeros().in_floats()
+            best.check_sizes()
+            return best.draft()
+        failures.append(failure)
+        tried += tries
+    open_ = " ".join(f"--input {name}:FP32:-1,8" for name in forward.inputs if name not in given)
+    raise ConfigurationError(
+        f"no input was found for {', '.join(forward.inputs)} that forward takes, in {tried} tries; the first failed "
+        f"with: {failures[0]}; say what it takes, as in {open_}"
+        if open_
+        else f"forward does not take zeros of the shapes given with --input: {failures[0]}"
+    )
+
+
+def _best(forward: Forward, given: Given, kinds: Collection[str], seconds: float) -> tuple["_Attempt | None", str, int]:
+    """Return the best attempt, the first failure, and how many inputs were tried; `kinds` are as in `_Attempt`."""
     best: _Attempt | None = None
-    seen, failure, tried, end = set[object](), "", 0, time.monotonic() + _SECONDS
-    for choice in choices(module, names, given):
+    seen, failure, tried, end = set[object](), "", 0, time.monotonic() + seconds
+    for choice in choices(forward.module, forward.inputs, given):
         if time.monotonic() > end or len(seen) >= _ENOUGH or (best and best.perfect):
             break
         family = tuple(one.family for one in choice.values())
@@ -66,37 +90,31 @@ def _infer(forward: Forward, given: Given) -> Draft:
             continue
         tried += 1
         try:
-            attempt = _Attempt(forward, choice, given)
+            attempt = _Attempt(forward, choice, given, kinds)
         except ModelFailedError as error:
             failure = failure or str(error)
             continue
         seen.add(family)
         best = attempt if best is None else max(best, attempt, key=lambda one: one.score)
-    if best is None:
-        open_ = " ".join(f"--input {name}:FP32:-1,8" for name in names if name not in given)
-        raise ConfigurationError(
-            f"no input was found for {', '.join(names)} that forward takes, in {tried} tries; the first failed "
-            f"with: {failure}; say what it takes, as in {open_}"
-            if open_
-            else f"forward does not take zeros of the shapes given with --input: {failure}"
-        )
-    best = best.in_floats()
-    best.check_sizes()
-    return best.draft()
+    return best, failure, tried
 
 
 class _Attempt:
-    """Inputs that forward takes, and what it makes of them.
+    """Inputs that forward takes, and what it makes of them; those of some `kinds` are tried with other numbers than 0.
 
     Raises:
         ModelFailedError: it does not take them.
 
     """
 
-    def __init__(self, forward: Forward, choice: Mapping[str, Guess], given: Given) -> None:
-        self._forward, self._choice, self._given = forward, choice, given
-        inputs = [given.get(name) or guess.spec(name) for name, guess in choice.items()]
-        self._found = Experiment(forward, inputs, given)
+    def __init__(self, forward: Forward, choice: Mapping[str, Guess], given: Given, kinds: Collection[str]) -> None:
+        self._forward, self._choice, self._given, self._kinds = forward, choice, given, kinds
+        self._found = Experiment(forward, [self._spec(name, guess) for name, guess in choice.items()], given)
+
+    def _spec(self, name: str, guess: Guess) -> TensorSpec:
+        spec = self._given.get(name) or guess.spec(name)
+        kind = spec.datatype.kind
+        return spec.changed(example=_EXAMPLES[kind]) if kind in self._kinds and spec.example is None else spec
 
     @property
     def score(self) -> tuple[int, ...]:
@@ -111,6 +129,13 @@ class _Attempt:
         """Whether nothing could score higher."""
         return self.score == (True, len(self._choice), True, True, True)
 
+    def with_zeros(self) -> "_Attempt":
+        """Return the same with zeros for floating inputs, if it is for others that forward does not take them."""
+        if "float" in self._kinds:
+            with suppress(ModelFailedError):
+                return _Attempt(self._forward, self._choice, self._given, set(self._kinds) - {"float"})
+        return self
+
     def in_floats(self) -> "_Attempt":
         """Return the same, with floating inputs where whole numbers are not called for."""
         best, forward = self, self._forward
@@ -118,7 +143,9 @@ class _Attempt:
             if name not in self._given and guess.datatype.kind != "float" and likely(name) is None:
                 other = {**best._choice, name: replace(guess, datatype=floating(forward.module))}
                 with suppress(ModelFailedError):
-                    best = max(_Attempt(forward, other, self._given), best, key=lambda attempt: attempt.score)
+                    best = max(
+                        _Attempt(forward, other, self._given, self._kinds), best, key=lambda attempt: attempt.score
+                    )
         return best
 
     def check_sizes(self) -> None:
@@ -132,7 +159,7 @@ class _Attempt:
             for axis, larger in guess.larger():
                 other = {**self._choice, name: larger}
                 try:
-                    dry_run(self._forward, zeros([one.spec(key) for key, one in other.items()]))
+                    dry_run(self._forward, zeros([self._spec(key, one) for key, one in other.items()]))
                 except ModelFailedError:
                     continue
                 batch = -1 if self._found.state else self._found.batch.get(name, -1)
@@ -152,8 +179,8 @@ class _Attempt:
         # What zeros do not reveal must be named.
         named = [name for name in found.buffers if found.batch or name not in found.zeros]
         if named or found.found:
-            state = manifest.state
-            document["state"] = {name: _entry(state.get(name)) for name in (*named, *found.found)}
+            state = {name: _entry(manifest.state.get(name)) for name in (*named, *found.found)}
+            document["state"] = _brief(state, found) if len(state) > _MOST_ENTRIES else state
         why = {spec.name: self._why(spec) for spec in manifest.inputs}
         return Draft(document, why, list(self._notes()), found.probabilities())
 
@@ -192,6 +219,23 @@ def _entry(spec: StateSpec | None) -> dict[str, Any]:
     if str(said.get("output", "")).isdecimal():
         said["output"] = int(said["output"])
     return said
+
+
+def _brief(state: dict[str, dict[str, Any]], found: Experiment) -> dict[str, Any]:
+    """Say the batch axis of most entries once, for all state; a buffer of which no more is said need not be named."""
+    axes = Counter(said["batch_dim"] for said in state.values() if isinstance(said.get("batch_dim"), int))
+    if not axes:
+        return state
+    ((common, _),) = axes.most_common(1)
+    scalars = {slot.name for slot in found.forward.slots() if slot.registered is not None and not slot.registered.ndim}
+    rest: dict[str, Any] = {"batch_dim": common}
+    for name, said in state.items():
+        left = {key: value for key, value in said.items() if (key, value) != ("batch_dim", common)}
+        if name in scalars:
+            left.pop("shared", None)  # without an axis it is so by itself
+        if left or name not in found.zeros:
+            rest[name] = left
+    return rest
 
 
 def _names(module: nn.Module, given: Given) -> list[str]:

@@ -12,11 +12,12 @@ from carryover.cli.report import report_text, version_report
 from carryover.cli.summary import HEADINGS, cells, hint, summary
 from carryover.cli.terminal import json_option, show_json, table, working
 from carryover.errors import ConfigurationError
-from carryover.runtime import programs, weights
+from carryover.runtime import programs, weights, weights_advice
 
 _UNKNOWN = (
     "A bare checkpoint does not say which of its tensors are buffers, nor which of those are state: its class does. "
-    "`carryover new` writes a manifest from class and checkpoint."
+    "`carryover new` writes a manifest from class and checkpoint. Names that the class has otherwise go into [weights] "
+    "rename, those that it has not into ignore; `carryover inspect` of a model's folder says which these are."
 )
 
 
@@ -66,6 +67,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         groups = list(weights.groups(dict(program.module.state_dict())))
     else:
         groups = list(weights.groups(weights.contents(path)))
+    advice = [sentence for group in groups for sentence in group.advice()] + list(weights_advice.parts(groups))
     return {
         "path": str(path),
         "tensors": [
@@ -78,7 +80,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
             for group in groups
             for name, shown in group.others.items()
         ],
-        "advice": [sentence for group in groups for sentence in group.advice()],
+        "advice": advice,
         "unknown": _UNKNOWN,
     }
 

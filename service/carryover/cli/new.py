@@ -1,13 +1,14 @@
 """`new`: write a first manifest from a class and its checkpoint."""
 
 import re
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 from pydantic import ValidationError
 
-from carryover.cli import arguments
 from carryover.cli.scaffold import scaffold
 from carryover.cli.terminal import json_option, show_json, working
 from carryover.errors import ConfigurationError
@@ -51,13 +52,27 @@ def new(  # noqa: PLR0913 - one for each option
         path = path.resolve()
     with working():
         specs = {spec.name: spec for spec in map(_spec, inputs)}
-        done = scaffold(path, target, checkpoint, dict(map(arguments.parse, given)), specs)
+        done = scaffold(path, target, checkpoint, dict(map(_argument, given)), specs)
     if as_json:
         show_json(done)
         return
     end = "It loads and runs, with warnings:" if done["problems"] else "It loads and runs."
     lines = [f"wrote {file}" for file in done["written"]] + [f"  {note}" for note in done["inferred"]]
     click.echo("\n".join([*lines, end, *(f"  {sentence}" for sentence in done["problems"])]))
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """Read `name=value`, where the value is TOML (`64`, `true`, `[1, 2]`), None or else a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ConfigurationError(f"--arguments {text}: expected name=value, such as hidden_size=64")
+    if value == "None":
+        return name, {"none": True}
+    try:
+        parsed = tomllib.loads(f"value = {value.lower() if value in ('True', 'False') else value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return name, value
+    return name, parsed if isinstance(parsed, (bool, int, float, str, list, dict)) else value
 
 
 def _spec(text: str) -> TensorSpec:

@@ -1,26 +1,20 @@
 """Writing a model's folder: its class file, its weights, and the manifest that says what was found."""
 
-import json
 import re
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from carryover import settings
-from carryover.cli import arguments
 from carryover.cli.infer_manifest import Draft, infer
 from carryover.cli.report import version_report
 from carryover.errors import ConfigurationError
-from carryover.runtime import classes, weights
+from carryover.runtime import argument_guesses, classes, siblings, toml, weights
 from carryover.runtime.manifest import MODEL_NAME, TensorSpec
-from carryover.runtime.siblings import Siblings
 from carryover.runtime.weights import StateDict
 
 
@@ -48,12 +42,12 @@ def scaffold(
             shutil.copyfile(original, _create(copy, written, undo))
         cls, source = classes.find(target, path), checkpoint or present
         held = weights.state_dicts(source) if source else []
-        fitted, notes = arguments.fit(cls, given_arguments, held, path)
+        fitted, notes = argument_guesses.fit(cls, given_arguments, held, path)
         module = classes.build(target, fitted, path)
         loaded = weights.load_fitting(module, source, held) if source else None
         draft = infer(module, given_inputs)
         if present is None:
-            _save(module, _create(folder / "1" / _file_for(module), written, undo))
+            weights.save(module, _create(folder / "1" / weights.file_for(module), written, undo))
         document = {"class": target, **({"arguments": fitted} if fitted else {}), **draft.document}
         document |= _weights(loaded) if present and loaded else {}
         notes = [_origin(module, source, loaded), *notes]
@@ -116,7 +110,7 @@ def _beside(folder: Path, target: str) -> tuple[str, dict[Path, Path]]:
         if not (folder / file).is_file():
             raise ConfigurationError(f"--from {target}: there is no file {file}, and none in {folder}")
         return f"{file.as_posix()}:{name}", {}
-    root, files = _imported(file)
+    root, files = siblings.imported_by(file)
     copies = {found: folder / found.relative_to(root) for found in files}
     for found, copy in tuple(copies.items()):
         if copy.exists() and found.read_bytes() != copy.read_bytes():
@@ -124,42 +118,6 @@ def _beside(folder: Path, target: str) -> tuple[str, dict[Path, Path]]:
         if copy.exists():
             del copies[found]
     return f"{file.resolve().relative_to(root).as_posix()}:{name}", copies
-
-
-def _imported(file: Path) -> tuple[Path, list[Path]]:
-    """Return the folder that a file's imports start from, its own or the current one, and all files there it needs.
-
-    Where it cannot be imported from either, that is the file alone; why is said when its class is looked for.
-    """
-    for root in (file.resolve().parent, Path.cwd().resolve()):
-        if not file.resolve().is_relative_to(root):
-            continue
-        modules = Siblings(root)
-        try:
-            modules.module(".".join(file.resolve().relative_to(root).with_suffix("").parts))
-            return root, modules.files()
-        except (Exception, SystemExit):  # noqa: BLE001, S112 - the file's own code may raise anything
-            continue
-        finally:
-            modules.withdraw()
-    return file.resolve().parent, [file.resolve()]
-
-
-def _file_for(module: nn.Module) -> str:
-    """Safetensors, unless the state dict holds more than tensors."""
-    return weights.FILES[0 if all(isinstance(held, Tensor) for held in module.state_dict().values()) else 1]
-
-
-def _save(module: nn.Module, path: Path) -> None:
-    if path.suffix == ".pt":
-        torch.save(module.state_dict(), path)
-        return
-    # Cloned: safetensors rejects tensors that share their memory, as tied weights do.
-    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
-    try:
-        save_file(tensors, path)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise ConfigurationError(f"{path}: cannot be written: {error}") from None
 
 
 def _weights(loaded: StateDict) -> dict[str, Any]:
@@ -180,39 +138,18 @@ def _origin(module: nn.Module, source: Path | None, loaded: StateDict | None) ->
 
 def _text(document: Mapping[str, Any], notes: list[str], draft: Draft) -> str:
     """The manifest, each part under the comments that say how it was found."""
-    head = {key: document[key] for key in ("class", "arguments", "call") if key in document}
     first = "Written by `carryover new`: what stands here was found by running the class."
-    parts = [f"{_comment([first, *notes])}\n{_pairs(head)}"]
+    head = [toml.pair(key, document[key]) for key in ("class", "arguments", "call", "weights") if key in document]
+    parts = [[_comment(first), *map(_comment, notes), *head]]
     if draft.labels is not None:
-        parts.append(f'# labels = ["…", "…"]: the names of the {draft.labels} values would make it a classifier')
-    parts += [f"{_comment([draft.why[spec['name']]])}\n[[inputs]]\n{_pairs(spec)}" for spec in document["inputs"]]
-    parts += [f"[[outputs]]\n{_pairs(spec)}" for spec in document["outputs"]]
-    parts.append(_comment(draft.notes))
-    parts += [f"[state.{_key(name)}]\n{_pairs(given)}".strip() for name, given in document.get("state", {}).items()]
-    if "weights" in document:
-        parts.append(f"[weights]\n{_pairs(document['weights'])}")
-    return "\n\n".join(parts) + "\n"
+        parts.append([f'# labels = ["…", "…"]: the names of the {draft.labels} values would make it a classifier'])
+    parts.append([_comment(f"{name}: {reason}") for name, reason in draft.why.items()])
+    parts[-1] += [toml.pair(key, document[key]) for key in ("inputs", "outputs")]
+    parts.append(list(map(_comment, draft.notes)))
+    if state := document.get("state"):
+        parts[-1] += ["[state]", *map(toml.pair, state, state.values())]
+    return "\n\n".join("\n".join(lines) for lines in parts if lines) + "\n"
 
 
-def _pairs(given: Mapping[str, Any]) -> str:
-    return "\n".join(f"{_key(key)} = {_toml(value)}" for key, value in given.items())
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML: numbers, strings, booleans, and lists and dicts of these."""
-    if isinstance(value, Mapping):
-        return f"{{ {', '.join(f'{_key(key)} = {_toml(held)}' for key, held in value.items())} }}" if value else "{}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(map(_toml, value))}]"
-    if isinstance(value, float):
-        return repr(value)
-    # A JSON string is a TOML string, but for DEL, which TOML wants escaped.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-
-
-def _key(name: str) -> str:
-    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
-
-
-def _comment(lines: Iterable[str]) -> str:
-    return "\n".join(f"# {' '.join(line.split())}".rstrip() for line in lines)
+def _comment(line: str) -> str:
+    return f"# {' '.join(line.split())}"

@@ -164,6 +164,12 @@ class Engine:
         version = served_version(model, name, record, migrate=migrate)
         return Session.of(model, name, version, record, record.remaining)
 
+    def version_of(self, model: Model, session: str) -> Model:
+        """Return a model with the version only that a session is on; the model where there is no such session."""
+        record = self.store.look(key(model, session, "" if self.key is None else _owner(self.key)))
+        version = record and model.of_fingerprint(record.fingerprint)
+        return model.at(version.version) if version else model
+
     def sessions(self, model: Model, prefix: str, cursor: str, limit: int) -> tuple[list[Listed], str]:
         """Return some sessions of a model whose names start with `prefix`, and the cursor of those that follow.
 

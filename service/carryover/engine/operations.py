@@ -10,6 +10,7 @@ from carryover.engine.lookup import Session, missing, served_version
 from carryover.errors import (
     CarryoverError,
     GoneError,
+    InvalidInputError,
     NameTakenError,
     NotFoundError,
     PreconditionFailedError,
@@ -356,6 +357,11 @@ def new_name(preconditions: Preconditions) -> str:
 
 
 def _fresh(version: ModelVersion, ttl: int) -> Start:
+    if not version.stateful:
+        raise InvalidInputError(
+            f"version {version.version} of model {version.name!r}, which serves, keeps no state; a session can be "
+            f"created on another: POST /v1/models/{version.name}/versions/…/sessions"
+        )
     return version, _new_record(version, ttl), 0, version.initial_state
 
 

@@ -124,7 +124,7 @@ class Snapshot:
         owners = list(module.modules())
         self._seen = {id(held) for owner in owners for name in _REGISTRIES for held in _registered(owner, name)}
         self._packages = {_package(type(owner)) for owner in owners} - {"torch"}
-        for prefix, owner in module.named_modules():
+        for prefix, owner in guard.named_modules(module):
             self._add_module(prefix, owner)
         del self._seen
         self._arm(closely)

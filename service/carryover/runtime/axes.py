@@ -1,6 +1,6 @@
 """What the axes of a version mean, found by running it: which hold steps, which hold requests, and which just vary."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from itertools import islice, product
@@ -11,11 +11,26 @@ from torch import Tensor
 
 from carryover.errors import ModelFailedError
 from carryover.runtime.datatypes import Array, Datatype, of_tensor
-from carryover.runtime.discovery import Outcome, dry_run, learn_structures
-from carryover.runtime.forward import Forward, match_outputs, name_outputs
+from carryover.runtime.discovery import dry_run, learn_structures
+from carryover.runtime.forward import Forward, match_outputs, name_outputs, zeros
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
-from carryover.runtime.selfcheck import close, example_inputs, prove_batching, settle_gradients, state_difference
-from carryover.runtime.state_guesses import find_arguments, find_attributes, find_call, find_required
+from carryover.runtime.randomness import mean_random
+from carryover.runtime.selfcheck import (
+    NUMBERS,
+    close,
+    example_inputs,
+    prove_batching,
+    settle_gradients,
+    state_difference,
+)
+from carryover.runtime.state_guesses import (
+    draws_numbers,
+    example,
+    find_arguments,
+    find_attributes,
+    find_call,
+    find_required,
+)
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import Call, ModelVersion, Result
 
@@ -41,6 +56,8 @@ class Experiment:
     def __init__(self, forward: Forward, inputs: Sequence[TensorSpec], given: Collection[str]) -> None:
         forward = copy(forward)
         forward.entries = ()
+        if draws_numbers(forward, example(inputs)):
+            forward.context = mean_random
         self.found = find_required(forward, inputs, given) or find_arguments(forward, inputs)
         required = {spec.input for spec in self.found.values() if spec.initial == "zeros"}
         if required:
@@ -52,11 +69,12 @@ class Experiment:
         self.forward = forward
         forward.entries = entries(self.found, forward.module, forward.method)
         learn_structures(forward, inputs)
-        self.zeros = self._changes_on(inputs, torch.zeros).changes
-        self.outcome = self._changes_on(inputs, _random)
+        self.zeros = dry_run(forward, zeros(inputs)).changes
+        self.outcome = dry_run(forward, example(inputs))
         self.changes = self.outcome.changes | self.zeros
         with suppress(ModelFailedError):  # forward need not take ones, as indices of a short table
-            self.changes = self._changes_on(inputs, torch.ones).changes | self.changes
+            ones = {name: torch.ones_like(given) for name, given in zeros(inputs).items()}
+            self.changes = dry_run(forward, ones).changes | self.changes
         self.buffers = [slot.name for slot in forward.slots() if slot.name in self.changes]
         self.state = [*self.buffers, *(leaf.name for leaf in forward.leaves())]
         named = self.outputs()
@@ -123,9 +141,6 @@ class Experiment:
         )
         return found.model_copy(update={"inputs": inputs, "outputs": outputs})
 
-    def _changes_on(self, inputs: Sequence[TensorSpec], fill: Callable[..., Tensor]) -> Outcome:
-        return dry_run(self.forward, {s.name: fill(s.example_shape, dtype=s.datatype.torch) for s in inputs})
-
     def _vary(self, axes: Axes) -> None:
         """Give -1 to axes of the inputs, and those of the outputs that follow, if forward and batching allow it."""
         for name, axis in axes.items():
@@ -150,7 +165,7 @@ def assignments(version: ModelVersion, taken: Axes, *, every: bool) -> Iterator[
 
 def rows_are_steps(version: ModelVersion, axes: Axes) -> bool:
     """Whether one call of several rows gives what as many calls of one row give."""
-    inputs, state, steps = _inputs(version, axes, _ROWS), version.initial_state, list[Result]()
+    state, steps, inputs = version.initial_state, list[Result](), _inputs(version, axes, _ROWS)
     try:
         whole = version.run([Call(inputs, state)])[0]
         for row in range(_ROWS):
@@ -201,8 +216,8 @@ def batched(version: ModelVersion, taken: Axes) -> ModelVersion | None:
             if outputs is None:
                 continue
             found = version.refined(
-                [_with_batch_dim(spec, axes[spec.name]) for spec in version.manifest.inputs],
-                [_with_batch_dim(spec, outputs[spec.name]) for spec in version.manifest.outputs],
+                [spec.changed(batch_dim=axes[spec.name]) for spec in version.manifest.inputs],
+                [spec.changed(batch_dim=outputs[spec.name]) for spec in version.manifest.outputs],
                 _state_specs(version, dims),
             )
             if _holds(found):
@@ -212,20 +227,7 @@ def batched(version: ModelVersion, taken: Axes) -> ModelVersion | None:
 
 def with_sizes(spec: TensorSpec, axes: Iterable[int], size: int) -> TensorSpec:
     """Return a spec with another size of some axes."""
-    shape = tuple(size if axis in axes else given for axis, given in enumerate(spec.shape))
-    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=shape, batch_dim=spec.batch_dim, result=spec.result)
-
-
-def _random(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """Random numbers; whole ones from 0 and 1."""
-    random = torch.Generator().manual_seed(0)
-    if dtype.is_floating_point:
-        return torch.randn(shape, generator=random).to(dtype)
-    return torch.randint(0, 2, shape, generator=random).to(dtype)
-
-
-def _with_batch_dim(spec: TensorSpec, dim: int) -> TensorSpec:
-    return TensorSpec(name=spec.name, datatype=spec.datatype, shape=spec.shape, batch_dim=dim, result=spec.result)
+    return spec.changed(shape=[size if axis in axes else given for axis, given in enumerate(spec.shape)])
 
 
 def _state_specs(version: ModelVersion, dims: Mapping[str, int | None]) -> dict[str, StateSpec]:
@@ -268,10 +270,8 @@ def _batch_axes(version: ModelVersion, axes: Axes, dims: Mapping[str, int | None
     """The axis of each output along which a batch lies; None where forward takes no batch, or gives none."""
     held = zip(version.layout.buffers, version.layout.join([one.state]), strict=True)
     state = {b.name: x if x is None or (dim := dims[b.name]) is None else torch.cat([x] * _ROWS, dim) for b, x in held}
-    inputs = {
-        spec.name: torch.zeros(_resized(spec.example_shape, axes[spec.name], _ROWS), dtype=spec.datatype.torch)
-        for spec in version.inputs
-    }
+    drawn = _inputs(version, axes, _ROWS)
+    inputs = {spec.name: torch.from_numpy(drawn[spec.name]).to(spec.datatype.torch) for spec in version.inputs}
     found: dict[str, int] = {}
     try:
         batch = match_outputs(version.outputs, dry_run(version.forward, inputs, state).returned)
@@ -289,9 +289,14 @@ def _batch_axes(version: ModelVersion, axes: Axes, dims: Mapping[str, int | None
 
 
 def _inputs(version: ModelVersion, axes: Axes, size: int) -> dict[str, Array]:
-    """Random inputs with another size of some axes."""
+    """Random inputs with another size of some axes: any numbers or, where forward does not take them, none below 0."""
     shapes = [_resized(spec.example_shape, axes.get(spec.name), size) for spec in version.inputs]
-    return example_inputs(version.inputs, shapes, np.random.default_rng(0))
+    for numbers in NUMBERS[:-1]:
+        inputs = example_inputs(version.inputs, shapes, np.random.default_rng(0), numbers)
+        with suppress(ModelFailedError):
+            version.run([Call(inputs, version.initial_state)])
+            break
+    return inputs
 
 
 def _ways(choices: Iterable[Sequence[int | None]]) -> list[tuple[int | None, ...]]:

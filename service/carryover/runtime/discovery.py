@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypeVar
 
 import torch
@@ -124,12 +125,14 @@ def dry_loop(forward: Forward, inputs: Sequence[Mapping[str, Tensor]], read: Cal
 def discover(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[tuple[TensorSpec, ...], Outcome]:
     """Run a forward on zeros, and return what it did, and the inputs with the example length that it takes.
 
+    Whole numbers for which the manifest gives no example may be ones, where forward takes no zeros: lengths, ids.
+
     Raises:
         ModelFailedError: it takes zeros of no length, or writes to memory that two buffers share.
 
     """
     failure: ModelFailedError | None = None
-    for sized in by_example_length(specs):
+    for sized in chain(by_example_length(specs), by_example_length(_with_ones(specs))):
         try:
             outcome = dry_run(forward, zeros(sized))
         except ModelFailedError as error:  # it may be that this is too short
@@ -144,6 +147,12 @@ def discover(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[tuple[Tenso
         return sized, outcome
     shapes = ", ".join(f"{spec.name} {list(spec.example_shape)}" for spec in specs)
     raise ModelFailedError(f"forward failed on zeros of {shapes}: {failure}")
+
+
+def _with_ones(specs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
+    """The inputs with 1 as the example of whole numbers; none where that changes nothing."""
+    found = [s.changed(example=1) if s.datatype.kind == "int" and s.example is None else s for s in specs]
+    return found if found != list(specs) else ()
 
 
 def changes_on_random(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, Change]:

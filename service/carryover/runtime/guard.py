@@ -1,12 +1,13 @@
 """What a module holds beside its parameters and the buffers it was built with: there, sessions are not isolated."""
 
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from types import FunctionType, ModuleType
 from zlib import crc32
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from carryover.runtime.buffers import raw
@@ -22,12 +23,22 @@ def marks(module: nn.Module, buffers: Collection[str], *, identities: bool = Tru
     Without `identities`, another object of the same class and with the same attributes is the same.
     """
     found: dict[str, object] = {}
-    for prefix, owner in module.named_modules():
+    for prefix, owner in named_modules(module):
         held = owner._buffers.items()  # noqa: SLF001 - `named_buffers` leaves out those that are None
         values = {key: value for key, value in vars(owner).items() if key not in PLAIN} | dict(held)
         named = {dotted(prefix, key): value for key, value in values.items()}
         found |= {name: mark(value, identities=identities) for name, value in named.items() if name not in buffers}
     return found
+
+
+def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    """Yield the modules whose attributes Python holds: not those of TorchScript, which hold theirs in C++."""
+    return ((name, owner) for name, owner in module.named_modules() if not scripted(owner))
+
+
+def scripted(module: nn.Module) -> bool:
+    """Whether a module is TorchScript."""
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def dotted(prefix: str, key: str) -> str:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
-from carryover.runtime import classes, manifest, programs, time_steps, weights
+from carryover.runtime import buffers, classes, initial, manifest, programs, time_steps, weights, weights_advice
 from carryover.runtime.discovery import Outcome, changes_on_random, discover, learn_structures
 from carryover.runtime.forward import Forward, Saved, match_outputs, output_faults, result_paths
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
@@ -64,7 +64,7 @@ class ModelFolder:
         return loading
 
     def _own(self, path: Path) -> Manifest | None:
-        """The manifest of a version that has one; what callers see of the model is the same in all versions."""
+        """The manifest of a version that has one."""
         found: Manifest | None = None
         with self.report.stage(str(path)):
             found, faults = manifest.read(path)
@@ -72,12 +72,10 @@ class ModelFolder:
                 self.report.error(fault)
         if found is None:
             return None
-        wrong = [key for key in ("inputs", "outputs", "labels") if getattr(found, key) != getattr(self.manifest, key)]
-        for key in wrong:
-            self.report.error(f"{path}: {key}: expected the same as in {self.path}, as callers name the model only")
         if found.version is not None:
             self.report.error(f"{path}: version: which version serves is said in {self.path}")
-        return None if wrong or found.version is not None else found
+            return None
+        return found
 
 
 class Loading:
@@ -88,7 +86,7 @@ class Loading:
     """
 
     def __init__(self, described: Manifest, path: Path, folder: Path, *, trust_pt2: bool) -> None:
-        self.manifest = described
+        self.manifest = initial.located(described, folder, folder.parent)
         self.report = Report()
         self.weights: Path | None = None
         self.forward: Forward | None = None
@@ -200,8 +198,9 @@ class Loading:
             if module is None:
                 read()
             else:
-                saved = partial(self._saved, read, module.state_dict().keys())
-                self._load(module, saved())
+                saved = fitted = partial(self._saved, read, module.state_dict().keys())
+                self._load(module, fitted)
+                self._start(module)
         if module is None:
             return None
         saved = saved or module.state_dict
@@ -222,19 +221,35 @@ class Loading:
         """The checkpoint by the names that the class has, without what starts as the class has it."""
         given = weights.adapt(expected, read())
         for name, spec in self.manifest.state.items():
-            if spec.buffer and spec.initial == "class":
+            if spec.buffer and spec.initial is not None:
                 given.pop(name, None)
         return given
 
-    def _load(self, module: nn.Module, given: weights.Tensors) -> None:
-        fit = weights.load(module, given)
+    def _load(self, module: nn.Module, saved: Callable[[], weights.Tensors]) -> None:
         named = {name for name, _ in module.named_buffers()}
+        advice = partial(self._advice, module.state_dict(), named)
+        try:
+            fit = weights.load(module, saved())
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{error}{advice()}") from None
         # Of a buffer that is missing it is not known yet whether it is state, which starts as the class has it.
         self._missing_buffers = fit.missing & named
-        for sentence in fit.sentences(self._missing_buffers):
+        for number, sentence in enumerate(fit.sentences(self._missing_buffers)):
             name, shaped, _ = sentence.partition(" has shape ")
             hint = f'; if it is state, [state.{name}] initial = "class" starts it as the class does'
-            self._misfit(module, sentence + (hint if shaped and name in named else ""))
+            self._misfit(module, sentence + (hint if shaped and name in named else "" if number else advice()))
+
+    def _advice(self, expected: weights.Tensors, named: Collection[str]) -> str:
+        """What the manifest is to say of the checkpoint, if there is a way to say it."""
+        line = weights_advice.advise(self.weights, expected, named) if self.weights else None
+        return f"; it fits if the manifest says {line}" if line else ""
+
+    def _start(self, module: nn.Module) -> None:
+        """Let buffers start from zeros, or from a file, where the manifest says so."""
+        slots = {slot.name: slot for slot in buffers.slots(module)}
+        for name, spec in self.manifest.state.items():
+            if spec.buffer and spec.initial not in (None, "class") and name in slots:
+                slots[name].put(initial.buffer(name, spec.initial, slots[name].registered))
 
     def _misfit(self, module: nn.Module, sentence: str) -> None:
         self.report.error(f"{self.weights}: does not fit {type(module).__name__}: {sentence}")

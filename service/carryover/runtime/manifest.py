@@ -1,5 +1,6 @@
 """`model.toml`: what a model's folder says about it, checked before anything is loaded."""
 
+import re
 import tomllib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -24,6 +25,9 @@ from carryover.runtime.datatypes import Array, Datatype
 
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 _CLASS = r"^([A-Za-z_][\w.]*|([A-Za-z_][\w-]*/)*[A-Za-z_][\w-]*\.py):[A-Za-z_][\w.]*$"
+
+FILE_AND_KEY = r"(?P<file>.+\.(?:safetensors|pt))(?::(?P<key>.+))?"
+"""A file that state starts from, and what in it: `start.safetensors:h`."""
 
 EXAMPLE_LENGTHS = (1, 2, 3, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 """Sizes of what varies that a model's forward is tried on, until it takes one."""
@@ -85,6 +89,10 @@ class TensorSpec(_Strict):
         """Return the example, repeated to fill a shape; zeros where there is none."""
         return np.resize(np.asarray(0 if self.example is None else self.example, self.datatype.numpy), tuple(shape))
 
+    def changed(self, **update: object) -> "TensorSpec":
+        """Return the spec with other values of some keys."""
+        return TensorSpec.model_validate(self.model_dump() | update)
+
     def of_one_session(self) -> "TensorSpec":
         """Return the spec of a stateful model's tensor, where a varying `batch_dim` is one session wide."""
         if self.batch_dim is None or self.shape[self.batch_dim] != -1:
@@ -129,7 +137,7 @@ class TensorSpec(_Strict):
 def by_example_length(specs: Sequence[TensorSpec]) -> Iterator[tuple[TensorSpec, ...]]:
     """Yield inputs with examples of length 1 first, and then of lengths that a model may need (a window, a frame)."""
     varies = any(-1 in spec.shape for spec in specs)
-    for length in EXAMPLE_LENGTHS if varies else EXAMPLE_LENGTHS[:1]:
+    for length in EXAMPLE_LENGTHS if varies else EXAMPLE_LENGTHS[: bool(specs)]:
         yield tuple(spec.with_example_length(length) for spec in specs)
 
 
@@ -141,9 +149,10 @@ class StateSpec(_Strict):
 
     `input` and `output` are a parameter of forward and the path of the result that is passed to it in the next step;
     `attribute` is the dotted name of an attribute. `initial` is what step 0 starts from: "zeros" of `shape`, "class"
-    for what the class has, "empty" for an empty list, or the dotted name of an attribute, parameter or buffer; `shape`
-    is nested as the state is. `batch_dim` is one axis for all tensors of the entry, or one for each path. `shared`:
-    sessions are batched where it has one value in all of them. An `increment` is added to a number in each step.
+    for what the class has, "empty" for an empty list, a file as "start.safetensors:h", or the dotted name of an
+    attribute, parameter or buffer; `shape` is nested as the state is. `batch_dim` is one axis for all tensors of the
+    entry, or one for each path. `shared`: sessions are batched where it has one value in all of them. An `increment` is
+    added to a number in each step.
     """
 
     input: str | None = Field(default=None, min_length=1)
@@ -174,8 +183,15 @@ class StateSpec(_Strict):
             raise ValueError('initial = "class": the class has no value for an argument; "zeros", or leave it out')
         if self.shape is not None and (self.initial != "zeros" or self.buffer):
             raise ValueError('shape is that of initial = "zeros" for an input or an attribute')
-        if self.initial not in ("zeros", "class") and self.buffer:
-            raise ValueError(f'initial = "{self.initial}": a buffer starts as the checkpoint, or the "class", has it')
+        if (
+            self.initial not in ("zeros", "class")
+            and self.buffer
+            and not re.fullmatch(FILE_AND_KEY, self.initial or "")
+        ):
+            raise ValueError(
+                f'initial = "{self.initial}": a buffer starts as the checkpoint has it, or as the "class" has it, from '
+                '"zeros", or from a file, as "start.safetensors:h"'
+            )
         return self
 
     @property

@@ -1,8 +1,10 @@
 """Comparing forwards that draw random numbers: with torch's replaced by the mean of what would be drawn."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -28,6 +30,13 @@ class MeanRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
         held = drawn[0] if isinstance(drawn, tuple) else drawn
         mean(held, func, args)
         return drawn
+
+
+@contextmanager
+def mean_random() -> Iterator[None]:
+    """Run without gradients, and without inference mode, in which dropout draws its numbers unseen."""
+    with torch.no_grad(), MeanRandom():  # type: ignore[no-untyped-call]
+        yield
 
 
 def _bernoulli(drawn: Tensor, func: Any, args: tuple[Any, ...]) -> None:

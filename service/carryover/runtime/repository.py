@@ -13,7 +13,11 @@ log = logging.getLogger(__name__)
 
 
 class Model:
-    """A model and its versions, from a folder of models: `default` serves where none is asked for."""
+    """A model and its versions, from a folder of models: `default` serves where none is asked for.
+
+    `stateful`: at least one version keeps state. `mixed`: not all versions take and give the same; what a request of a
+    session must hold is then said by the session's version.
+    """
 
     def __init__(
         self, name: str, versions: Mapping[str, ModelVersion], default: str, folder: Path | None = None
@@ -25,7 +29,8 @@ class Model:
         self.inputs = self.default.inputs
         self.outputs = self.default.outputs
         self.labels = self.default.labels
-        self.stateful = self.default.stateful
+        self.stateful = any(version.stateful for version in self.versions.values())
+        self.mixed = len({_interface(version) for version in self.versions.values()}) > 1
         self._by_fingerprint = {version.fingerprint: version for version in self.versions.values()}
         self._single: dict[str, Model] = {}
 
@@ -47,6 +52,11 @@ class Model:
         if version not in self._single:
             self._single[version] = Model(self.name, {version: self.versions[version]}, version)
         return self._single[version]
+
+
+def _interface(version: ModelVersion) -> str:
+    """What callers see of a version."""
+    return repr((version.inputs, version.outputs, version.labels, version.stateful))
 
 
 def load_model(folder: Path, *, trust_pt2: bool = False) -> Model:

@@ -12,6 +12,7 @@ import torch
 from carryover.errors import ModelFailedError
 from carryover.runtime import stacked
 from carryover.runtime.datatypes import Array, Datatype
+from carryover.runtime.guard import scripted
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.randomness import MeanRandom
 from carryover.runtime.version import Call, ModelVersion, Result
@@ -116,7 +117,13 @@ def _prove_isolation(version: ModelVersion) -> None:
             again, after = _seeded(version, call), version.attributes()
         except ModelFailedError:
             continue  # a forward need not take every number; one that always fails is rejected elsewhere
+        scripts = [name for name, part in version.forward.module.named_modules() if scripted(part)]
         changed = [name for name in after if before.get(name) != after[name]]
+        if scripts and not changed and (name := difference(version, one, again)) is not None:
+            raise ModelFailedError(
+                f"forward keeps state in the TorchScript module {scripts[0]!r}, where all sessions share it: the same "
+                f"call gave another {name!r} after others; call a part of it that takes the state and returns it"
+            )
         if changed and (name := difference(version, one, again)) is not None:
             kept = ", ".join(map(repr, changed))
             raise ModelFailedError(

@@ -79,6 +79,9 @@ class Siblings:
         """Import for a file of the folder; it may do so long after it was imported itself."""
         self._enter()
         top = name.partition(".")[0]
+        if top == "importlib" and not level and (name == top or not names):
+            builtins.__import__(name)
+            return self._importlib()
         if level or top == self.package:
             return builtins.__import__(name, variables, local, names or (), level)
         if (prefix := self._owner(top)) is not None:
@@ -89,6 +92,17 @@ class Siblings:
             if error.name != top or (prefix := self._owner(top, bare=True)) is None:
                 raise
         return self._sibling(prefix, name, names)
+
+    def _importlib(self) -> ModuleType:
+        """`importlib`, with an `import_module` that looks into the folder, too."""
+        found = ModuleType("importlib")
+        vars(found).update(vars(importlib), import_module=self._import_module)
+        return found
+
+    def _import_module(self, name: str, package: str | None = None) -> ModuleType:
+        if name.startswith("."):
+            return importlib.import_module(name, package)
+        return self._import(name, names=("__name__",))
 
     def _sibling(self, prefix: str, name: str, names: Sequence[str] | None) -> ModuleType:
         found = importlib.import_module(f"{prefix}{name}")
@@ -145,6 +159,25 @@ def of(folder: Path, *, again: bool) -> Siblings:
     if folder not in _latest:
         _latest[folder] = Siblings(folder)
     return _latest[folder]
+
+
+def imported_by(file: Path) -> tuple[Path, list[Path]]:
+    """Return the folder that a file's imports start from, its own or the current one, and all files there it needs.
+
+    Where it cannot be imported from either, that is the file alone; why is said when its class is looked for.
+    """
+    for root in (file.resolve().parent, Path.cwd().resolve()):
+        if not file.resolve().is_relative_to(root):
+            continue
+        modules = Siblings(root)
+        try:
+            modules.module(".".join(file.resolve().relative_to(root).with_suffix("").parts))
+            return root, modules.files()
+        except (Exception, SystemExit):  # noqa: BLE001, S112 - the file's own code may raise anything
+            continue
+        finally:
+            modules.withdraw()
+    return file.resolve().parent, [file.resolve()]
 
 
 def holds(folder: Path, name: str, *, bare: bool = False) -> bool:

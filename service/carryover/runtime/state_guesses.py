@@ -164,6 +164,16 @@ def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, 
     return found
 
 
+def draws_numbers(forward: Forward, inputs: Inputs) -> bool:
+    """Whether forward gives another result each time; not where it does not take the inputs."""
+    found = list[list[Tensor]]()
+    with suppress(ModelFailedError), _restored(forward) as restore:
+        for _ in range(2):
+            found.append(_values(dry_run(forward, inputs).returned))
+            restore()
+    return len(found) == 2 and not _same(found[:1], found[1:])  # noqa: PLR2004 - twice the same input
+
+
 def example(specs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Tensor]:
     """Return random inputs, larger ones for larger seeds; whole numbers from 0 and 1."""
     random = torch.Generator().manual_seed(seed)

@@ -6,6 +6,7 @@ loaded, by running it for several steps; which of them a session has follows fro
 """
 
 import inspect
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
-from carryover.runtime.manifest import StateSpec
+from carryover.runtime import initial
+from carryover.runtime.manifest import FILE_AND_KEY, StateSpec
 from carryover.runtime.structure import ABSENT, Constant, Kind, Part, Structure, UnsupportedValueError, flatten, pick
 from carryover.runtime.structure import unflatten as put_together
 
@@ -260,10 +262,10 @@ def entries(specs: Mapping[str, StateSpec], module: nn.Module, method: Callable[
         if spec.buffer:
             continue
         entry = AttributeState(name, spec, module) if spec.attribute is not None else ArgumentState(name, spec)
-        initial = _initial(entry, module)
+        start = _initial(entry, module)
         if isinstance(entry, ArgumentState):
-            _check_parameter(entry, method, given=initial is not ABSENT)
-        entry.start_from(initial)
+            _check_parameter(entry, method, given=start is not ABSENT)
+        entry.start_from(start)
         found.append(entry)
     return found
 
@@ -299,6 +301,8 @@ def _initial(entry: StateEntry, module: nn.Module) -> Any:
         return 0
     if spec.initial in ("zeros", "class", None):
         return entry.original if isinstance(entry, AttributeState) else ABSENT
+    if re.fullmatch(FILE_AND_KEY, spec.initial):
+        return initial.from_file(entry.name, spec.initial)
     try:
         return pick(module, path_of(spec.initial))
     except LookupError as error:

@@ -56,43 +56,49 @@ def read(path: Path, spec: WeightsSpec) -> Tensors:
     """
     found = contents(path)
     if isinstance(spec.key, Mapping):
-        parts = {part: _state_dict(path, _under(path, found, key)) for part, key in spec.key.items()}
+        parts = {part: _state_dict(path, under(path, found, key)) for part, key in spec.key.items()}
         given = {f"{part}.{name}" if part else name: x for part, held in parts.items() for name, x in held.items()}
     else:
-        given = _state_dict(path, found if spec.key is None else _under(path, found, spec.key))
+        given = _state_dict(path, found if spec.key is None else under(path, found, spec.key))
     selected = _named({name.removeprefix(spec.prefix): name for name in given if name.startswith(spec.prefix)}, given)
     if spec.prefix and not selected:
         some = ", ".join(map(repr, list(given)[:3]))
         raise ConfigurationError(f"{path}: weights.prefix = {spec.prefix!r}, but the tensors are {some} …")
     for name in (*spec.ignore, *spec.rename):
-        if not any(_starts(held, name) for held in selected):
+        if not any(starts(held, name) for held in selected):
             word = "ignore" if name in spec.ignore else "rename"
             raise ConfigurationError(f"{path}: weights.{word} names {name!r}, and there is no such tensor")
-    kept = {name: name for name in selected if not any(_starts(name, left_out) for left_out in spec.ignore)}
-    return _named({_renamed(name, spec.rename): name for name in kept}, selected)
+    kept = {name: name for name in selected if not any(starts(name, left_out) for left_out in spec.ignore)}
+    return _named({renamed(name, spec.rename): name for name in kept}, selected)
 
 
-def _starts(name: str, what: str) -> bool:
-    """Whether it is the name, or the module in which it is."""
+def starts(name: str, what: str) -> bool:
+    """Return whether `what` is the name, or the module in which it is."""
     return name == what or name.startswith(what if what.endswith(".") else f"{what}.")
 
 
-def _renamed(name: str, names: Mapping[str, str]) -> str:
+def renamed(name: str, names: Mapping[str, str]) -> str:
+    """Return what the class calls a tensor."""
     for old, new in names.items():
-        if _starts(name, old):
+        if starts(name, old):
             return (new + name.removeprefix(old)).removeprefix(".")
     return name
 
 
-def _under(path: Path, found: Any, key: str) -> Any:
-    """What lies under dotted keys, which may have dots in them."""
+def under(path: Path, found: Any, key: str, said: str = "weights.key") -> Any:
+    """Return what lies under dotted keys, which may have dots in them.
+
+    Raises:
+        ConfigurationError: nothing does.
+
+    """
     if isinstance(found, Mapping):
         if key in found:
             return found[key]
         for end in (match.start() for match in re.finditer(r"\.", key)):
             if key[:end] in found:
-                return _under(path, found[key[:end]], key[end + 1 :])
-    raise ConfigurationError(f"{path}: holds nothing under weights.key = {key!r}: {_kind(found)}")
+                return under(path, found[key[:end]], key[end + 1 :], said)
+    raise ConfigurationError(f"{path}: holds nothing under {said} = {key!r}: {_kind(found)}")
 
 
 def _state_dict(path: Path, found: Any) -> Tensors:
@@ -200,6 +206,29 @@ def _memory(tensor: Tensor) -> object:
     return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
+def file_for(module: nn.Module) -> str:
+    """Return the name of the file for a module's weights: `.pt` where the state dict holds more than tensors."""
+    return FILES[0 if all(isinstance(held, Tensor) for held in module.state_dict().values()) else 1]
+
+
+def save(module: nn.Module, path: Path) -> None:
+    """Write a module's state dict.
+
+    Raises:
+        ConfigurationError: safetensors does not take it.
+
+    """
+    if path.suffix == ".pt":
+        torch.save(module.state_dict(), path)
+        return
+    # Cloned: safetensors rejects tensors that share their memory, as tied weights do.
+    tensors = {name: tensor.detach().clone().contiguous() for name, tensor in module.state_dict().items()}
+    try:
+        safetensors.torch.save_file(tensors, path)
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ConfigurationError(f"{path}: cannot be written: {error}") from None
+
+
 def contents(path: Path) -> Any:
     """Return what a checkpoint file holds, a state dict or not.
 
@@ -250,11 +279,17 @@ class Group:
     others: dict[str, str]
 
     def prefixes(self) -> Iterator[str]:
-        """Yield what wrappers have put before names, from the outermost alone to all of them together."""
+        """Yield what wrappers have put before names, from the outermost alone to all of them together.
+
+        What all names start with may be such a wrapper, whatever it is called.
+        """
         prefix = ""
         while self.tensors:
             inner = [name.removeprefix(prefix) for name in self.tensors if name.startswith(prefix)]
             step = next((wrapper for wrapper in WRAPPERS if any(name.startswith(wrapper) for name in inner)), None)
+            common = {name.partition(".")[0] if "." in name else "" for name in inner}
+            if step is None and len(common) == 1 and common != {""}:
+                step = f"{common.pop()}."
             if step is None:
                 return
             prefix += step

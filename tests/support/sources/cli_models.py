@@ -213,3 +213,91 @@ class Anything(nn.Module):
 
     def forward(self, *tensors: Tensor) -> Tensor:
         return tensors[0] * 2
+
+
+class Layered(nn.Module):
+    """Many states of one axis, and a clock: (B, T, 4) to (B, T, 4)."""
+
+    clock: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        for layer in range(8):
+            self.register_buffer(f"past{layer}", torch.zeros(1, 4))
+        self.register_buffer("clock", torch.tensor(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = []
+        for step in x.unbind(1):
+            y = self.linear(step)
+            for layer in range(8):
+                past = self.get_buffer(f"past{layer}")
+                setattr(self, f"past{layer}", (past + y) / 2)
+                y = y + past
+            steps.append(y)
+        self.clock = self.clock + len(steps)
+        return torch.stack(steps, 1)
+
+
+class Seldoms(nn.Module):
+    """Counts that change only on what is not zero: (B, 4) to (B, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
+        for number in range(7):
+            self.register_buffer(f"hits{number}", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.linear(x)
+        for number in range(7):
+            if bool(x.any()):
+                setattr(self, f"hits{number}", self.get_buffer(f"hits{number}") + (x > number).sum(1))
+        return scores
+
+
+class Counts(nn.Module):
+    """Ids that begin at 1: (N,) to (N, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(5, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if int(ids.min()) < 1:
+            raise ValueError("ids begin at 1")
+        found: Tensor = self.table(ids - 1)
+        return found
+
+
+class Roots(nn.Module):
+    """Takes no zeros and nothing below them: (T, B, 4) to (T, B, 4)."""
+
+    level: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(4))
+        self.register_buffer("level", torch.zeros(1, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if bool((x <= 0).any()):
+            raise ValueError("expected numbers above 0")
+        steps = []
+        for step in x:
+            self.level = self.level + step.log() * self.scale
+            steps.append(self.level)
+        return torch.stack(steps)
+
+
+class Drops(nn.Module):
+    """A GRU whose dropout stays on: (T, B, 4) to (T, B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 4)
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        y, hx = self.gru(x, hx)
+        return nn.functional.dropout(y, 0.3, training=True), hx

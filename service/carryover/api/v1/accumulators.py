@@ -24,7 +24,7 @@ MODEL = "accumulator"
 
 def add(engine: Engine, inbound: Inbound) -> Response:
     """Add values to an accumulator; one that does not exist is created."""
-    name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
+    name, model = _find(engine, inbound)
     values = by_size(inbound.body, partial(_values, model, inbound))
     step = Step(model, name, {model.inputs[0].name: values}, conditions.read(inbound), create=engine.ttl)
     return perform(engine, inbound, step, _totals)
@@ -32,7 +32,7 @@ def add(engine: Engine, inbound: Inbound) -> Response:
 
 def show(engine: Engine, inbound: Inbound) -> Response:
     """Return an accumulator's totals."""
-    name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
+    name, model = _find(engine, inbound)
     # Nothing added: the module returns its totals as they are.
     spec = model.inputs[0]
     nothing = {spec.name: array(spec.datatype, [], "values")}
@@ -43,6 +43,12 @@ def delete(engine: Engine, inbound: Inbound) -> Response:
     """Delete an accumulator."""
     name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
     return perform(engine, inbound, Delete(model, name, preconditions=conditions.read(inbound)), deleted)
+
+
+def _find(engine: Engine, inbound: Inbound) -> tuple[str, Model]:
+    """The accumulator's name and the model, with its version only where that takes other inputs."""
+    name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
+    return name, engine.version_of(model, name) if model.mixed else model
 
 
 def _values(model: Model, inbound: Inbound) -> Array:

@@ -77,8 +77,10 @@ def fork(engine: Engine, inbound: Inbound) -> Response:
 
 def predict(engine: Engine, inbound: Inbound) -> Response:
     """Run one step of a session."""
-    model, asked = find(engine, inbound), conditions.read(inbound)
-    step = Step(model, names.of_path(inbound), read_instances(model.inputs, inbound), asked)
+    model, session, asked = find(engine, inbound), names.of_path(inbound), conditions.read(inbound)
+    if model.mixed:
+        model = engine.version_of(model, session)
+    step = Step(model, session, read_instances(model.inputs, inbound), asked)
     if asked.create:
         step.create = engine.ttl
     return perform(engine, inbound, step, stepped)
@@ -92,7 +94,7 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
     engine.limits.require_sessions(len(given))
-    outcomes = _steps(model, given, asked, len(inbound.body))
+    outcomes = _steps(engine, model, given, asked, len(inbound.body))
     steps = [outcome for outcome in outcomes if isinstance(outcome, Step)]
     if steps:
         engine.run(steps)
@@ -157,19 +159,27 @@ def _most_buffers(model: Model) -> int:
     return max(len(version.layout.buffers) for version in model.versions.values())
 
 
-def _steps(model: Model, given: Mapping[str, Any], asked: Preconditions, size: int) -> list[Step | CarryoverError]:
+def _steps(
+    engine: Engine, model: Model, given: Mapping[str, Any], asked: Preconditions, size: int
+) -> list[Step | CarryoverError]:
     """Return a step of each of many sessions, or what is wrong with it; `size` is that of the body in bytes."""
-    found = instances_of_many(model.inputs, [*given.values()]) if size <= LARGE_BODY else None
+    together = size <= LARGE_BODY and not model.mixed
+    found = instances_of_many(model.inputs, [*given.values()]) if together else None
     if found is None:
-        return [_step_or_error(model, session, values, asked) for session, values in in_turns(given.items())]
+        return [_step_or_error(engine, model, session, values, asked) for session, values in in_turns(given.items())]
     return [_named(model, session, inputs, asked) for session, inputs in in_turns(zip(given, found, strict=True))]
 
 
-def _step_or_error(model: Model, session: str, values: object, asked: Preconditions) -> Step | CarryoverError:
+def _step_or_error(
+    engine: Engine, model: Model, session: str, values: object, asked: Preconditions
+) -> Step | CarryoverError:
     try:
         if not isinstance(values, list):
             raise InvalidInputError(f"sessions.{session:.140} must be a list of instances")
-        return _named(model, session, instances(model.inputs, values), asked)
+        names.checked(session)
+        if model.mixed:
+            model = engine.version_of(model, session)
+        return Step(model, session, instances(model.inputs, values), asked, stepped)
     except CarryoverError as error:
         return error
 

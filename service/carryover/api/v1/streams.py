@@ -104,14 +104,18 @@ class _Stream:
         """Return the step of each line, or what is wrong with it."""
         parsed = [_parsed(line) for line in lines]
         plain = [each[1].instances for each in parsed if isinstance(each, tuple)]
-        found = instances_of_many(self._model.inputs, plain) if len(plain) > 1 else None
+        together = len(plain) > 1 and not self._model.mixed
+        found = instances_of_many(self._model.inputs, plain) if together else None
         inputs: Iterator[dict[str, Array] | None] = iter(found) if found is not None else repeat(None)
         return [self._step(*each, next(inputs)) if isinstance(each, tuple) else each for each in parsed]
 
     def _step(self, line: bytes, body: Line, inputs: Mapping[str, Array] | None) -> Step | CarryoverError:
         try:
-            inputs = inputs or instances(self._model.inputs, body.instances)
-            step = Step(self._model, self._session, inputs, self._rest, stepped)
+            model = self._model
+            if model.mixed:
+                model = self._engine.version_of(model, self._session)
+            inputs = inputs or instances(model.inputs, body.instances)
+            step = Step(model, self._session, inputs, self._rest, stepped)
             if body.idempotency_key is not None:
                 key = conditions.idempotency_key(body.idempotency_key, self._path, line)
                 step.preconditions = replace(self._rest, key=key)

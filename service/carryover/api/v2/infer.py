@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from carryover.api import conditions
+from carryover.api import conditions, names
 from carryover.api.inbound import Inbound
 from carryover.api.json import LARGE_BODY, by_size, parse
 from carryover.api.numbers import tensors
@@ -30,6 +30,8 @@ def infer(engine: Engine, inbound: Inbound) -> Response:
     """Run a model, in a sequence or without one."""
     model, body = find(engine, inbound), decoded_body(inbound)
     length = inbound.headers.get(HEADER_LENGTH.lower())
+    if model.mixed and (session := by_size(body, lambda: _sequence(body, length))):
+        model = engine.version_of(model, names.checked(session))
     asked = by_size(body, lambda: _Asked.read(model, body, length))
     preconditions = conditions.read(inbound, body)
     step = sequences.step_of(model, asked.parameters, asked.inputs, engine.ttl, preconditions)
@@ -88,6 +90,13 @@ class _Asked:
             media_type=OCTETS if length else JSON,
             headers=((HEADER_LENGTH, str(length)),) if length else (),
         )
+
+
+def _sequence(data: bytes, header_length: str | None) -> str:
+    """The sequence that a request goes on with; empty where there is none, or it starts one."""
+    length = _json_length(header_length, len(data))
+    parameters = (parse(Infer, data[:length]).parameters if length != 0 else None) or InferParameters()
+    return "" if parameters.sequence_start else parameters.sequence or ""
 
 
 def _json_length(given: str | None, size: int) -> int | None:

@@ -51,7 +51,7 @@ def model(engine: Engine, inbound: Inbound) -> Response:
             inputs=[_tensor(spec) for spec in found.inputs],
             outputs=[_tensor(spec) for spec in found.outputs],
             properties={
-                "stateful": "true" if found.stateful else "false",
+                "stateful": "true" if found.default.stateful else "false",
                 "fingerprint": found.default.fingerprint.hex(),
             },
         )
@@ -81,7 +81,7 @@ def _config(found: Model, ttl: int) -> ModelConfig:
         default_model_filename="",
         parameters={"version": {"string_value": version.version}},
     )
-    if found.stateful:
+    if version.stateful:
         described["sequence_batching"] = _sequences(version.state_buffers(), ttl)
     return described
 

@@ -1,7 +1,6 @@
 """A constructor's arguments: those given, and those that a checkpoint leaves no choice about."""
 
 import inspect
-import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
@@ -21,25 +20,6 @@ _MOST = 20_000
 
 Shapes = dict[str, torch.Size]
 Make = Callable[..., nn.Module]
-
-
-def parse(text: str) -> tuple[str, Any]:
-    """Read `name=value`, where the value is TOML (`64`, `true`, `[1, 2]`) or else a string.
-
-    Raises:
-        ConfigurationError: there is no name, or the value is None, which TOML cannot express.
-
-    """
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ConfigurationError(f"--arguments {text}: expected name=value, such as hidden_size=64")
-    if value == "None":
-        return name, {"none": True}
-    try:
-        parsed = tomllib.loads(f"value = {value.lower() if value in ('True', 'False') else value}")["value"]
-    except tomllib.TOMLDecodeError:
-        return name, value
-    return name, parsed if isinstance(parsed, (bool, int, float, str, list, dict)) else value
 
 
 def fit(cls: Make, given: Mapping[str, Any], held: Iterable[StateDict], path: Path) -> tuple[dict[str, Any], list[str]]:

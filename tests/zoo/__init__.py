@@ -1,0 +1,1 @@
+"""Published modules, served from their packages' own classes; `make test-zoo` installs them."""
