@@ -56,7 +56,7 @@ sbom: build/packages.txt ## build/sbom.json: the packages that serving needs, in
 	build/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-file build/sbom.json build/packages.txt
 
 audit: build/packages.txt ## look these packages up in the database of known vulnerabilities; needs a network
-	build/audit/bin/pip-audit --disable-pip --no-deps --requirement build/packages.txt
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement build/packages.txt
 
 bench: $(VENV)/.dev ## measure what a request costs
 	$(BIN)/python -m bench
