@@ -42,6 +42,10 @@ COPY service service
 RUN python -m compileall -q . && chmod -R a+rX .
 
 FROM python:3.11-slim-bookworm
+LABEL org.opencontainers.image.title="Carryover" \
+      org.opencontainers.image.description="A REST inference service for stateful PyTorch models" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0"
 RUN rm -rf /usr/local/bin/pip* /usr/local/lib/python3.*/ensurepip /usr/local/lib/python3.*/site-packages/* \
     && useradd --uid 10001 --user-group --no-create-home --home-dir /tmp --shell /usr/sbin/nologin carryover
 COPY --from=packages /venv /venv

@@ -4,17 +4,18 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+# It shows its progress: torch takes minutes to download.
+PIP := $(BIN)/pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 # What `make test` runs: a file, a test or any options of pytest; by default all tests, after lint and types, some files
 # at a time.
 T ?=
 ALL := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-compose test-zoo test-chaos soak test-api test-alerts test-gpu lint bench checkpoints clean
+.PHONY: help run check test test-compose test-zoo test-chaos test-kubernetes test-package soak test-api test-alerts test-gpu lint docs sbom audit bench checkpoints clean
 
 help: ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 14
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 17
 
 run: $(VENV)/.run ## start the service; settings are environment variables
 	@exec $(BIN)/carryover serve
@@ -34,6 +35,12 @@ test-zoo: $(VENV)/.zoo ## test published modules of other packages, which it ins
 test-chaos: $(VENV)/.dev ## kill, cut and stop everything under load; SECONDS=120, SEED, PHASES
 	$(BIN)/python -m tests.chaos
 
+test-kubernetes: $(VENV)/.dev ## render and check the manifests; needs kubectl, and a network or KSERVE=folder of its repository
+	$(BIN)/pytest tests/kubernetes
+
+test-package: $(VENV)/.dev ## build wheel and sdist, install them in a new environment, and serve from there; needs a network
+	$(BIN)/pytest tests/package
+
 soak: $(VENV)/.dev ## load for SECONDS=600, after which nothing may have grown
 	$(BIN)/python -m tests.soak
 
@@ -52,6 +59,15 @@ lint: $(VENV)/.dev ## formatting, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev ## the documentation as a site, in build/docs; warnings are errors
+	$(BIN)/sphinx-build --fail-on-warning --nitpicky --keep-going --quiet docs build/docs
+
+sbom: build/packages.txt ## build/sbom.json: the packages that serving needs, in CycloneDX's format; needs a network
+	build/audit/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-file build/sbom.json build/packages.txt
+
+audit: build/packages.txt ## look these packages up in the database of known vulnerabilities; needs a network
+	build/audit/bin/pip-audit --strict --disable-pip --no-deps --requirement build/packages.txt
+
 bench: $(VENV)/.dev ## measure what a request costs
 	$(BIN)/python -m bench
 
@@ -59,10 +75,24 @@ checkpoints: $(VENV)/.dev ## train the models that come with the service again
 	$(BIN)/python -m models.train
 
 clean: ## delete the virtual environment and all caches
-	rm -rf $(VENV) bench/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build bench/out .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 $(VENV)/bin/python:
+	@$(PYTHON) service/carryover/platforms.py
 	$(PYTHON) -m venv $(VENV)
+
+build/audit/.done: requirements-audit.txt
+	$(PYTHON) -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check --requirement requirements-audit.txt
+	@touch $@
+
+# Resolved as for a new image: also what requirements.txt does not name itself.
+build/packages.txt: requirements.txt build/audit/.done
+	build/audit/bin/pip install --quiet --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) \
+		--dry-run --ignore-installed --report build/packages.json --requirement requirements.txt
+	build/audit/bin/python -c 'import json; \
+		found = [each["metadata"] for each in json.load(open("build/packages.json"))["install"]]; \
+		print(*sorted("{name}=={version}".format_map(each).partition("+")[0] for each in found), sep="\n")' >$@
 
 $(VENV)/.run: pyproject.toml requirements.txt requirements-embedded.txt requirements-client.txt | $(VENV)/bin/python
 	$(PIP) -e '.[embedded,client]'

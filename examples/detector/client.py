@@ -5,9 +5,11 @@ from scratch with every four samples.
 """
 
 import sys
+from functools import partial
 
 import numpy as np
-import requests
+
+from carryover.client import Client
 
 from .series import RATE, eeg
 
@@ -19,18 +21,10 @@ AT_ONCE, SHOWN = 4, 8
 
 def main(service: str) -> None:
     """Print when the alarm is raised, with a session and without."""
-    model = f"{service}/v1/models/detector"
-    with requests.Session() as http:
-        session = http.post(f"{model}/sessions").json()["session"]
-        for how, url in (
-            ("with a session", f"{model}/sessions/{session}:predict"),
-            ("without", f"{model}:predict"),
-        ):
-            surprise = []
-            for samples in np.split(eeg(), 800 // AT_ONCE):
-                response = http.post(url, json={"instances": samples.tolist()})
-                response.raise_for_status()
-                surprise += response.json()["predictions"]
+    with Client(service) as client:
+        session = client.create("detector")
+        for how, predict in (("with a session", session.step), ("without", partial(client.predict, "detector"))):
+            surprise = np.concatenate([predict(samples).array() for samples in np.split(eeg(), 800 // AT_ONCE)])
             alarms = [sample / RATE for sample, value in enumerate(surprise) if value > ALARM]
             seconds = sorted({f"{second:.1f}" for second in alarms})
             shown = ", ".join(seconds[:SHOWN]) + (" ..." if len(seconds) > SHOWN else "")

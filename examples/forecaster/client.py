@@ -5,9 +5,11 @@ its initial contents.
 """
 
 import sys
+from functools import partial
 
 import numpy as np
-import requests
+
+from carryover.client import Client
 
 from .series import AHEAD, potential
 
@@ -16,21 +18,14 @@ AT_ONCE = 5
 
 def main(service: str) -> None:
     """Print the mean error of the forecasts, with a session and without."""
-    model = f"{service}/v1/models/forecaster"
     _, series = potential()
-    with requests.Session() as http:
-        session = http.post(f"{model}/sessions").json()["session"]
-        for how, url in (
-            ("with a session", f"{model}/sessions/{session}:predict"),
-            ("without", f"{model}:predict"),
-        ):
-            forecasts = []
-            for samples in np.split(series, len(series) // AT_ONCE):
-                response = http.post(url, json={"instances": samples.tolist()})
-                response.raise_for_status()
-                forecasts += response.json()["predictions"]
+    with Client(service) as client:
+        session = client.create("forecaster")
+        for how, predict in (("with a session", session.step), ("without", partial(client.predict, "forecaster"))):
+            sent = np.split(series, len(series) // AT_ONCE)
+            forecasts = np.concatenate([predict(samples).array() for samples in sent])
             # The first samples only fill the ring buffer.
-            error = np.abs(np.array(forecasts)[32:-AHEAD] - series[32 + AHEAD :]).mean()
+            error = np.abs(forecasts[32:-AHEAD] - series[32 + AHEAD :]).mean()
             print(f"{how}: the forecasts are {error:.2f} mV off")
     error = np.abs(series[32:-AHEAD] - series[32 + AHEAD :]).mean()
     print(f"to forecast that nothing changes is {error:.2f} mV off")

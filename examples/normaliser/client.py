@@ -5,8 +5,9 @@ series, although no request holds more than one number. Without a session every 
 """
 
 import sys
+from functools import partial
 
-import requests
+from carryover.client import Client
 
 from .series import months
 
@@ -16,21 +17,15 @@ UNUSUAL = 3.0
 
 def main(service: str) -> None:
     """Print the unusual months and the final mean and variance, with a session and without."""
-    model = f"{service}/v1/models/normaliser"
     names, growth = months()
-    with requests.Session() as http:
-        session = http.post(f"{model}/sessions").json()["session"]
-        for how, url in (
-            ("with a session", f"{model}/sessions/{session}:predict"),
-            ("without", f"{model}:predict"),
-        ):
+    with Client(service) as client:
+        session = client.create("normaliser")
+        for how, predict in (("with a session", session.step), ("without", partial(client.predict, "normaliser"))):
             unusual, last = [], {}
             for name, value in zip(names, growth.tolist(), strict=True):
                 if name < "2000":
                     continue
-                response = http.post(url, json={"instances": [value]})
-                response.raise_for_status()
-                last = response.json()["predictions"][0]
+                last = predict([value]).predictions[0]
                 if abs(last["score"]) > UNUSUAL:
                     unusual.append(name)
             print(f"{how}: unusual are {', '.join(unusual)}; mean {last['mean']:.9f}, variance {last['variance']:.9f}")

@@ -186,7 +186,7 @@ def _phase(
 
 
 def _report(tally: Tally) -> None:
-    first = ("steps", "sessions compared", "retries", "replays", "conflicts (412)", "connections lost")
+    first = ("steps", "sessions compared", "conflicts (412)")
     last = ("lost steps", "doubled steps")
     between = sorted(name for name in tally.counts if name not in first + last)
     print()

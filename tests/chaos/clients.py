@@ -4,26 +4,24 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from http.client import HTTPException
 from random import Random
 from typing import Any
 
+from carryover.client import Client, ProblemError, Retries
 from tests.chaos.sessions import Session
-from tests.support.client import JSON, Client, Response
-from tests.support.connections import Stream, Wire, request_bytes
+from tests.support.client import JSON
+from tests.support.connections import Wire, request_bytes
 
 TIMEOUT = 4.0
 """Seconds that a client waits for a response before it retries."""
 GIVE_UP = 120.0
 """Seconds after which a request is taken to never be answered."""
-_AGAIN = (HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-
-
-class GivenUpError(Exception):
-    """A request was never answered, or wrongly."""
+_LONG = 1.0
+"""Seconds after which a call counts as one that a fault has met."""
 
 
 @dataclass
@@ -60,7 +58,9 @@ class Stepper(threading.Thread):
         self._sessions = sessions
         self._tally = tally
         self._stop_asked = threading.Event()
-        self._client = Client(port, TIMEOUT)
+        self._client = Client(
+            f"http://127.0.0.1:{port}", timeout=TIMEOUT, retries=Retries(GIVE_UP, first=0.05, longest=0.5)
+        )
         self._sent = 0
 
     def finish(self) -> None:
@@ -69,34 +69,31 @@ class Stepper(threading.Thread):
 
     def run(self) -> None:
         try:
-            while not self._stop_asked.is_set():
-                session = self._rng.choice(self._sessions)
-                way = self._rng.random()
-                if way < 0.1 and session.kind.model != "accumulator":
-                    self._stream(session)
-                elif way < 0.2 and session.kind.model != "accumulator":
-                    self._bulk(session)
-                elif way < 0.35 and session.acknowledged:
-                    self._on_a_step(session)
-                else:
-                    self._step(session, cut=way > 0.85)
+            with self._client:
+                while not self._stop_asked.is_set():
+                    self._turn(self._rng.choice(self._sessions), self._rng.random())
         except Exception as error:  # noqa: BLE001 - whatever it is, the run must not pass
             self._tally.complain(f"{self.name}: {type(error).__name__}: {error}")
-        finally:
-            self._client.close()
+
+    def _turn(self, session: Session, way: float) -> None:
+        if way < 0.1 and session.kind.model != "accumulator":
+            self._stream(session)
+        elif way < 0.2 and session.kind.model != "accumulator":
+            self._bulk(session)
+        elif way < 0.35 and session.acknowledged:
+            self._on_a_step(session)
+        else:
+            self._step(session, cut=way > 0.85)
 
     def _key(self) -> str:
         self._sent += 1
         return f"{self._number}-{self._sent}"
 
     def _step(self, session: Session, *, cut: bool) -> None:
-        rows = session.kind.rows(self._rng)
-        headers = {"Content-Type": JSON, "Idempotency-Key": self._key()}
-        body = _body(session, rows)
+        rows, key = session.kind.rows(self._rng), self._key()
         if cut:
-            self._cut(_path(session), body, headers)
-        answer = self._ask(_path(session), body, headers)
-        self._acknowledge(session, rows, answer.json)
+            self._cut(session, rows, key)
+        self._acknowledge(session, rows, self._send(session, rows, key))
 
     def _on_a_step(self, session: Session) -> None:
         """Step with the step that the session is at; if another client was first, with that one.
@@ -104,128 +101,75 @@ class Stepper(threading.Thread):
         What is carried out is one of the attempts, which have one key: a 412 may come from a server that has lost its
         office and does not know of it yet, after another server has carried out the attempt before.
         """
-        rows = session.kind.rows(self._rng)
-        body = _body(session, rows)
+        rows, key, tried = session.kind.rows(self._rng), self._key(), set[int]()
         with session.lock:
             step = max(number for number, _ in session.acknowledged)
-        key, tried = self._key(), set[int]()
         while True:
             tried.add(step)
-            headers = {"Content-Type": JSON, "Idempotency-Key": key, "If-Match": f'"{step}"'}
-            answer = self._ask(_path(session), body, headers)
-            if answer.status != HTTPStatus.PRECONDITION_FAILED:
+            try:
+                found = self._send(session, rows, key, step)
                 break
-            self._tally.count("conflicts (412)")
-            step = answer.json["step"]
-        if answer.json["step"] - 1 not in tried:
-            self._tally.complain(
-                f"{session.address}: a step on {sorted(tried)} was answered with {answer.json['step']}"
-            )
-        self._acknowledge(session, rows, answer.json)
+            except ProblemError as problem:
+                if problem.status != HTTPStatus.PRECONDITION_FAILED or problem.step is None:
+                    raise
+                self._tally.count("conflicts (412)")
+                step = problem.step
+        if found - 1 not in tried:
+            self._tally.complain(f"{session.address}: a step on {sorted(tried)} was answered with {found}")
+        self._acknowledge(session, rows, found)
 
     def _bulk(self, session: Session) -> None:
         """Step all the client's sessions of one model in one call."""
         sessions = [one for one in self._sessions if one.kind is session.kind]
         rows = {one.name: one.kind.rows(self._rng) for one in sessions}
-        body = json.dumps({"sessions": rows}).encode()
-        path = f"/v1/models/{session.kind.model}/sessions:predict"
-        headers = {"Content-Type": JSON, "Idempotency-Key": self._key()}
-        done: dict[str, Any] = {}
-        deadline = time.monotonic() + GIVE_UP
-        while len(done) < len(rows):
-            entries = self._ask(path, body, headers).json["sessions"]
-            for name, entry in entries.items():
-                if entry.get("status") in _AGAIN:
-                    self._tally.count("retries")
-                elif "predictions" not in entry:
-                    raise GivenUpError(f"{path}: {entry}")
-                elif done.setdefault(name, entry) != entry:
-                    raise GivenUpError(f"{path}: the response to one key is first {done[name]}, then {entry}")
-            if time.monotonic() > deadline:
-                raise GivenUpError(f"{path}: not answered in {GIVE_UP:.0f} s")
-            if len(done) < len(rows):
-                time.sleep(0.2)
+        with self._timed():
+            found = self._client.step_many(session.kind.model, rows, key=self._key())
         for one in sessions:
-            self._acknowledge(one, rows[one.name], done[one.name])
+            step = found[one.name]
+            if isinstance(step, ProblemError):
+                raise step
+            self._acknowledge(one, rows[one.name], step.step)
 
     def _stream(self, session: Session) -> None:
-        """Step in a stream; a line that is not answered goes again into another one."""
-        lines = []
-        for _ in range(self._rng.randint(2, 6)):
-            rows = session.kind.rows(self._rng)
-            lines.append((rows, json.dumps({"instances": rows, "idempotency_key": self._key()}).encode() + b"\n"))
-        stream: Stream | None = None
-        deadline = time.monotonic() + GIVE_UP
-        while lines:
-            rows, line = lines[0]
-            try:
-                if stream is None:
-                    stream = Stream(self._port, session.address)
-                    stream.wire.socket.settimeout(TIMEOUT)
-                    stream.open()
-                stream.send(line)
-                answer = stream.line()
-            except (OSError, AssertionError, ValueError):
-                # Cut, refused or answered 503 before the first line.
-                if stream is not None:
-                    stream.close()
-                stream, answer = None, None
-                self._tally.count("connections lost")
-            if answer is not None and "predictions" in answer:
-                self._acknowledge(session, rows, answer)
-                lines.pop(0)
-                continue
-            if answer is not None and answer.get("status") not in _AGAIN:
-                raise GivenUpError(f"{session.address}: {answer}")
-            if time.monotonic() > deadline:
-                raise GivenUpError(f"{session.address}:stream: not answered in {GIVE_UP:.0f} s")
-            self._tally.count("retries")
-            time.sleep(0.1)
-        if stream is not None:
-            stream.close()
+        """Step in a stream."""
+        with self._client.session(session.kind.model, session.name).stream() as stream:
+            for _ in range(self._rng.randint(2, 6)):
+                rows = session.kind.rows(self._rng)
+                with self._timed():
+                    step = stream.step(rows, key=self._key())
+                self._acknowledge(session, rows, step.step)
 
-    def _cut(self, path: str, body: bytes, headers: dict[str, str]) -> None:
+    def _cut(self, session: Session, rows: list[Any], key: str) -> None:
         """Send a request and go away."""
+        totals = session.kind.model == "accumulator"
+        path = session.address if totals else f"{session.address}:predict"
+        # Byte for byte what the client sends: a key belongs to one body.
+        body = json.dumps({"values" if totals else "instances": rows}, separators=(",", ":")).encode()
+        headers = {"Content-Type": JSON, "Idempotency-Key": key, "Content-Length": str(len(body))}
         pause = self._rng.choice((0.0, 0.0, 0.001, 0.01))
         try:
             wire = Wire(self._port, TIMEOUT)
-            wire.send(request_bytes("POST", path, headers | {"Content-Length": str(len(body))}, body))
+            wire.send(request_bytes("POST", path, headers, body))
             time.sleep(pause)
             wire.abort()
         except OSError:
-            self._tally.count("connections lost")
             return
         self._tally.count("fault: connection cut between request and response")
 
-    def _ask(self, path: str, body: bytes, headers: dict[str, str]) -> Response:
-        """Send a request until it is answered for good."""
-        deadline = time.monotonic() + GIVE_UP
-        while time.monotonic() < deadline:
-            try:
-                answer = self._client.request("POST", path, body, headers)
-            except (OSError, HTTPException):
-                self._client.close()
-                self._tally.count("connections lost")
-            else:
-                if answer.status in (HTTPStatus.OK, HTTPStatus.PRECONDITION_FAILED):
-                    if answer.headers["Idempotency-Replayed"] is not None:
-                        self._tally.count("replays")
-                    return answer
-                if answer.status not in _AGAIN:
-                    raise GivenUpError(f"{path}: {answer.status} {answer.body[:300]!r}")
-                self._tally.count(f"responses {answer.status}")
-            self._tally.count("retries")
-            time.sleep(self._rng.uniform(0.05, 0.3))
-        raise GivenUpError(f"{path}: not answered in {GIVE_UP:.0f} s")
+    def _send(self, session: Session, rows: list[Any], key: str, if_step: int | None = None) -> int:
+        """Step a session, and return the step that it is at then."""
+        with self._timed():
+            if session.kind.model == "accumulator":
+                return self._client.accumulator(session.name).add(rows, key=key, if_step=if_step)["step"]
+            return self._client.session(session.kind.model, session.name).step(rows, key=key, if_step=if_step).step
 
-    def _acknowledge(self, session: Session, rows: list[Any], answer: Any) -> None:
-        session.acknowledge(answer["step"], rows)
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        start = time.monotonic()
+        yield
+        if time.monotonic() - start > _LONG:
+            self._tally.count(f"calls over {_LONG:g} s")
+
+    def _acknowledge(self, session: Session, rows: list[Any], step: int) -> None:
+        session.acknowledge(step, rows)
         self._tally.count("steps")
-
-
-def _path(session: Session) -> str:
-    return session.address if session.kind.model == "accumulator" else f"{session.address}:predict"
-
-
-def _body(session: Session, rows: list[Any]) -> bytes:
-    return json.dumps({"values" if session.kind.model == "accumulator" else "instances": rows}).encode()

@@ -1,6 +1,8 @@
 """`carryover serve`: where its settings come from."""
 
 import os
+import platform
+import re
 from pathlib import Path
 
 import pytest
@@ -46,5 +48,30 @@ def test_help_lists_every_setting() -> None:
 def test_help_lists_every_command() -> None:
     done = CliRunner().invoke(main, ["--help"])
     assert [line.split()[0] for line in done.output.partition("Commands:\n")[2].splitlines() if line.strip()] == [
-        "inspect", "keys", "models", "new", "serve"
+        "completion", "inspect", "keys", "models", "new", "serve"
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shell", "words"), [("bash", "complete -o"), ("zsh", "#compdef"), ("fish", "complete --no")])
+def test_a_shell_completes_commands_and_flags(shell: str, words: str) -> None:
+    done = CliRunner().invoke(main, ["completion", shell])
+    assert done.exit_code == 0, done.output
+    assert words in done.output
+    assert {"serve", "models"} & completed(shell, "carryover ser", 1) == {"serve"}
+    assert {"--max-batch", "--max-queue"} & completed(shell, "carryover serve --max-b", 2) == {"--max-batch"}
+
+
+def completed(shell: str, words: str, at: int) -> set[str]:
+    """What the program offers to the script of a shell, as words."""
+    at_word = words.split()[at] if shell == "fish" else str(at)
+    environment = {"_CARRYOVER_COMPLETE": f"{shell}_complete", "COMP_WORDS": words, "COMP_CWORD": at_word}
+    said = CliRunner().invoke(main, env=environment, prog_name="carryover").output
+    return set(re.split(r"[,\t\n]", said))
+
+
+def test_a_platform_without_a_build_is_one_sentence(executed: Executed, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(platform, "system", lambda: "Windows")
+    done = CliRunner().invoke(main, ["serve"])
+    assert (done.exit_code, executed) == (1, [])
+    (said,) = done.output.splitlines()
+    assert said.startswith("Error: the service does not run on Windows, as gunicorn needs Unix: use WSL 2, or ")

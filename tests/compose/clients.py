@@ -1,7 +1,7 @@
 """Clients that know what they were promised: each keeps its own account, and says where the service's differs.
 
-A client repeats a request only after a 502, 503 or 504, or after no answer at all; and as it then cannot know whether
-the request took effect, it first looks.
+A client without keys repeats a request only after a 502, 503 or 504, or after no answer at all; and as it then cannot
+know whether the request took effect, it first looks. Those with keys use `carryover.client`, which just retries.
 """
 
 import json
@@ -10,9 +10,8 @@ import threading
 import time
 import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from http import HTTPStatus
 from http.client import HTTPException
 from typing import Any, ClassVar
 
@@ -20,12 +19,12 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+import carryover.client
 from models.accumulator import Accumulator
 from models.batchnorm import BatchNormClassifier
 from models.rnn import RNNClassifier
 from tests.compose.deployment import TIMEOUT
 from tests.support.client import JSON, Client
-from tests.support.connections import Stream
 from tests.support.paths import CHECKPOINTS
 from tests.support.waiting import PATIENCE
 
@@ -78,7 +77,6 @@ class Actor(threading.Thread):
         self.tally = tally
         self.random = random.Random(seed)
         self.stopping = threading.Event()
-        self.replayed = False
         self._client = Client(port, TIMEOUT)
 
     def run(self) -> None:
@@ -122,7 +120,6 @@ class Actor(threading.Thread):
             raise AssertionError(f"{method} {path} got no answer: {broken!r}") from None
         if answer.status not in _REPEATABLE:
             self.tally.asked(time.monotonic() - start)
-            self.replayed = answer.headers.get("Idempotency-Replayed") == "true"
             return answer.status, answer.json if answer.body else None, None
         error = f"{answer.status} of the {'service' if 'gunicorn' in answer.headers.get('Server', '') else 'proxy'}"
         self.tally.asked(time.monotonic() - start, error)
@@ -211,65 +208,36 @@ class SessionClient(Actor):
 
 
 class KeyedSessionClient(SessionClient):
-    """Steps a session of its own, and gives each step a key: after an error it just sends it again."""
+    """Steps a session of its own with `carryover.client`, which gives each step a key and retries it."""
+
+    def run(self) -> None:
+        retries = carryover.client.Retries(PATIENCE, longest=1.0)
+        with carryover.client.Client(f"http://127.0.0.1:{self.port}", timeout=TIMEOUT, retries=retries) as client:
+            self.session = client.session("digits-rnn", self.name)
+            super().run()
 
     def turn(self) -> None:
-        rows = [[self.random.randint(0, 16) for _ in range(8)]]
-        expected = self.advance(rows)
-        key = {"Idempotency-Key": f"{self.name}-{self.step}"}
-        errors: list[str] = []
-        for _ in self.attempts(f"step {self.step} of {self.name}"):
-            status, answer, error = self.ask("POST", f"{self.path}:predict", {"instances": rows}, key)
-            if status == 409 and errors:
-                error = "409"  # the request before still runs
-            if error is None:
-                self.check(status == 200, f"step {self.step} answers {status} {answer}")
-                self.check(bool(errors) or not self.replayed, f"step {self.step} is replayed at once")
-                if self.replayed:
-                    self.tally.took_effect(errors[-1])
-                self.answered(answer, expected)
-                return
-            errors.append(error)
+        self.take(self.session.step)
 
-
-class StreamClient(SessionClient):
-    """Steps a session of its own over two-way streams of some dozens of lines."""
-
-    def turn(self) -> None:
-        with Stream(self.port, self.path) as stream:
-            status = stream.status()
-            if status != HTTPStatus.OK:
-                self.tally.asked(0.0, f"{status} of a stream")
-                self.check(status in _REPEATABLE, f"the stream answers {status}")
-                return
-            for _ in range(self.random.randint(10, 60)):
-                if self.stopping.wait(self.random.uniform(0, 2 * self.pause)) or not self.line(stream):
-                    return
-
-    def line(self, stream: Stream) -> bool:
-        """Do one step; False where the stream has ended."""
+    def take(self, step: Callable[[Any], carryover.client.Step]) -> None:
+        """Take one step."""
         rows = [[self.random.randint(0, 16) for _ in range(8)]]
         expected = self.advance(rows)
         start = time.monotonic()
-        try:
-            answer = stream.step(rows)
-        except (OSError, HTTPException):
-            answer = None
-        error = "stream ended" if answer is None else f"{answer['status']} in a stream" if "status" in answer else None
-        self.tally.asked(time.monotonic() - start, error)
-        if answer is not None and error is None:
-            self.answered(answer, expected)
-            return True
-        self.check(answer is None or answer["status"] == 503, f"a line answers {answer}")
-        if not self.has_been_applied(str(error)):
-            # Not applied: take the plain module back as well.
-            self.step -= 1
-            self.module.hidden = self.before
-        return answer is not None
+        found = step(rows)
+        self.tally.asked(time.monotonic() - start)
+        self.answered({"step": found.step, "predictions": found.predictions}, expected)
 
-    def advance(self, rows: list[list[int]]) -> Tensor:
-        self.before = self.module.hidden
-        return super().advance(rows)
+
+class StreamClient(KeyedSessionClient):
+    """Steps a session of its own over two-way streams of some dozens of lines, which go on when one is lost."""
+
+    def turn(self) -> None:
+        with self.session.stream() as stream:
+            for _ in range(self.random.randint(10, 60)):
+                if self.stopping.wait(self.random.uniform(0, 2 * self.pause)):
+                    return
+                self.take(stream.step)
 
 
 class AccumulatorClient(Actor):

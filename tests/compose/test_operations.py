@@ -1,11 +1,14 @@
 """The deployment's scripts and variables, each with a password for Redis and without one."""
 
 import os
+import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from http import HTTPStatus
 
 import pytest
+import yaml
 
 from tests.compose.conftest import PASSWORD
 from tests.compose.deployment import Deployment, docker
@@ -14,6 +17,7 @@ from tests.support.waiting import eventually
 
 DETECTOR = "/v1/models/detector"
 SAMPLES = {"instances": [[1.0, 2.0, 3.0, 4.0]]}
+LIST_MODELS = ("python", "-m", "carryover.cli", "models")
 BROKEN = "\nRUN printf '#!/bin/sh\\necho broken on purpose\\nexit 3\\n' >/venv/bin/gunicorn\n"
 
 
@@ -61,8 +65,42 @@ def test_a_model_that_is_added_is_served_on_a_signal(own: Deployment) -> None:
 
 def test_the_folder_of_one_model_is_served(own: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(own.variables, "MODELS", str(own.folder / "my-models" / "detector"))
-    shown = own.compose("run", "--rm", "--no-deps", "service", "python", "-m", "carryover.cli", "models")
-    assert [line for line in shown.splitlines() if line and not line.startswith(" ")] == ["models"]
+    shown = own.compose("run", "--rm", "--no-deps", "service", *LIST_MODELS)
+    assert models_in(shown) == ["models"]
+
+
+def test_an_image_of_ones_own_has_the_models_and_their_packages(own: Deployment) -> None:
+    folder = own.folder / "own-image"
+    shutil.copytree(own.folder / "my-models" / "detector", folder / "models" / "detector")
+    (folder / "own-requirements.txt").write_text("einops==0.8.1\n")
+    service, tag = own.inspect(own.containers("service")[0])["Config"]["Image"], f"{own.project}-of-ones-own"
+    file = str(own.folder / "deploy" / "own-image" / "Dockerfile")
+    docker("build", "--file", file, "--build-arg", f"SERVICE={service}", "--tag", tag, str(folder))
+    try:
+        assert models_in(docker("run", "--rm", "--network", "none", tag, *LIST_MODELS)) == ["detector"]
+        program = "import einops, torch; print(einops.__version__, torch.__file__)"
+        said = docker("run", "--rm", "--network", "none", tag, "python", "-c", program)
+        assert re.fullmatch(r"0\.8\.1 /venv/lib/python\S+/torch/__init__\.py", said.strip())
+    finally:
+        docker("image", "rm", "--force", tag)
+
+
+def test_kserves_command_gives_the_model_the_name_of_the_service(own: Deployment) -> None:
+    (container,) = yaml.safe_load((own.folder / "deploy" / "kserve" / "runtime.yaml").read_text())["spec"]["containers"]
+    variables = {one["name"]: one["value"] for one in container["env"] if "value" in one} | {"MODEL_NAME": "eeg"}
+    environment = [word for name, value in variables.items() for word in ("--env", f"{name}={value}")]
+    (command,) = container["args"]
+    assert command.endswith("exec gunicorn")
+    listing = command.replace("exec gunicorn", shlex.join(LIST_MODELS))
+    service = own.inspect(own.containers("service")[0])["Config"]["Image"]
+    volume = f"{own.folder / 'my-models' / 'detector'}:/mnt/models:ro"
+    hardened = ("--rm", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--network", "none")  # noqa: S108
+    shown = docker("run", *hardened, "--volume", volume, *environment, service, *container["command"], listing)
+    assert models_in(shown) == ["eeg"]
+
+
+def models_in(listing: str) -> list[str]:
+    return [line for line in listing.splitlines() if line and not line.startswith(" ")]
 
 
 def test_a_backup_can_be_made_and_restored(own: Deployment) -> None:

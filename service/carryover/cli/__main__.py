@@ -5,10 +5,11 @@ from importlib import import_module
 from pathlib import Path
 
 import click
+from click.shell_completion import CompletionItem
 
 from carryover import __version__
 
-_LAZY = ("inspect", "keys", "models", "new", "serve")
+_LAZY = ("completion", "inspect", "keys", "models", "new", "serve")
 
 
 class _Group(click.Group):
@@ -22,6 +23,12 @@ class _Group(click.Group):
             return super().get_command(ctx, cmd_name)
         command: click.Command = getattr(import_module(f"carryover.cli.{cmd_name}"), cmd_name)
         return command
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name without importing the commands."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(name) for name in self.list_commands(ctx) if name.startswith(incomplete)]
 
 
 @click.group(cls=_Group)

