@@ -38,6 +38,25 @@ def test_an_ordinary_request_is_taken() -> None:
     assert found(head(*HEADERS, b"X-Forwarded-For: 10.0.0.1", b"X-Forwarded-Proto: https"))
 
 
+@pytest.mark.parametrize(
+    "line",
+    [b"GET " + PATH + b" HTTP/1.1", b"POST " + PATH + b" HTTP/1.0", b"POST " + PATH + b"  HTTP/1.1",
+     b"POST " + PATH + b"\xff HTTP/1.1", b"POST /v1/models HTTP/1.1", b"POST  " + PATH + b" HTTP/1.1",
+     b" POST " + PATH + b" HTTP/1.1", b"POST " + PATH + b"\n HTTP/1.1", b"POST " + PATH + b"#a HTTP/1.1",
+     b"POST HTTP/1.1", b"POST " + PATH + b"?a#b HTTP/1.1", b""],
+)  # fmt: skip
+def test_headers_that_are_known_make_no_other_line_ordinary(line: bytes) -> None:
+    path = FastPath(None, None, Bodies(), Config(), 1.0)  # type: ignore[arg-type]
+    for _ in range(2):
+        taken = path.find(head(*HEADERS))
+        assert taken is not None
+        assert (taken[1].path, taken[1].headers["content-type"], taken[2]) == (PATH.decode(), "application/json", 12)
+        assert path.find(head(*HEADERS, line=line)) is None
+    changed = path.find(head(*HEADERS, line=b"POST " + PATH.replace(b"/a:", b"/b:") + b" HTTP/1.1"))
+    assert changed is not None
+    assert changed[1].parameters["session"] == "b"
+
+
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.hot], ids=lambda route: route.name)
 def test_every_hot_route_is_found_with_its_parameters(route: object) -> None:
     path = FastPath(None, None, Bodies(), Config(), 1.0)  # type: ignore[arg-type]

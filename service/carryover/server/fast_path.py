@@ -40,12 +40,10 @@ MAX_BODY = 64 * 1024
 """Bytes of a body; larger ones gain little."""
 _PIECE = 16 * 1024
 _KNOWN = 1024
-"""Heads that are kept."""
+"""Different headers that are kept."""
 _PATIENCE = 1.0
 """Seconds in which a body must arrive."""
 _HEADERS = tuple((name, name.encode()) for name in HEADERS)
-_Read = tuple[Route, str, str, dict[str, str], dict[str, str], int]
-"""What a head says: the route, its path and query, its parameters, those headers that handlers ask for, the length."""
 _END = b"\r\n\r\n"
 _NAME = "[A-Za-z0-9._~-]+"
 """What stands for a parameter; a path with another name is not ordinary."""
@@ -77,7 +75,7 @@ class FastPath:
         self._max_head = _least(MAX_HEAD, cfg.limit_request_line, cfg.limit_request_field_size)
         self._max_headers = _least(MAX_HEADERS, cfg.limit_request_fields)
         self._paths, self._matched = _patterns([route for route in ROUTES if route.hot])
-        self._known: dict[bytes, _Read] = {}
+        self._known: dict[bytes, tuple[dict[str, str], int]] = {}
         self._second = 0
         self._starts: dict[tuple[int, str], str] = {}
 
@@ -109,33 +107,41 @@ class FastPath:
                 return None
 
     def find(self, head: bytes) -> tuple[Route, Inbound, int] | None:
-        """Return the request that has this head, without its body, and how long that is; None if it is not ordinary."""
-        found = self._known.get(head) or self._read(head)
-        if found is None:
-            return None
-        route, path, query, named, held, length = found
-        return route, Inbound("POST", path, query, named, held, self._bodies.limit), length
+        """Return the request that has this head, without its body, and how long that is; None if it is not ordinary.
 
-    def _read(self, head: bytes) -> _Read | None:
-        """Read a head; a client's are often the same, byte for byte, so it is kept for the next time."""
+        A client's headers are often the same, byte for byte: those that were ordinary before are not read again.
+        """
+        line, _, fields = head.partition(b"\r\n")
+        known = None if b"?" in line else self._known.get(fields)
+        if known is None or not (line.startswith(b"POST ") and line.endswith(b" HTTP/1.1")):
+            return self._read(head, fields)
+        return self._routed(line[5:-9].decode("latin-1"), "", *known)
+
+    def _read(self, head: bytes, fields: bytes) -> tuple[Route, Inbound, int] | None:
+        """Read a head of which nothing is known."""
         parsed = ordinary(head)
         if parsed is None:
             return None
         headers = parsed.headers
         length = int(headers[b"content-length"])
         path, _, query = parsed.target.decode().partition("?")
-        matched = self._paths.fullmatch(path)
-        if matched is None or "#" in query or len(headers) > self._max_headers:
+        if "#" in query or len(headers) > self._max_headers:
             return None
         if length > MAX_BODY or length > self._bodies.limit or (self.pages and b"origin" in headers):
             return None
-        route, parameters = self._matched[matched.lastindex or 0]
-        named = {name: matched[position] for name, position in parameters}
-        held = {name: headers[raw].decode() for name, raw in _HEADERS if raw in headers}
         if len(self._known) >= _KNOWN:
             self._known.clear()
-        found = self._known[head] = route, path, query, named, held, length
-        return found
+        held = {name: headers[raw].decode() for name, raw in _HEADERS if raw in headers}
+        self._known[fields] = held, length
+        return self._routed(path, query, held, length)
+
+    def _routed(self, path: str, query: str, held: dict[str, str], length: int) -> tuple[Route, Inbound, int] | None:
+        matched = self._paths.fullmatch(path)
+        if matched is None:
+            return None
+        route, parameters = self._matched[matched.lastindex or 0]
+        named = {name: matched[position] for name, position in parameters}
+        return route, Inbound("POST", path, query, named, held, self._bodies.limit), length
 
     def _received(self, sock: Any, data: bytes, size: int) -> bytes:
         """Receive until there are `size` bytes, or too much time has passed."""
