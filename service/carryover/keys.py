@@ -6,6 +6,7 @@ comparison in constant time would protect nothing.
 """
 
 import json
+import re
 import secrets
 import time
 import tomllib
@@ -144,7 +145,21 @@ def digest(secret: str) -> str:
 def new(
     name: str, rights: list[str], models: list[str] | None, days: int | None, rate: str | None = None
 ) -> tuple[str, str]:
-    """Return a new key, and the lines of TOML that stand for it."""
+    """Return a new key, and the lines of TOML that stand for it.
+
+    Raises:
+        ConfigurationError: a name or the rate is invalid.
+
+    """
+    for what, value in (("the name", name), *(("the model", model) for model in models or ())):
+        if re.fullmatch(NAME, value) is None:
+            raise ConfigurationError(
+                f"{what} {value!r} is invalid; expected 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
+            )
+    if rate is not None and re.fullmatch(RATE, rate) is None:
+        raise ConfigurationError(
+            f"the rate {rate!r} is invalid; expected a number up to 999999, and /second, /minute, /hour or /day"
+        )
     secret = _PREFIX + secrets.token_urlsafe(_BYTES)
     lines = [f'[keys."{name}"]', f'sha256 = "{digest(secret)}"', f"rights = {json.dumps(rights)}"]
     if models:

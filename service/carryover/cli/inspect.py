@@ -43,8 +43,7 @@ def inspect(path: Path, *, as_json: bool) -> None:
         show_json(found)
     else:
         click.echo(text(found))
-    if errors:
-        sys.exit(1)
+    sys.exit(bool(errors))
 
 
 def _version(path: Path) -> tuple[Path, str | None]:
@@ -62,11 +61,9 @@ def _version(path: Path) -> tuple[Path, str | None]:
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     """What a checkpoint, or a program, holds."""
-    if path.suffix == ".pt2":
-        program = programs.load(path, trusted=settings.read().trust_pt2)
-        groups = list(weights.groups(dict(program.module.state_dict())))
-    else:
-        groups = list(weights.groups(weights.contents(path)))
+    trusted = settings.read().trust_pt2
+    program = programs.load(path, trusted=trusted) if path.suffix == ".pt2" else None
+    groups = list(weights.groups(dict(program.module.state_dict()) if program else weights.contents(path)))
     advice = [sentence for group in groups for sentence in group.advice()] + list(weights_advice.parts(groups))
     return {
         "path": str(path),

@@ -1,11 +1,11 @@
 """`keys`: make an API key."""
 
-import re
 from collections.abc import Sequence
 
 import click
 
 from carryover import keys as api_keys
+from carryover.cli.terminal import working
 
 
 @click.group()
@@ -28,15 +28,7 @@ def new(name: str, rights: Sequence[str], models: Sequence[str], days: int | Non
     The lines on standard output belong in the file that API_KEYS names; the key itself, which is not stored, goes to
     standard error. NAME is the caller's: its sessions are stored under it.
     """
-    for what, value in (("NAME", name), *(("--model", model) for model in models)):
-        if re.fullmatch(api_keys.NAME, value) is None:
-            raise click.UsageError(
-                f"{what} {value!r} is invalid; expected 1 to 64 of A-Z a-z 0-9 . _ -, starting with a letter or digit"
-            )
-    if rate is not None and re.fullmatch(api_keys.RATE, rate) is None:
-        raise click.UsageError(
-            f"--rate {rate!r} is invalid; expected a number up to 999999, and /second, /minute, /hour or /day"
-        )
-    secret, lines = api_keys.new(name, list(dict.fromkeys(rights)), list(models), days, rate)
+    with working():
+        secret, lines = api_keys.new(name, list(dict.fromkeys(rights)), list(models), days, rate)
     click.echo(f"The key, shown only now: {secret}", err=True)
     click.echo(lines)

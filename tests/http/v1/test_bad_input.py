@@ -371,7 +371,7 @@ METHODS = [
     ("POST", "/v1/models/sum", "GET"),
     ("DELETE", "/v1/models/sum", "GET"),
     ("PUT", "/v1/models/sum/sessions", "GET"),
-    ("DELETE", "/v1/models/sum/sessions", "POST"),
+    ("PATCH", "/v1/models/sum/sessions", "POST"),
     ("POST", "/v1/models/sum/sessions/a", "GET"),
     ("PATCH", "/v1/models/sum/sessions/a", "DELETE"),
     ("GET", "/v1/models/sum/sessions/a:predict", "POST"),
