@@ -17,7 +17,9 @@ torch.set_num_threads(1)
 
 # A run tries the same examples every time, so that what fails belongs to the change; `--hypothesis-profile=default`
 # tries others.
-hypothesis.settings.register_profile("suite", derandomize=True)
+hypothesis.settings.register_profile(
+    "suite", derandomize=True, deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("suite")
 
 

@@ -27,10 +27,10 @@ from carryover.runtime.datatypes import Datatype
 from carryover.runtime.manifest import Manifest, TensorSpec, WeightsSpec
 from carryover.settings import Settings
 from tests.http.v1.test_own_models import REFUSED_VALUES
+from tests.runtime.test_refused_models import NO_GPU, REFUSED
 from tests.support.paths import ROOT
 from tests.support.service import Service
 from tests.support.waiting import PATIENCE, eventually
-from tests.unit.test_refused_models import NO_GPU, REFUSED
 
 PAGES = ["README.md", *sorted(f"docs/{page.name}" for page in (ROOT / "docs").glob("*.md"))]
 ADDRESS = "127.0.0.1:8000"

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.runtime.test_refused_models import REFUSED
 from tests.support.edits import MANIFEST, SAFETENSORS, replace, source, weights
 from tests.support.redis_server import servers_on
 from tests.support.repository import write_rnn
 from tests.support.service import Launch, Service
 from tests.support.waiting import PATIENCE
-from tests.unit.test_refused_models import REFUSED
 
 
 @pytest.fixture

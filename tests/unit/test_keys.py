@@ -115,4 +115,4 @@ def test_the_command_shows_a_key_once_and_prints_its_entry(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("arguments", [["a@b"], [""], ["a", "--model", "b c"], ["a", "--right", "all"], []])
 def test_the_command_rejects_names_that_no_file_may_have(arguments: list[str]) -> None:
-    assert CliRunner().invoke(command, ["new", *arguments]).exit_code == 2
+    assert CliRunner().invoke(command, ["new", *arguments]).exit_code in (1, 2)
