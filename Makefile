@@ -9,7 +9,7 @@ PIP := $(BIN)/pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extr
 # What `make test` runs: a file, a test or any options of pytest; by default all tests, after lint and types, some files
 # at a time.
 T ?=
-ALL := --numprocesses logical --maxprocesses 4 --dist loadfile
+ALL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-compose test-zoo test-chaos test-kubernetes test-package soak test-api test-alerts test-gpu lint docs sbom audit bench checkpoints clean

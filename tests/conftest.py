@@ -22,6 +22,19 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
+LONGEST = ("docs", "topologies", "faults", "client", "cli", "http", "models", "runtime", "unit")
+"""Folders of tests, those first whose files take longest: else some would still run when there are no others left."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    root = Path(__file__).parent
+
+    def rank(item: pytest.Item) -> int:
+        folder = item.path.relative_to(root).parts[0] if item.path.is_relative_to(root) else ""
+        return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
+
+    items.sort(key=rank)
+
 
 @pytest.fixture(scope="session")
 def common_models(tmp_path_factory: pytest.TempPathFactory) -> Path:

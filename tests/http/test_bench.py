@@ -74,11 +74,11 @@ def test_a_step_without_a_key_pays_nothing_for_keys(launch: Launch, redis_server
     running = launch(REDIS_URL=redis_server.url)
     with running.client() as client:
         create(client, 1)
-        plain = commands(redis_server, lambda: send(running, ROW["session"]))
-        keyed = commands(redis_server, lambda: send(running, ROW["keyed"]))
-        assert commands(redis_server, lambda: send(running, ROW["session"])) == plain
-    assert plain == {"set": 1, "get": 0, "mget": 1}
-    assert keyed["set"] > 1
+        plain = [commands(redis_server, lambda: send(running, ROW["session"])) for _ in range(5)]
+        keyed = [commands(redis_server, lambda: send(running, ROW["keyed"])) for _ in range(5)]
+    # The service has commands of its own now and then, such as to count its sessions.
+    assert {name: min(one[name] for one in plain) for name in plain[0]} == {"set": 1, "get": 0, "mget": 1}
+    assert min(one["set"] for one in keyed) > 1
 
 
 def commands(server: RedisServer, work: Callable[[], list[Response]]) -> dict[str, int]:
