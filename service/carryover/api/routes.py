@@ -17,6 +17,7 @@ _SESSION = f"{_MODEL}/sessions/{{session}}"
 _ACCUMULATOR = "/v1/accumulators/{name}"
 _V2_MODEL = "/v2/models/{model}[/versions/{version}]"
 
+_LISTING = (errors.InvalidInputError, errors.NotFoundError)
 _READ = (
     errors.InvalidInputError,
     errors.NotFoundError,
@@ -73,7 +74,7 @@ V1 = (
         path="/v1/models/{model}/sessions",
         handler=listing.sessions,
         responses={200: schemas.SessionPage},
-        errors=(errors.InvalidInputError, errors.NotFoundError),
+        errors=_LISTING,
         scope=Scope.ADMIN,
         query=("prefix", "limit", "cursor"),
     ),
@@ -82,7 +83,7 @@ V1 = (
         path="/v1/models/{model}/sessions:count",
         handler=listing.count_sessions,
         responses={200: schemas.Count},
-        errors=(errors.InvalidInputError, errors.NotFoundError),
+        errors=_LISTING,
         scope=Scope.ADMIN,
         query=("prefix", "cursor"),
     ),
@@ -91,7 +92,7 @@ V1 = (
         path="/v1/models/{model}/sessions",
         handler=listing.delete_sessions,
         responses={200: schemas.Deleted},
-        errors=(errors.InvalidInputError, errors.NotFoundError),
+        errors=_LISTING,
         scope=Scope.ADMIN,
         query=("prefix-to-delete", "cursor"),
     ),
@@ -101,7 +102,7 @@ V1 = (
         handler=listing.count_totals,
         model=accumulators.MODEL,
         responses={200: schemas.Count},
-        errors=(errors.InvalidInputError, errors.NotFoundError),
+        errors=_LISTING,
         scope=Scope.ADMIN,
         query=("prefix", "cursor"),
     ),
@@ -111,7 +112,7 @@ V1 = (
         handler=listing.delete_totals,
         model=accumulators.MODEL,
         responses={200: schemas.Deleted},
-        errors=(errors.InvalidInputError, errors.NotFoundError),
+        errors=_LISTING,
         scope=Scope.ADMIN,
         query=("prefix-to-delete", "cursor"),
     ),
@@ -121,7 +122,7 @@ V1 = (
         handler=listing.totals,
         model=accumulators.MODEL,
         responses={200: schemas.AccumulatorPage},
-        errors=(errors.InvalidInputError, errors.NotFoundError),
+        errors=_LISTING,
         scope=Scope.ADMIN,
         query=("prefix", "limit", "cursor"),
     ),

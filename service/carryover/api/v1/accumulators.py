@@ -10,6 +10,7 @@ from carryover.api.inbound import Inbound
 from carryover.api.json import by_size, read, reply
 from carryover.api.perform import perform
 from carryover.api.response import Response
+from carryover.api.v1.models import read_by
 from carryover.api.v1.schemas import Accumulate, Totals
 from carryover.api.v1.sessions import deleted
 from carryover.engine import Engine, Operation
@@ -48,7 +49,7 @@ def delete(engine: Engine, inbound: Inbound) -> Response:
 def _find(engine: Engine, inbound: Inbound) -> tuple[str, Model]:
     """The accumulator's name and the model, with its version only where that takes other inputs."""
     name, model = names.of_path(inbound, "name"), engine.repository.model(MODEL)
-    return name, engine.version_of(model, name) if model.mixed else model
+    return name, read_by(engine, model, name)
 
 
 def _values(model: Model, inbound: Inbound) -> Array:

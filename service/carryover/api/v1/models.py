@@ -30,6 +30,11 @@ def find(engine: Engine, inbound: Inbound) -> Model:
     return engine.repository.model(inbound.parameters["model"], inbound.parameters.get("version"))
 
 
+def read_by(engine: Engine, model: Model, session: str) -> Model:
+    """Return the model that says how a request of a session is read: of one whose versions differ, the session's."""
+    return engine.version_of(model, session) if model.mixed else model
+
+
 def index(engine: Engine, _: Inbound) -> Response:
     """List the models."""
     return reply(ModelList(models=[describe(model) for model in engine.repository]))

@@ -17,7 +17,7 @@ from carryover.api.v1.instances import (
     predictions_of_many,
     read_instances,
 )
-from carryover.api.v1.models import find, tensor
+from carryover.api.v1.models import find, read_by, tensor
 from carryover.api.v1.schemas import (
     CreateSession,
     ManySteps,
@@ -78,8 +78,7 @@ def fork(engine: Engine, inbound: Inbound) -> Response:
 def predict(engine: Engine, inbound: Inbound) -> Response:
     """Run one step of a session."""
     model, session, asked = find(engine, inbound), names.of_path(inbound), conditions.read(inbound)
-    if model.mixed:
-        model = engine.version_of(model, session)
+    model = read_by(engine, model, session)
     step = Step(model, session, read_instances(model.inputs, inbound), asked)
     if asked.create:
         step.create = engine.ttl
@@ -176,9 +175,7 @@ def _step_or_error(
     try:
         if not isinstance(values, list):
             raise InvalidInputError(f"sessions.{session:.140} must be a list of instances")
-        names.checked(session)
-        if model.mixed:
-            model = engine.version_of(model, session)
+        model = read_by(engine, model, names.checked(session))
         return Step(model, session, instances(model.inputs, values), asked, stepped)
     except CarryoverError as error:
         return error

@@ -10,7 +10,7 @@ from carryover.api.json import encode, parse, require_media_type
 from carryover.api.response import NDJSON, Response
 from carryover.api.transport import CutShortError
 from carryover.api.v1.instances import instances, instances_of_many
-from carryover.api.v1.models import find
+from carryover.api.v1.models import find, read_by
 from carryover.api.v1.schemas import Line
 from carryover.api.v1.sessions import entries, stepped
 from carryover.engine import Engine
@@ -111,9 +111,7 @@ class _Stream:
 
     def _step(self, line: bytes, body: Line, inputs: Mapping[str, Array] | None) -> Step | CarryoverError:
         try:
-            model = self._model
-            if model.mixed:
-                model = self._engine.version_of(model, self._session)
+            model = read_by(self._engine, self._model, self._session)
             inputs = inputs or instances(model.inputs, body.instances)
             step = Step(model, self._session, inputs, self._rest, stepped)
             if body.idempotency_key is not None:
