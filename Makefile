@@ -35,7 +35,7 @@ test-zoo: $(VENV)/.zoo ## test published modules of other packages, which it ins
 test-chaos: $(VENV)/.dev ## kill, cut and stop everything under load; SECONDS=120, SEED, PHASES
 	$(BIN)/python -m tests.chaos
 
-test-kubernetes: $(VENV)/.dev ## render and check the manifests; needs kubectl, and a network or KSERVE=folder of its repository
+test-kubernetes: $(VENV)/.dev ## render and check the manifests; needs kubectl
 	$(BIN)/pytest tests/kubernetes
 
 test-package: $(VENV)/.dev ## build wheel and sdist, install them in a new environment, and serve from there; needs a network
