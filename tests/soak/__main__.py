@@ -3,12 +3,13 @@
 torch keeps what it has prepared for each shape, up to a number, which is lowered here, so that it is reached soon.
 After a warm-up, the smallest memory of the workers (resident: what they share counts, so that a shared page that one of
 them writes to counts as before) and of Valkey in each fifth of the run is compared: it must not grow by more than 2 %
-from the first to the last. When the load has ended, the workers hold no more file descriptors than
+from the first to the last. When the load has ended, the workers hold no more file descriptors and greenlets than
 before it. No request may fail, and `/v2/health/live` may never take longer than 100 ms.
 """
 
 import argparse
 import os
+import shutil
 import sys
 import tempfile
 import time
@@ -23,8 +24,11 @@ from typing import Any
 import psutil
 
 from tests.soak.load import LOADS, Outcome, load, probe
+from tests.support.paths import CHECKPOINTS
 from tests.support.redis_server import RedisServer
+from tests.support.repository import spec, write_model
 from tests.support.service import Service
+from tests.support.sources.counted import Greenlets
 from tests.support.waiting import eventually
 
 GROWTH = 0.02
@@ -54,8 +58,21 @@ def growth(values: Sequence[int]) -> float:
     return min(values[-fifth:]) / min(values[:fifth]) - 1
 
 
+def models(folder: Path) -> Path:
+    """Write the models that come with the service, and one that counts greenlets."""
+    shutil.copytree(CHECKPOINTS, folder / "models")
+    write_model(folder / "models", "greenlets", Greenlets(), [spec((-1,))])
+    return folder / "models"
+
+
 def descriptors(workers: Sequence[psutil.Process]) -> int:
     return sum(worker.num_fds() for worker in workers)
+
+
+def greenlets(service: Service) -> int:
+    """How many greenlets the workers have, with a connection to each."""
+    with service.one_client_a_worker() as clients:
+        return sum(int(client.predict("greenlets", [0])[0]) for client in clients)
 
 
 def soak(service: Service, server: RedisServer, seconds: float) -> list[str]:
@@ -63,7 +80,7 @@ def soak(service: Service, server: RedisServer, seconds: float) -> list[str]:
     context = get_context("spawn")
     outcomes: Queue[Outcome] = context.Queue()
     workers = service.workers()
-    before = descriptors(workers)
+    before = descriptors(workers), greenlets(service)
     end = time.time() + seconds
     processes = [
         context.Process(target=load, args=(name, service.port, number, end, outcomes))
@@ -100,7 +117,7 @@ def judge(found: Sequence[Outcome], samples: Sequence[Sample]) -> list[str]:
     return wrong
 
 
-def rest(service: Service, workers: Sequence[psutil.Process], before: int) -> list[str]:
+def rest(service: Service, workers: Sequence[psutil.Process], before: tuple[int, int]) -> list[str]:
     """Return what is wrong once the load has ended."""
     wrong = []
     if [worker.pid for worker in workers] != [worker.pid for worker in service.workers()]:
@@ -108,13 +125,14 @@ def rest(service: Service, workers: Sequence[psutil.Process], before: int) -> li
 
     def as_before() -> bool:
         service.ready()  # a connection to Redis that is used no more is closed when another one is used
-        return descriptors(workers) <= before + 2 * len(workers)
+        return descriptors(workers) <= before[0] + 2 * len(workers) and greenlets(service) <= before[1] + len(workers)
 
     try:
-        eventually("no more file descriptors", as_before)
-    except AssertionError:
-        wrong.append(f"the workers hold {descriptors(workers)} file descriptors; {before} before the load")
-    print(f"file descriptors: {before} before, {descriptors(workers)} after")
+        eventually("no more file descriptors and greenlets", as_before)
+    except AssertionError as error:
+        wrong.append(str(error))
+    print(f"file descriptors: {before[0]} before, {descriptors(workers)} after")
+    print(f"greenlets: {before[1]} before, {greenlets(service)} after")
     return wrong + [f"log: {line}" for line in service.err().splitlines() if "[ERROR]" in line or "Traceback" in line]
 
 
@@ -128,7 +146,7 @@ def main() -> int:
         server = RedisServer().start()
         stack.callback(server.end)
         server.redis.config_set("appendfsync", "everysec")
-        service = Service(Path(folder), REDIS_URL=server.url, **SETTINGS)
+        service = Service(Path(folder), REDIS_URL=server.url, MODEL_REPOSITORY=models(Path(folder)), **SETTINGS)
         stack.callback(service.end)
         wrong = soak(service.start(), server, seconds)
     for one in wrong[:50]:
