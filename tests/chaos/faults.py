@@ -98,7 +98,7 @@ class OneServer:
 
 AT_ONCE = "master killed (kill -9) at once"
 LAGGING = "master killed (kill -9) while its replica lags"
-LOSSY: Mapping[str, float] = {AT_ONCE: 5, LAGGING: 5, "worker killed (kill -9)": 11}
+LOSSY: Mapping[str, float] = {AT_ONCE: 9, LAGGING: 9, "worker killed (kill -9)": 11}
 """Failovers to replicas that nobody has brought up to date."""
 
 

@@ -52,6 +52,8 @@ class RedisServer:
         command = [
             str(get_binary_path()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder),
             "--appendonly", "yes", "--appendfsync", "always", "--save", "", "--logfile", "log",
+            # A replica that asks for all data gets it at once, not after the five seconds in which others might ask.
+            "--repl-diskless-sync-delay", "0",
             *self._arguments, *arguments,
         ]  # fmt: skip
         self._process = subprocess.Popen(command)
