@@ -47,11 +47,8 @@ def common_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory, common_models: Path) -> Iterator[Service]:
     """The service that most tests share, of two workers and an embedded Valkey."""
-    running = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=common_models)
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=common_models) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -59,11 +56,8 @@ def identity_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servi
     """A service of an identity model of every datatype and shape."""
     models = tmp_path_factory.mktemp("identities") / "models"
     write_identities(models)
-    running = Service(tmp_path_factory.mktemp("identity-service"), MODEL_REPOSITORY=models)
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(tmp_path_factory.mktemp("identity-service"), MODEL_REPOSITORY=models) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +65,10 @@ def single(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service with one worker, of models that are slow or print what they do, and with a low limit for bodies."""
     models = tmp_path_factory.mktemp("batching") / "models"
     write_batching(models)
-    running = Service(tmp_path_factory.mktemp("single"), MODEL_REPOSITORY=models, WORKERS=1, MAX_BODY_BYTES=20_000)
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(
+        tmp_path_factory.mktemp("single"), MODEL_REPOSITORY=models, WORKERS=1, MAX_BODY_BYTES=20_000
+    ) as running:
+        yield running
 
 
 @pytest.fixture

@@ -48,11 +48,8 @@ def hasty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "MAX_STREAMS": 3,
         "MAX_BODY_BYTES": 2**20,
     }
-    running = Service(folder / "service", MODEL_REPOSITORY=folder / "models", WORKERS=1, **limits)
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(folder / "service", MODEL_REPOSITORY=folder / "models", WORKERS=1, **limits) as running:
+        yield running
 
 
 @pytest.fixture

@@ -19,11 +19,8 @@ STEP = b'{"instances": [[0, 0, 7, 15, 13, 1, 0, 0]]}'
 
 @pytest.fixture(scope="module")
 def open_service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    running = Service(tmp_path_factory.mktemp("cors"), CORS_ORIGINS=f"{ORIGIN}, http://localhost:3000")
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(tmp_path_factory.mktemp("cors"), CORS_ORIGINS=f"{ORIGIN}, http://localhost:3000") as running:
+        yield running
 
 
 @pytest.fixture

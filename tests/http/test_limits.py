@@ -27,11 +27,8 @@ def bounded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     write_model(folder / "models", "sum", plain.PlainAccumulator(), [spec((-1,))], [spec((), name="sum")])
     write_model(folder / "models", "grid", plain.Grid(), [spec((-1,))], [spec((-1, -1), name="y")])
     limits = {"MAX_ELEMENTS": 100, "MAX_KEYED_ELEMENTS": 64, "MAX_SESSIONS": 10}
-    running = Service(folder / "service", MODEL_REPOSITORY=folder / "models", WORKERS=1, **limits)
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(folder / "service", MODEL_REPOSITORY=folder / "models", WORKERS=1, **limits) as running:
+        yield running
 
 
 @pytest.fixture

@@ -32,12 +32,8 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         axes = same_axes("[-1]").replace("FP32", datatype)
         Case(own_models.Inverse, f'{axes}arguments.dtype = "{dtype}"').write(models, f"inverse-{datatype.lower()}")
     Case(own_models.Logarithm, same_axes("[-1]")).write(models, "logarithm")
-    service = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=models)
-    try:
-        with service.start().client() as client:
-            yield client
-    finally:
-        service.end()
+    with Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=models) as service, service.client() as client:
+        yield client
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,8 @@ REACHED = 0.9
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """The models that come with the service."""
-    running = Service(tmp_path_factory.mktemp("api"))
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(tmp_path_factory.mktemp("api")) as running:
+        yield running
 
 
 def test_nothing_fails_and_nothing_is_outside_the_schema(api: Service, tmp_path: Path) -> None:

@@ -51,11 +51,8 @@ def served(environment: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
     for name in ("checkpoints", "models"):
         (checkout / name).symlink_to(ROOT / name)
     command = (environment / "bin" / "carryover", "serve", "checkpoints")
-    service = Service(tmp_path_factory.mktemp("service"), command, checkout)
-    try:
-        yield service.start()
-    finally:
-        service.end()
+    with Service(tmp_path_factory.mktemp("service"), command, checkout) as service:
+        yield service
 
 
 def test_the_source_distribution_holds_what_the_wheel_is_built_from(built: Path) -> None:

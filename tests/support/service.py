@@ -51,6 +51,16 @@ class Service:
         self._checkout = checkout
         self._process: subprocess.Popen[bytes] | None = None
 
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.end()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
     @property
     def data(self) -> Path:
         return Path(str(self._settings["DATA_DIR"]))

@@ -20,11 +20,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     repository = tmp_path_factory.mktemp("zoo") / "models"
     for name, case in CASES.items():
         case.write(repository, name)
-    running = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository)
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository) as running:
+        yield running
 
 
 @pytest.fixture

@@ -172,11 +172,8 @@ def test_eight_clients_with_a_thousand_values_each_give_the_exact_totals(service
 
 @pytest.fixture(scope="module")
 def short_lived(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    running = Service(tmp_path_factory.mktemp("short-lived"), SESSION_TTL=1, WORKERS=1)
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(tmp_path_factory.mktemp("short-lived"), SESSION_TTL=1, WORKERS=1) as running:
+        yield running
 
 
 def test_an_expired_one_is_never_silently_created_again(short_lived: Service) -> None:

@@ -33,12 +33,11 @@ def clients(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Client]]:
     repository = tmp_path_factory.mktemp("attributes") / "models"
     for name, case in CASES.items():
         case.write(repository, name)
-    service = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository)
-    try:
-        with service.start().one_client_a_worker() as clients:
-            yield clients
-    finally:
-        service.end()
+    with (
+        Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository) as service,
+        service.one_client_a_worker() as clients,
+    ):
+        yield clients
 
 
 @pytest.mark.parametrize("kind", KINDS)

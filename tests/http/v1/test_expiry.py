@@ -30,13 +30,10 @@ def server() -> Iterator[RedisServer]:
 def swept(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A service whose accumulators live for a second."""
     few: Path = write_recurrent(tmp_path_factory.mktemp("few") / "models")
-    service = Service(
+    with Service(
         tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=few, REDIS_URL=server.url, WORKERS=1, SESSION_TTL=1
-    )
-    try:
-        yield service.start()
-    finally:
-        service.end()
+    ) as service:
+        yield service
 
 
 @pytest.fixture

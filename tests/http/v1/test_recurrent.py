@@ -31,12 +31,11 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Client]]:
     row = spec((-1, 4), batch_dim=0)
     mask = row | {"name": "mask", "optional": True}
     write_model(repository, "masked", called.Masked(), [row, mask], [row | {"name": "y"}], state={"total": 0})
-    service = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository)
-    try:
-        with service.start().one_client_a_worker() as clients:
-            yield clients
-    finally:
-        service.end()
+    with (
+        Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository) as service,
+        service.one_client_a_worker() as clients,
+    ):
+        yield clients
 
 
 class Loop:

@@ -43,11 +43,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     repository = tmp_path_factory.mktemp("widths") / "models"
     for default in ("2", "3"):
         write(repository, f"serves-{default}", default)
-    service = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository)
-    try:
-        yield service.start()
-    finally:
-        service.end()
+    with Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository) as service:
+        yield service
 
 
 @pytest.fixture(scope="module")

@@ -80,11 +80,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, repositories: tuple[Path, Path]) -> Iterator[Service]:
     """A service of both."""
-    service = Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=":".join(map(str, repositories)))
-    try:
-        yield service.start()
-    finally:
-        service.end()
+    with Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=":".join(map(str, repositories))) as service:
+        yield service
 
 
 @pytest.fixture

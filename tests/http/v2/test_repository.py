@@ -37,11 +37,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def own(models: Path) -> Iterator[Service]:
     """A service whose repository the tests change; they leave it as it was."""
-    running = Service(models.parent / "service", MODEL_REPOSITORY=models)
-    try:
-        yield running.start()
-    finally:
-        running.end()
+    with Service(models.parent / "service", MODEL_REPOSITORY=models) as running:
+        yield running
 
 
 def write_pair(folder: Path, version: str = "1") -> Path:
