@@ -79,8 +79,8 @@ def test_dropout_that_stays_on_is_batched(tmp_path: Path) -> None:
     version = load(tmp_path, modes.Dropped(), "state = { h = { batch_dim = 0 } }", "shape = [1, 4], batch_dim = 0")
     assert version.batched
     call = Call({"x": np.ones((1, 4), np.float32)}, version.initial_state)
-    one, other = version.run([call, call])
-    assert one.state != other.state, "each draws its own"
+    states = {bytes(one.state) for one in version.run([call] * 32)}
+    assert len(states) > 1, "each draws its own"
 
 
 def test_random_numbers_do_not_hide_that_sessions_mix(tmp_path: Path) -> None:
