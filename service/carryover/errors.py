@@ -94,6 +94,10 @@ class MediaTypeError(RequestError):
     """The body is of a media type that the route does not read."""
 
 
+class UpgradeRequiredError(RequestError):
+    """The route speaks WebSocket, and the request does not ask for it."""
+
+
 class UnsupportedError(RequestError):
     """The interface defines this, and the service does not implement it."""
 
@@ -119,6 +123,14 @@ class StreamEndedError(UnavailableError):
         super().__init__(
             f"{reason}: the stream ends here; lines that have no response were not run, send them in another stream"
         )
+        self.reason = reason
+
+
+class EventsEndedError(UnavailableError):
+    """The service ends a stream of events; its problem is the last one."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"{reason}: the events end here; follow the session again, with Last-Event-ID")
 
 
 class OverloadedError(UnavailableError):

@@ -17,6 +17,7 @@ from tests.compose.terminal import say
 from tests.support.client import Response
 from tests.support.connections import Stream, Wire, request_bytes
 from tests.support.paths import ROOT
+from tests.support.sockets import Events, speak, talking
 from tests.support.waiting import eventually
 
 RNN = "/v1/models/digits-rnn"
@@ -114,6 +115,22 @@ def test_a_stream_is_answered_while_it_is_sent(deployment: Deployment) -> None:
             assert answer is not None
             assert answer["step"] == step
     say(f"a stream's line is answered after {median(seconds) * 1000:.1f} ms (median of {len(seconds)})")
+
+
+def test_websockets_and_events_go_through_the_proxy(deployment: Deployment) -> None:
+    path = f"{RNN}/sessions/watched"
+    with talking(deployment.port, path, "?create=true") as socket:
+        assert speak(socket, ROW["instances"])["step"] == 1
+        with Events(deployment.port, path) as events:
+            assert getattr(events.next(), "kind", "") == "state"
+            assert speak(socket, ROW["instances"])["step"] == 2
+            assert deployment.post(f"{path}:predict", ROW).json["step"] == 3
+            assert events.steps(2) == [2, 3]
+            time.sleep(11.0)  # longer than the proxy is told to wait for the responses of others
+            assert speak(socket, ROW["instances"])["step"] == 4
+            assert events.steps(1) == [4]
+    plain = deployment.get(f"{path}:stream")
+    assert (plain.status, plain.headers["Upgrade"]) == (426, "websocket")
 
 
 def test_it_is_the_service_that_limits_bodies(deployment: Deployment) -> None:

@@ -163,15 +163,24 @@ def same(found: Any, shown: Any) -> bool:
             return bool(found == shown)
 
 
-def test_the_javascript_of_a_page_runs(tmp_path: Path, service: Service) -> None:
-    for block in blocks("docs/clients.md"):
+@pytest.mark.parametrize(
+    ("page", "file", "said"),
+    [
+        ("docs/clients.md", "steps.mjs", ["step 1", "step 2", "step 3"]),
+        (
+            "docs/streams.md",
+            "both.mjs",
+            ["made 1", "state 1 [ 'hidden' ]", "made 2", "step 2 [ 'hidden' ]", "made 3", "step 3 [ 'hidden' ]"],
+        ),
+    ],
+)
+def test_the_javascript_of_a_page_runs(tmp_path: Path, service: Service, page: str, file: str, said: list[str]) -> None:
+    for block in blocks(page):
         if block.language == "javascript":
             assert block.file is not None
             (tmp_path / block.file).write_text(block.text.replace(ADDRESS, f"127.0.0.1:{service.port}"))
-    done = subprocess.run(
-        [str(NODE), "steps.mjs"], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
-    )
-    assert done.stdout.splitlines() == ["step 1", "step 2", "step 3"], done.stderr
+    done = subprocess.run([str(NODE), file], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.stdout.splitlines() == said, done.stderr
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])

@@ -4,18 +4,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch.testing import assert_close
+from websockets.sync.client import ClientConnection
 
 from models.rnn import RNNClassifier
 from tests.support.client import Client, Response, problem, sentence
@@ -25,6 +28,7 @@ from tests.support.processes import runs
 from tests.support.redis_server import RedisServer, free_port, servers_on
 from tests.support.repository import spec, write_model
 from tests.support.service import Launch, Service
+from tests.support.sockets import Events, ending, speak, talking
 from tests.support.sources import lingering
 from tests.support.waiting import at_once, eventually
 
@@ -127,15 +131,26 @@ def test_a_stream_is_cut_with_its_worker_and_its_session_goes_on(launch: Launch)
     with service.client() as client:
         address = client.create("digits-rnn")
     stream = service.stream(address)
-    for _ in range(5):
-        answered = stream.step([ROW])["step"]
-    for worker in service.workers():
-        worker.kill()
-    assert stream.wire.rest() == b""
+    with Events(service.port, address) as events, talking(service.port, address) as socket:
+        first = events.next()
+        for _ in range(5):
+            stream.step([ROW])
+            answered = speak(socket, [ROW])["step"]
+        assert events.steps(10) == list(range(1, 11))
+        for worker in service.workers():
+            worker.kill()
+        assert stream.wire.rest() == b""
+        assert ending(socket) == ([], 1006, "")
+        assert events.wire.rest() == b""
     stream.close()
     eventually("new workers", service.ready)
+    assert first is not None
+    with Events(service.port, address, last=first.id) as events, talking(service.port, address) as socket:
+        assert events.steps(10) == list(range(1, 11))
+        assert speak(socket, [ROW])["step"] == answered + 1
+        assert events.steps(1) == [answered + 1]
     again = service.stream(address)
-    assert again.step([ROW])["step"] == answered + 1
+    assert again.step([ROW])["step"] == answered + 2
     again.close()
 
 
@@ -189,8 +204,29 @@ def test_no_worker_outlives_a_master_that_is_killed(launch: Launch) -> None:
     assert alive == []
 
 
+def told_why(sockets: list[ClientConnection], follows: list[Events]) -> None:
+    """Check that the last thing that each is told is why it ends."""
+    for socket in sockets:
+        (last,), code, reason = ending(socket)
+        assert last["type"] == "urn:carryover:stream-ended"
+        assert (code, reason) == (1012, "the service is stopping")
+    for events in follows:
+        told = [events.next() for _ in range(3)]
+        assert [event and event.kind for event in told] == ["state", "ended", None]
+        assert "the service is stopping" in sentence(told[1].data if told[1] else None, 503)
+
+
+@pytest.fixture
+def held() -> Iterator[ExitStack]:
+    """What is closed after the test."""
+    with ExitStack() as stack:
+        yield stack
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
-def test_the_service_ends_soon_though_connections_and_streams_are_open(launch: Launch, number: signal.Signals) -> None:
+def test_the_service_ends_soon_though_connections_and_streams_are_open(
+    launch: Launch, held: ExitStack, number: signal.Signals
+) -> None:
     service = launch()
     with service.client() as client:
         address = client.create("digits-rnn")
@@ -201,6 +237,8 @@ def test_the_service_ends_soon_though_connections_and_streams_are_open(launch: L
     streams = [service.stream(address) for _ in range(20)]
     steps = [stream.step([ROW])["step"] for stream in streams]
     fresh = [service.stream(address) for _ in range(5)]
+    follows = [Events(service.port, address) for _ in range(5)]
+    sockets = [held.enter_context(talking(service.port, address)) for _ in range(5)]
     workers = service.workers()
     start = time.monotonic()
     if number is signal.SIGINT:
@@ -217,6 +255,10 @@ def test_the_service_ends_soon_though_connections_and_streams_are_open(launch: L
             assert "the service is stopping" in sentence(last, 503)
             assert stream.line() is None
         stream.close()
+    if number is signal.SIGTERM:
+        told_why(sockets, follows)
+    for events in follows:
+        events.close()
     for client in idle:
         client.close()
     for wire in silent:
@@ -469,6 +511,46 @@ def test_without_redis_a_streams_lines_are_503_and_the_stream_goes_on(pair: Pair
     eventually("readiness", pair.service.ready)
     assert stream.step([ROW])["step"] == 2
     stream.close()
+
+
+def test_events_go_on_when_redis_is_back(pair: Pair) -> None:
+    with pair.service.client() as client:
+        address = client.create("digits-rnn")
+        with Events(pair.service.port, address) as events, Events(pair.service.port, address) as others:
+            for each in (events, others):
+                assert getattr(each.next(), "kind", "") == "state"
+            client.step(address, [ROW])
+            assert events.steps(1) == [1]
+            pair.redis.kill()
+            try:
+                pair.says_so(client.get(f"{address}/events"))
+                assert events.wire.silent()
+            finally:
+                pair.redis.start()
+            eventually("readiness", pair.service.ready)
+            client.step(address, [ROW])
+            assert events.steps(1) == [2]
+            assert others.steps(2) == [1, 2]
+
+
+def test_sessions_are_looked_at_only_while_they_are_followed(pair: Pair) -> None:
+    def looks() -> int:
+        found: Any = pair.redis.redis.info("commandstats")
+        return int(found.get("cmdstat_getrange", {"calls": 0})["calls"])
+
+    def still() -> bool:
+        before = looks()
+        time.sleep(0.3)
+        return looks() == before
+
+    with pair.service.client() as client:
+        address = client.create("digits-rnn")
+    eventually("no looks", still)
+    with Events(pair.service.port, address) as events:
+        assert getattr(events.next(), "kind", "") == "state"
+        before = looks()
+        eventually("looks", lambda: looks() > before + 5)
+    eventually("no more looks", still)
 
 
 def test_with_redis_stuck_the_response_is_503_within_a_bounded_time(pair: Pair) -> None:

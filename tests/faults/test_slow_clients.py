@@ -1,20 +1,24 @@
 """Clients that send or read slowly, or stop in the middle: each costs a bounded time and a bounded memory."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.frames import CLOSE, PING, TEXT, Close, Frame
 
 from tests.support.client import JSON, problem, sentence
 from tests.support.connections import Stream, Wire, line_of, request_bytes
 from tests.support.repository import write_batching
 from tests.support.service import Launch, Service
+from tests.support.sockets import UPGRADE, Events, ending, frames_of, speak, talking
 from tests.support.waiting import eventually, together
 
 PREDICT = "/v1/models/twice:predict"
@@ -209,6 +213,37 @@ def test_a_stream_that_is_idle_ends_and_says_so(hasty: Service, sent: bytes) -> 
         assert stream.wire.rest() == b""
 
 
+def test_a_websocket_that_is_idle_ends_and_says_so(hasty: Service) -> None:
+    with talking(hasty.port, session(hasty)) as socket:
+        assert speak(socket, [1])["step"] == 1
+        start = time.monotonic()
+
+        def ping() -> None:  # which is nothing that is sent
+            while time.monotonic() - start < 1.5:
+                socket.ping().wait(1)
+                time.sleep(0.1)
+
+        pinging = threading.Thread(target=ping)
+        pinging.start()
+        (last,), code, reason = ending(socket)
+        pinging.join()
+    ended(last, "MAX_STREAM_IDLE")
+    assert code == 1001
+    assert "MAX_STREAM_IDLE" in reason
+    assert 1.5 < time.monotonic() - start < 10
+
+
+def test_a_long_message_that_stops_arriving_ends_its_websocket(hasty: Service) -> None:
+    wire = Wire(hasty.port)
+    wire.send(request_bytes("GET", f"{session(hasty)}:stream", UPGRADE))
+    assert wire.head()[0] == HTTPStatus.SWITCHING_PROTOCOLS
+    wire.send(Frame(TEXT, b" " * 200_000).serialize(mask=True)[:100_000])
+    (_, line), (opcode, close) = frames_of(wire.rest())
+    ended(json.loads(line), "BODY_TIMEOUT")
+    assert (opcode, Close.parse(close).code) == (CLOSE, 1001)
+    wire.close()
+
+
 def test_a_long_line_that_stops_arriving_ends_its_stream(hasty: Service) -> None:
     with hasty.stream(session(hasty)) as stream:
         stream.send(b" " * 100_000)
@@ -243,6 +278,16 @@ def test_a_stream_that_is_busy_may_last_until_its_total_time(launch: Launch, few
             time.sleep(0.2)
         ended(line, "MAX_STREAM_SECONDS")
     assert time.monotonic() - start >= 4
+    with Events(service.port, session(service)) as events, talking(service.port, session(service)) as socket:
+        assert getattr(events.next(), "kind", "") == "state"
+        (last,), code, _ = ending(socket)  # after being idle for as long as it may be
+        ended(last, "MAX_STREAM_IDLE")
+        assert code == 1001
+        last = events.next()
+        assert last is not None
+        assert (last.kind, last.data["type"]) == ("ended", "urn:carryover:events-ended")
+        assert "MAX_STREAM_SECONDS" in sentence(last.data, 503)
+        assert events.next() is None
 
 
 def test_streams_beyond_the_limit_are_503_until_one_ends(hasty: Service) -> None:
@@ -264,6 +309,40 @@ def test_streams_beyond_the_limit_are_503_until_one_ends(hasty: Service) -> None
             stream.close()
 
     eventually("room for a stream", opened)
+
+
+def test_streams_of_all_kinds_count_together(hasty: Service) -> None:
+    address = session(hasty)
+
+    def opened() -> bool:
+        with ExitStack() as held, suppress(AssertionError, InvalidStatus):
+            held.enter_context(talking(hasty.port, address))
+            held.enter_context(Events(hasty.port, address))
+            held.enter_context(hasty.stream(address))
+            with hasty.client() as client:
+                for path, headers in ((f"{address}:stream", UPGRADE), (f"{address}/events", {})):
+                    assert "MAX_STREAMS" in problem(client.request("GET", path, headers=headers), 503)
+            return True
+        return False
+
+    eventually("room for three", opened)
+
+
+def test_a_websocket_that_is_not_read_holds_little_and_is_closed(hasty: Service) -> None:
+    wire = Wire(hasty.port)
+    wire.send(request_bytes("GET", f"{session(hasty)}:stream", UPGRADE))
+    assert wire.head()[0] == HTTPStatus.SWITCHING_PROTOCOLS
+    message = Frame(TEXT, NUMBERS).serialize(mask=True)
+    pings = Frame(PING, b"x" * 100).serialize(mask=True) * 100
+    before = sum(worker.memory_info().rss for worker in hasty.workers())
+    with suppress(OSError):  # it is closed while this is sent
+        for _ in range(10_000):
+            wire.send(message + pings)
+    grown = sum(worker.memory_info().rss for worker in hasty.workers()) - before
+    assert grown < 32 * 2**20
+    wire.close()
+    with hasty.client() as client:
+        client.get("/v2/health/live").expect()
 
 
 NUMBERS = line_of([1] * 1_000)

@@ -9,9 +9,10 @@ from carryover.api.cors import Origins
 from carryover.api.response import Response
 from carryover.api.route import Route
 from carryover.api.routes import ROUTES
-from tests.support.client import Client
+from tests.support.client import Client, problem
 from tests.support.connections import Wire
 from tests.support.service import Service
+from tests.support.sockets import UPGRADE, speak, talking
 
 ORIGIN = "https://a.example"
 STEP = b'{"instances": [[0, 0, 7, 15, 13, 1, 0, 0]]}'
@@ -78,6 +79,15 @@ def test_a_stream_of_a_page_has_the_headers_too(page: Client) -> None:
     assert (response.status, response.headers["Access-Control-Allow-Origin"]) == (200, ORIGIN)
 
 
+def test_a_page_may_open_a_websocket_and_no_page_of_another_origin(open_service: Service, page: Client) -> None:
+    path = page.create("digits-rnn")
+    with talking(open_service.port, path, headers={"Origin": ORIGIN}) as socket:
+        assert speak(socket, [[0, 0, 7, 15, 13, 1, 0, 0]])["step"] == 1
+    for origin in ("https://b.example", "http://a.example", "null", f"http://localhost:{open_service.port + 1}"):
+        response = page.request("GET", f"{path}:stream", headers=UPGRADE | {"Origin": origin})
+        assert "CORS_ORIGINS" in problem(response, 403)
+
+
 @pytest.mark.parametrize("route", ROUTES, ids=lambda route: f"{route.method} {route.path}")
 def test_without_the_setting_no_response_has_a_header_for_pages(client: Client, route: Route) -> None:
     asked = {"Origin": ORIGIN, "Access-Control-Request-Method": route.method}
@@ -95,5 +105,6 @@ def test_what_is_no_request_is_not_to_be_guessed_at_either(service: Service) -> 
 
 
 def test_any_origin_may_be_allowed() -> None:
+    Origins(frozenset({"*"})).require({"HTTP_ORIGIN": "null"})
     added = dict(Origins(frozenset({"*"})).headers({"HTTP_ORIGIN": "null", "REQUEST_METHOD": "GET"}, Response()))
     assert added["Access-Control-Allow-Origin"] == "*"

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from carryover import keys
 from carryover.api.route import Route, Scope
 from carryover.api.routes import ROUTES
 from tests.support.client import Client, Response, problem
 from tests.support.service import Launch, Service
+from tests.support.sockets import UPGRADE, Events, key_protocols, speak, talking
 from tests.support.waiting import eventually
 
 UNUSUAL = {"Keep-Alive": "timeout=5"}
@@ -167,6 +169,7 @@ def test_the_sessions_of_one_key_do_not_exist_for_another(client: Client, route:
         body = call(client, "GET", f"{path}/state", **bearer("alice")).body
     kind = {"v1.streams.stream": NDJSON, "v1.sessions.put_state": "application/octet-stream"}
     headers = {"Content-Type": kind.get(route.name, "application/json")} if body is not None else {}
+    headers |= UPGRADE if route.name == "v1.streams.websocket" else {}
     target = path + route.template.partition("{name}" if accumulator else "{session}")[2]
     response = client.request(route.method, target, body, headers | way | bearer("bob"))
     if route.name in ("v1.sessions.put_state", "v1.accumulators.add"):  # those create what does not exist
@@ -176,6 +179,43 @@ def test_the_sessions_of_one_key_do_not_exist_for_another(client: Client, route:
         problem(response, 404)
     after = call(client, "GET", path, **bearer("alice")).expect()
     assert (after["step"], after.get("sum")) == (before["step"], before.get("sum")) == (1, 1.0 if accumulator else None)
+
+
+def test_a_page_says_its_key_as_a_subprotocol_of_its_websocket(keyed: Service, client: Client) -> None:
+    path = "/v1/models/digits-rnn/sessions/of-a-page"
+    with talking(keyed.port, path, "?create=true", SECRETS["alice"]) as socket:
+        assert socket.subprotocol == "carryover"
+        assert speak(socket, [ROW])["step"] == 1
+    assert call(client, "GET", path, **bearer("alice")).expect()["step"] == 1
+    problem(call(client, "GET", path, **bearer("bob")), 404)
+    for name, status in (("bob", 404), ("old", 401), ("predicts", 403), ("narrow", 403), ("wrong", 401)):
+        with pytest.raises(InvalidStatus) as raised, talking(keyed.port, path, key=SECRETS.get(name, name)):
+            pass
+        assert raised.value.response.status_code == status
+    for protocol in (
+        "carryover",
+        "carryover, carryover.bearer.",
+        "carryover, carryover.bearer.é",
+        "carryover.bearer.%",
+    ):
+        headers = UPGRADE | {"Sec-WebSocket-Protocol": protocol}
+        response = client.request("GET", f"{path}:stream", headers=headers)
+        assert response.status in (400, 401)
+    assert SECRETS["alice"] not in keyed.log()
+    assert key_protocols(SECRETS["alice"])[1] not in keyed.log()
+
+
+def test_events_are_of_the_sessions_of_the_key(keyed: Service, client: Client) -> None:
+    path = "/v1/models/digits-rnn/sessions/followed"
+    for name in ("alice", "bob"):
+        call(client, "POST", path.rpartition("/")[0], {"session": "followed"}, **bearer(name)).expect(201)
+    with Events(keyed.port, path, **bearer("alice")) as events:
+        assert events.next() is not None
+        call(client, "POST", f"{path}:predict", {"instances": [ROW]}, **bearer("bob")).expect()
+        call(client, "POST", f"{path}:predict", {"instances": [ROW, ROW]}, **bearer("alice")).expect()
+        call(client, "DELETE", path, **bearer("bob")).expect(204)
+        call(client, "POST", f"{path}:predict", {"instances": [ROW]}, **bearer("alice")).expect()
+        assert events.steps(2) == [1, 2]
 
 
 def test_names_and_idempotency_keys_of_one_key_are_free_for_another(client: Client) -> None:

@@ -11,6 +11,8 @@ from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from carryover.api.routes import ROUTES
 from tests.support.client import JSON, NDJSON, Client, Response
+from tests.support.connections import Wire, request_bytes
+from tests.support.sockets import UPGRADE
 
 ROW = [0, 0, 7, 15, 13, 1, 0, 0]
 STEP = {"instances": [ROW]}
@@ -218,6 +220,16 @@ def test_every_response_is_as_the_document_says(document: Document, client: Clie
         operation = check(document, method, response)
         if response.status < 300:
             succeeded.add(operation)
+    for version in ("", "/versions/1"):  # those whose responses go on
+        path = client.create("digits-rnn").replace("/sessions", f"{version}/sessions")
+        for target, headers in ((f"{path}:stream", UPGRADE), (f"{path}/events", {}), (f"{path}:stream", {})):
+            wire = Wire(client.port)
+            wire.send(request_bytes("GET", target, headers))
+            status, found = wire.head()
+            body = wire.body(found) if status >= 400 else b""
+            operation = check(document, "GET", Response(status, found, body, target))
+            succeeded |= {operation} if status < 400 else set()
+            wire.close()
     state = client.request("GET", f"{client.create('digits-rnn')}/state")
     put = client.request("PUT", "/v1/models/digits-rnn/sessions/put/state", state.body, {"Content-Type": OCTETS})
     put_1 = client.request(

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from carryover.api.routes import ROUTES
-from tests.support.calls import REPLAYED, call, fresh, held, state
+from tests.support.calls import NAMES, REPLAYED, call, fresh, held, state
 from tests.support.client import JSON, NDJSON, Client, Response, strict_json
+from tests.support.sockets import spoken
 
 ROW = [0.5, -1.0, 2.0]
 OTHER = [0.25, 1.0, -2.0]
@@ -61,6 +62,11 @@ def _predict(_: Client, name: str) -> Request:
 def _stream(_: Client, name: str) -> Request:
     bodies = _both(lambda row: {"instances": [row]})
     return Request("POST", f"{SESSIONS}/{name}:stream", bodies, media_type=NDJSON)
+
+
+def _message(_: Client, name: str) -> Request:
+    bodies = _both(lambda row: {"instances": [row]})
+    return Request("GET", f"{SESSIONS}/{name}:stream", bodies, media_type=NDJSON)
 
 
 def _bulk(_: Client, name: str) -> Request:
@@ -116,6 +122,7 @@ def _infer(**parameters: bool) -> Callable[[Client, str], Request]:
 WAYS = {
     "predict": Way("v1.sessions.predict", _predict, 200, 404),
     "stream": Way("v1.streams.stream", _stream, 200, 404),
+    "message": Way("v1.streams.websocket", _message, 200, 404),
     "bulk": Way("v1.sessions.predict_many", _bulk, 200, 404),
     "create": Way("v1.sessions.create", _create, 409, 201),
     "fork": Way("v1.sessions.fork", _fork, 201, 404, target_is_new=True),
@@ -160,6 +167,8 @@ def send(client: Client, request: Request, headers: dict[str, str], *, other: bo
     if request.media_type == NDJSON and "key" in headers:
         body = _json({**json.loads(body), "idempotency_key": headers["key"]})
         headers = {name: value for name, value in headers.items() if name != "key"}
+    if request.method == "GET":
+        return spoken(client.port, path, body, {NAMES[name]: value for name, value in headers.items()})
     kind = {"kind": request.media_type} if body else {}
     return call(client, request.method, path, body or None, **kind, **headers)
 

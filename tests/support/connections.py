@@ -39,11 +39,13 @@ class Wire:
     def response(self) -> Response:
         """Read a whole response."""
         status, headers = self.head()
+        return Response(status, headers, self.body(headers), self._path)
+
+    def body(self, headers: HTTPMessage) -> bytes:
+        """Read the body of a response that has these headers."""
         if headers.get("Transfer-Encoding") == "chunked":
-            body = b"".join(iter(self.chunk, b""))
-        else:
-            body = self._reader.read(int(headers.get("Content-Length", "0")))
-        return Response(status, headers, body, self._path)
+            return b"".join(iter(self.chunk, b""))
+        return self._reader.read(int(headers.get("Content-Length", "0")))
 
     def chunk(self) -> bytes:
         """Read one chunk of a response's body; empty at its end."""
@@ -60,6 +62,10 @@ class Wire:
         with selectors.DefaultSelector() as selector:
             selector.register(self.socket, selectors.EVENT_READ)
             return not self._buffered() and not selector.select(seconds)
+
+    def some(self) -> bytes:
+        """Read what is there, and wait for something."""
+        return self._reader.read1()
 
     def rest(self) -> bytes:
         """Read until the other side ends the connection."""

@@ -31,6 +31,7 @@ LIBRARIES = {
     "flask": {"api", "cli", ""},
     "gunicorn": {"api", "server", "telemetry"},
     "safetensors": {"runtime", "cli"},
+    "websockets": {"api"},
     "aiohttp": {"client"},
 }
 """Who may import a library."""

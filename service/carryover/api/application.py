@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from functools import partial
 from http import HTTPStatus
 from ipaddress import ip_address
@@ -18,10 +19,12 @@ from carryover.api import driver, metrics, problems, request_ids
 from carryover.api.bodies import HELD, Bodies
 from carryover.api.cors import Origins
 from carryover.api.duplex import Duplex, Streams
-from carryover.api.inbound import HEADERS, Inbound
+from carryover.api.following import Following
+from carryover.api.inbound import HEADERS, OF_STREAMS, Inbound
 from carryover.api.response import NO_SNIFFING, Response
-from carryover.api.route import Route, Scope
+from carryover.api.route import Route, Scope, Stream
 from carryover.api.routes import ROUTES
+from carryover.api.websocket import Conversation
 from carryover.engine import Engine
 from carryover.errors import UnavailableError
 from carryover.telemetry.request_log import Entry
@@ -33,11 +36,21 @@ _STATUS_LINES = {int(status): f"{int(status)} {status.phrase}" for status in HTT
 _ADMIN = Scope.ADMIN
 _STARTED = "carryover.started"
 """Where in a request's environ it is written when Flask began to look for its route."""
-_IN_ENVIRON = tuple(
-    (name, name.upper().replace("-", "_") if name == "content-type" else f"HTTP_{name.upper().replace('-', '_')}")
-    for name in HEADERS
-)
-"""The headers of `HEADERS`, and what WSGI calls them."""
+_STREAMS: dict[Stream, type[Duplex | Following]] = {
+    Stream.LINES: Duplex,
+    Stream.MESSAGES: Conversation,
+    Stream.EVENTS: Following,
+}
+
+
+def _in_environ(name: str) -> str:
+    """Return what WSGI calls a header."""
+    key = name.upper().replace("-", "_")
+    return key if name in ("content-type", "content-length") else f"HTTP_{key}"
+
+
+_IN_ENVIRON = tuple((name, _in_environ(name)) for name in HEADERS)
+_OF_STREAMS = tuple((name, _in_environ(name)) for name in OF_STREAMS)
 
 
 class NameConverter(BaseConverter):
@@ -123,6 +136,7 @@ def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **p
     if route.scope is _ADMIN:
         inbound.local = _is_local(environ)
     if route.streams:
+        headers.update((name, environ[key]) for name, key in _OF_STREAMS if key in environ)
         return _stream(route, engine, streams, inbound)
     try:
         response = driver.respond(route, engine, inbound, partial(bodies.read, environ))
@@ -145,16 +159,22 @@ def _is_local(environ: dict[str, Any]) -> bool:
 
 
 def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) -> FlaskResponse:
-    opened: list[Duplex] = []
+    opened: list[Duplex | Following] = []
     started = time.perf_counter_ns()
 
     def start() -> bytes:
-        duplex = streams.open(request.environ)
-        opened.append(duplex)
-        inbound.chunks = duplex.chunks()
+        assert route.streams is not None  # noqa: S101 - that is why this is called
+        if route.streams is Stream.MESSAGES:
+            streams.origins.require(request.environ)
+        stream = streams.open(request.environ, _STREAMS[route.streams])
+        opened.append(stream)
+        inbound.chunks, inbound.wake = stream.chunks(), stream.wake
         return b""
 
     response = driver.respond(route, engine, inbound, start)
+    if not isinstance(response.body, bytes) and inbound.method == "HEAD":
+        response.body.close()
+        response = replace(response, body=b"")
     if not isinstance(response.body, bytes):
 
         def ended(size: int) -> None:
@@ -163,8 +183,8 @@ def _stream(route: Route, engine: Engine, streams: Streams, inbound: Inbound) ->
                 engine.request_log.add(driver.entry(route, inbound, response, spent, size))
 
         return _Response(response, inbound.request_id, opened[0].respond(response.body, ended))
-    for duplex in opened:
-        duplex.close()
+    for stream in opened:
+        stream.close()
     return _Response(response, inbound.request_id)
 
 

@@ -4,6 +4,7 @@ Source: RFC 6750, sections 2.1 and 3.
 """
 
 import re
+from base64 import urlsafe_b64decode
 from urllib.parse import parse_qs
 
 from carryover.api.inbound import Inbound
@@ -13,6 +14,8 @@ from carryover.errors import ForbiddenError, InvalidInputError, UnauthorizedErro
 from carryover.keys import NAME, RIGHTS, Key
 
 HEADER = "X-API-Key"
+SUBPROTOCOL = "carryover.bearer."
+"""What a WebSocket's subprotocol starts with that is no protocol but a key: pages cannot send headers."""
 PARAMETER = "api_key"
 _SCHEME = "bearer "
 SESSIONS = (Scope.SESSIONS, Scope.ADMIN)
@@ -55,7 +58,21 @@ def _secret(inbound: Inbound) -> str | None:
     given = inbound.headers.get("authorization", "")
     if given[: len(_SCHEME)].lower() == _SCHEME:
         return given[len(_SCHEME) :].strip()
+    if "sec-websocket-protocol" in inbound.headers and "x-api-key" not in inbound.headers:
+        return _of_subprotocols(inbound.headers["sec-websocket-protocol"])
     return inbound.headers.get("x-api-key")
+
+
+def _of_subprotocols(offered: str) -> str | None:
+    """Return the key among the subprotocols that a WebSocket offers, which is in base64url there."""
+    for name in map(str.strip, offered.split(",")):
+        if name.startswith(SUBPROTOCOL):
+            data = name.removeprefix(SUBPROTOCOL)
+            try:
+                return urlsafe_b64decode(data + "=" * (-len(data) % 4)).decode()
+            except ValueError:
+                return ""  # a key, if none that exists
+    return None
 
 
 def _acting(engine: Engine, inbound: Inbound) -> Engine:

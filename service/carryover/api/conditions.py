@@ -4,6 +4,7 @@ Sources: RFC 9110, section 13.1; draft-ietf-httpapi-idempotency-key-header-07.
 """
 
 import re
+from dataclasses import replace
 from urllib.parse import parse_qs
 
 from carryover.api.inbound import Inbound
@@ -12,6 +13,8 @@ from carryover.errors import InvalidInputError
 from carryover.store import IdempotencyKey
 
 MAX_KEY_LENGTH = 255
+PARAMETERS = {"if_match": "if-match", "if_none_match": "if-none-match"}
+"""Parameters in the query of a WebSocket, and the headers that they stand for."""
 _SAFE = ("GET", "HEAD")
 _STEP = re.compile(r'"[0-9]+"|[0-9]+')
 IF_MATCH = rf"^\s*(\*|(\s*,)*\s*({_STEP.pattern})\s*(,\s*({_STEP.pattern})?\s*)*)$"
@@ -45,9 +48,21 @@ def read(inbound: Inbound, body: bytes | None = None) -> Preconditions:
         exists=match is not None,
         absent=none_match is not None,
         key=None if given is None else header_key(given, inbound.path, inbound.body if body is None else body),
-        migrate=_flag(inbound.query, "migrate"),
-        create=_flag(inbound.query, "create"),
+        migrate=flag(inbound.query, "migrate"),
+        create=flag(inbound.query, "create"),
     )
+
+
+def of_websocket(inbound: Inbound) -> Preconditions:
+    """Return what must hold for the steps of a WebSocket, whose query may hold what pages cannot send as headers.
+
+    Raises:
+        InvalidInputError: a header, or a parameter, is malformed.
+
+    """
+    given = parse_qs(inbound.query, keep_blank_values=True, max_num_fields=None)
+    named = {name: given[parameter][0] for parameter, name in PARAMETERS.items() if parameter in given}
+    return read(replace(inbound, method="POST", headers={**inbound.headers, **named}))
 
 
 def header_key(given: str, path: str, body: bytes) -> IdempotencyKey:
@@ -83,7 +98,13 @@ def _steps(match: str) -> frozenset[int] | None:
     return frozenset(int(step) for step in steps if len(step) <= _STEP_DIGITS)
 
 
-def _flag(query: str, name: str) -> bool:
+def flag(query: str, name: str) -> bool:
+    """Return a parameter of the query that is true or false, which it is by default.
+
+    Raises:
+        InvalidInputError: it is neither.
+
+    """
     values = parse_qs(query, keep_blank_values=True, max_num_fields=None).get(name, ["false"])
     if values[0] not in ("true", "false"):
         raise InvalidInputError(f"{name}={values[0]!r:.80} is invalid; expected true or false")

@@ -32,7 +32,7 @@ def respond(route: Route, engine: Engine, inbound: Inbound, read_body: Callable[
                 engine.charge.take()  # the others do when they load their sessions
         if ("traceparent" in inbound.headers or "prefer" in inbound.headers) and (times := timing.asked(inbound)):
             engine = engine.timed(times)
-        if read_body is not None and route.body is not None:
+        if read_body is not None and (route.body is not None or route.streams):
             inbound.body = read_body()
         response = route.handler(engine, inbound)
     except CarryoverError as error:

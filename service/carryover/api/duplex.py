@@ -3,13 +3,14 @@
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import gevent
 from gevent.event import Event
 
 from carryover.api.bodies import PROGRESS, Bodies
-from carryover.api.transport import draining, until_drained
+from carryover.api.cors import Origins
+from carryover.api.transport import draining, pieces, until_drained
 from carryover.errors import StreamEndedError, UnavailableError
 from carryover.telemetry.metrics import Gauge
 
@@ -36,17 +37,33 @@ class StreamLimits:
     send: float
 
 
-class Streams:
-    """The streams of a worker, whose number `gauge` shows; what they hold is counted with the bodies in flight."""
+class Open(Protocol):
+    """A stream that is open."""
 
-    def __init__(self, limits: StreamLimits, bodies: Bodies, gauge: Gauge) -> None:
+    def __init__(self, streams: "Streams", environ: dict[str, Any]) -> None: ...
+
+    def check(self, now: float) -> None:
+        """End it if it is over one of its time limits."""
+
+
+Kind = TypeVar("Kind", bound=Open)
+
+
+class Streams:
+    """The streams of a worker, whose number `gauge` shows; what they hold is counted with the bodies in flight.
+
+    `origins` are those whose pages may open a WebSocket.
+    """
+
+    def __init__(self, limits: StreamLimits, bodies: Bodies, gauge: Gauge, origins: Origins) -> None:
         self.limits = limits
         self.bodies = bodies
+        self.origins = origins
         self._gauge = gauge
-        self._opened: set[Duplex] = set()
+        self._opened: set[Open] = set()
         self._watching = False
 
-    def open(self, environ: dict[str, Any]) -> "Duplex":
+    def open(self, environ: dict[str, Any], kind: type[Kind]) -> Kind:
         """Return the stream of a request, to be closed.
 
         Raises:
@@ -56,25 +73,25 @@ class Streams:
         if len(self._opened) >= self.limits.streams:
             environ["wsgi.input"].failed = True  # nobody reads the body: gunicorn closes the connection
             raise UnavailableError(f"this worker has {self.limits.streams} streams (MAX_STREAMS); retry")
-        duplex = Duplex(self, environ["wsgi.input"])
-        self._opened.add(duplex)
+        stream = kind(self, environ)
+        self._opened.add(stream)
         self._gauge.set(len(self._opened))
         if not self._watching:
             self._watching = True
             gevent.spawn(self._watch)
-        return duplex
+        return stream
 
-    def close(self, duplex: "Duplex") -> None:
+    def close(self, stream: Open) -> None:
         """Count a stream no longer."""
-        self._opened.discard(duplex)
+        self._opened.discard(stream)
         self._gauge.set(len(self._opened))
 
     def _watch(self) -> None:
         while self._opened:
             gevent.sleep(_INTERVAL)
             now = time.monotonic()
-            for duplex in list(self._opened):
-                duplex.check(now)
+            for stream in list(self._opened):
+                stream.check(now)
         self._watching = False
 
 
@@ -86,9 +103,11 @@ class Duplex:
     else the client sends is discarded: a client that reads only after it has sent everything then reads why.
     """
 
-    def __init__(self, streams: Streams, body: Any) -> None:
+    wake: Callable[[], None] | None = None
+
+    def __init__(self, streams: Streams, environ: dict[str, Any]) -> None:
         self._streams = streams
-        self._body = body
+        self._body = environ["wsgi.input"]
         self._arrived, self._unsent = bytearray(), bytearray()
         self._line = 0  # bytes of the line that is arriving
         self._line_before = (0.0, 0)  # when they were last looked at, and how many there were
@@ -99,6 +118,7 @@ class Duplex:
         self._arrival, self._room, self._output, self._sent = Event(), Event(), Event(), Event()
         self._opened = self._active = time.monotonic()
         self._sending: float | None = None
+        self._speaking = False  # whether a response is among what is sent
         self._reader: gevent.Greenlet[..., None] | None = None
         self._responses: Generator[bytes]
         self._size = 0
@@ -145,7 +165,10 @@ class Duplex:
             gevent.spawn(self._run)
             return b""
         if self._sending is not None:
-            self._sending, self._active = None, time.monotonic()
+            self._sending = None
+            if self._speaking:
+                self._active = time.monotonic()
+            self._speaking = self._speaking and bool(self._unsent)
         while not (self._unsent or self._finished):
             self._output.clear()
             self._output.wait()
@@ -174,7 +197,7 @@ class Duplex:
         self._unsent.clear()
         if self._reader is not None and self._received is None:
             self._body.failed = True
-            self._reader.kill(block=False)
+            self._reader.kill()  # whoever closes the connection reads it to its end
         # The lines' greenlet is not killed: it may be running a batch with the requests of others.
         self._end("the connection is closed")
 
@@ -211,7 +234,7 @@ class Duplex:
 
     def _receive(self) -> None:
         try:
-            for piece in until_drained(self._body):
+            for piece in self._pieces():
                 if self._ended is not None:
                     continue  # discarded
                 self._active = time.monotonic()
@@ -227,11 +250,20 @@ class Duplex:
             self._received = EOFError()
         self._arrival.set()
 
+    def _pieces(self) -> Iterator[bytes]:
+        """The body as it arrives."""
+        return until_drained(self._body, pieces(self._body))
+
+    def _unfinished(self, piece: bytes) -> int:
+        """How many bytes have arrived of a line of which not all has, with this piece."""
+        rest = len(piece) - piece.rfind(b"\n") - 1
+        return rest if rest < len(piece) else self._line + rest
+
     def _count_line(self, piece: bytes) -> None:
-        before, rest = self._line, len(piece) - piece.rfind(b"\n") - 1
-        if before == 0 or rest < len(piece):
+        before = self._line
+        if before == 0 or b"\n" in piece:
             self._line_before = (self._active, 0)
-        self._line = min(rest if rest < len(piece) else before + rest, self._streams.bodies.limit)
+        self._line = min(self._unfinished(piece), self._streams.bodies.limit)
         self._hold(self._line - before, self._line)
 
     def _hold(self, size: int, total: int) -> None:
@@ -250,15 +282,28 @@ class Duplex:
             pass
         except Exception as error:  # noqa: BLE001 - it is raised in the request's own greenlet
             self._failure = error
+        self._add(self._farewell())
         self._finished = True
         self._output.set()
 
-    def _put(self, data: bytes) -> None:
-        if self._closed:
-            return
-        self._unsent += data
-        self._hold(len(data), len(self._unsent))
-        self._output.set()
+    def _framed(self, lines: bytes) -> bytes:
+        """Whole lines as they are sent."""
+        return lines
+
+    def _farewell(self) -> bytes:
+        """What is sent after the last line."""
+        return b""
+
+    def _add(self, data: bytes) -> None:
+        """Have some bytes sent."""
+        if data and not self._closed:
+            self._unsent += data
+            self._hold(len(data), len(self._unsent))
+            self._output.set()
+
+    def _put(self, lines: bytes) -> None:
+        self._add(self._framed(lines))
+        self._speaking = True
         while len(self._unsent) > self._streams.limits.buffer and self._ended is None:
             self._sent.clear()
             self._sent.wait()

@@ -36,7 +36,9 @@ _TRITON: tuple[tuple[str, str, Callable[[Totals], float]], ...] = (
     ("pending_request_count", "Requests that wait for a batch.", lambda totals: totals.queued),
 )
 """Triton's names after `nv_inference_`, what they count, and how."""
-_STATUSES = [int(status) for status in HTTPStatus if status >= HTTPStatus.OK]
+_STATUSES = [
+    int(status) for status in HTTPStatus if status >= HTTPStatus.OK or status is HTTPStatus.SWITCHING_PROTOCOLS
+]
 
 
 def show(engine: Engine, _: Inbound) -> Response:

@@ -17,6 +17,7 @@ from carryover.api.pages import docs, playground
 from carryover.api.problems import Problem
 from carryover.api.response import JSON, NDJSON
 from carryover.api.route import Route, Scope
+from carryover.api.v1 import events
 from carryover.api.v1 import schemas as v1
 from carryover.api.v2 import schemas as v2
 from carryover.keys import NAME
@@ -221,6 +222,7 @@ def _shared_parameters() -> Iterator[tuple[str, Schema]]:
     match = {"type": "string", "pattern": conditions.IF_MATCH}
     owner = {"type": "string", "pattern": f"^$|{NAME}"}
     start = {"type": "string", "pattern": f"^{paging.PREFIX}$"}
+    event = {"type": "string", "pattern": f"^{events.ID.pattern}$"}
     yield "prefix-to-delete", {
         "name": "prefix", "in": "query", "required": True, "schema": start,
         "description": "What the names start with of those to delete; empty for all.",
@@ -235,6 +237,10 @@ def _shared_parameters() -> Iterator[tuple[str, Schema]]:
         ("limit", "query", "About how many entries a page has.", limit),
         ("cursor", "query", "The `next` of the page before.", {"type": "string", "pattern": f"^{paging.CURSOR}$"}),
         ("create", "query", "Whether the session is created where it does not exist.", flag),
+        ("if_match", "query", "If-Match, where no header can be sent.", match),
+        ("if_none_match", "query", "If-None-Match, where no header can be sent.", {"const": "*"}),
+        ("Last-Event-ID", "header", "The id of the last event that was read: the events go on after it.", event),
+        ("state", "query", "Whether events hold the session's state.", flag),
         ("migrate", "query", "Whether the session moves to the current version where its own is not served.", flag),
     ):
         yield name, {"name": name, "in": place, "description": description, "schema": schema}
@@ -253,7 +259,7 @@ def _successes(route: Route, schemas: _Schemas) -> dict[str, Schema]:
         found[str(status)] = _response(HTTPStatus(status).phrase, used)
         if kind is not None:
             schema = schemas.of(kind, "serialization")
-            if route.streams:  # a line that fails has its problem as its response
+            if NDJSON in route.returns:  # a line that fails has its problem as its response
                 schema = {"anyOf": [schema, schemas.of(Problem, "serialization")]}
             media = {"schema": schema} if schema else {}
             plain = JSON not in route.returns

@@ -26,6 +26,7 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.BodyTooLargeError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.LimitExceededError: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     errors.MediaTypeError: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+    errors.UpgradeRequiredError: HTTPStatus.UPGRADE_REQUIRED,
     errors.NonFiniteStateError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.StateTooLargeError: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -40,6 +41,7 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
 
 PROBLEM = "application/problem+json"
 _CHALLENGE = 'Bearer realm="carryover"'
+_UPGRADE = (("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Version", "13"))
 _MAX_SENTENCE = 1000
 _UNKNOWN = "the service failed unexpectedly; its log says more"
 
@@ -92,6 +94,8 @@ def response(error: errors.CarryoverError, path: str, request_id: str) -> Respon
         return replace(answer, headers=(("WWW-Authenticate", challenge),))
     if isinstance(error, errors.StepMismatchError):
         return replace(answer, step=error.step)
+    if isinstance(error, errors.UpgradeRequiredError):
+        return replace(answer, headers=_UPGRADE)
     return answer
 
 

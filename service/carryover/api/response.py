@@ -11,6 +11,7 @@ from carryover.errors import StoreUnavailableError
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
 OCTETS = "application/octet-stream"
+EVENTS = "text/event-stream"
 
 Headers = tuple[tuple[str, str], ...]
 

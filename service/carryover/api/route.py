@@ -28,6 +28,14 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
+class Stream(StrEnum):
+    """What a connection carries that stays open: lines of JSON both ways, the same as messages, or events."""
+
+    LINES = "lines"
+    MESSAGES = "messages"
+    EVENTS = "events"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Route:
     """One row: a method and a path, and the handler that answers.
@@ -35,7 +43,7 @@ class Route:
     In `path`, `{name}` is a parameter, and what stands in brackets may be left out. `body` is what the request's body
     is: a pydantic model, `bytes`, or None where it takes none. `responses` has the schema of each successful status, or
     None where there is no body; `errors` are those that the handler raises beside the ones that any may raise. A route
-    that `changes` a session takes the preconditions; one that `streams` reads its body while it answers; one that is
+    that `changes` a session takes the preconditions; one that `streams` goes on until either side ends it; one that is
     `hot` is worth a short way. `model` is the one that it is about, where its path does not name it. One
     that `creates` a missing session does so where it is asked to. `query` are its other parameters in the query.
 
@@ -51,7 +59,7 @@ class Route:
     errors: tuple[type[CarryoverError], ...] = ()
     scope: Scope = Scope.PREDICT
     changes: bool = False
-    streams: bool = False
+    streams: Stream | None = None
     hot: bool = False
     model: str | None = None
     creates: bool = False

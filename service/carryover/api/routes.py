@@ -1,12 +1,12 @@
 """The interface: every route, in one table."""
 
 from carryover import errors
-from carryover.api import metrics, openapi
+from carryover.api import conditions, metrics, openapi
 from carryover.api.inbound import Inbound
 from carryover.api.pages import CSS, HTML, PNG, SCRIPT, SVG, docs, playground
-from carryover.api.response import JSON, NDJSON, OCTETS, Response
-from carryover.api.route import Route, Scope
-from carryover.api.v1 import accumulators, listing, models, schemas, sessions, streams
+from carryover.api.response import EVENTS, JSON, NDJSON, OCTETS, Response
+from carryover.api.route import Route, Scope, Stream
+from carryover.api.v1 import accumulators, events, listing, models, schemas, sessions, streams
 from carryover.api.v2 import health, infer, metadata, repository, statistics
 from carryover.api.v2 import schemas as v2
 from carryover.engine import Engine
@@ -167,7 +167,30 @@ V1 = (
         errors=_STEP,
         scope=Scope.SESSIONS,
         changes=True,
-        streams=True,
+        streams=Stream.LINES,
+    ),
+    Route(
+        method="GET",
+        path=f"{_SESSION}:stream",
+        handler=streams.websocket,
+        creates=True,
+        responses={101: None},
+        errors=(*_STEP, errors.UpgradeRequiredError),
+        scope=Scope.SESSIONS,
+        changes=True,
+        streams=Stream.MESSAGES,
+        query=tuple(conditions.PARAMETERS),
+    ),
+    Route(
+        method="GET",
+        path=f"{_SESSION}/events",
+        handler=events.follow,
+        returns=(EVENTS,),
+        responses={200: str},
+        errors=_READ,
+        scope=Scope.SESSIONS,
+        streams=Stream.EVENTS,
+        query=("Last-Event-ID", "state"),
     ),
     Route(
         method="POST",

@@ -36,15 +36,21 @@ def pieces(body: Body) -> Iterator[bytes]:
     return reader.parser if isinstance(reader, ChunkedReader) else _sized(reader)
 
 
-def until_drained(body: Body) -> Iterator[bytes]:
-    """Yield the pieces of a request's body as they arrive, until the worker ends.
+def upgraded(body: Body) -> Iterator[bytes]:
+    """Yield what arrives after a request without a body, which is no HTTP any more, what one receive brings."""
+    unreader = body.reader.unreader
+    while data := unreader.read():
+        yield data
+
+
+def until_drained(body: Body, arriving: Iterator[bytes]) -> Iterator[bytes]:
+    """Yield the pieces of a request's body as they are `arriving`, until the worker ends.
 
     Raises:
         CutShortError: the connection ends before the body does, or its chunks are malformed.
         StreamEndedError: the worker ends before the body does.
 
     """
-    arriving = pieces(body)
     waiter = gevent.getcurrent()
     while True:
         _waiting.add(waiter)

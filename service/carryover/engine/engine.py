@@ -1,11 +1,13 @@
 """What the service can do, as one object."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from copy import copy
 
 from carryover.engine.charge import Charge
 from carryover.engine.executor import Executor
+from carryover.engine.followers import Follower, Followers
 from carryover.engine.limits import Limits
 from carryover.engine.lookup import Listed, Session, Tally, missing, served_version
 from carryover.engine.operations import UNCONDITIONAL, Delete, Operation, Preconditions, key
@@ -23,7 +25,7 @@ from carryover.keys import RIGHTS, Key, Keys
 from carryover.runtime import snapshot as snapshots
 from carryover.runtime.repository import Model, Repository
 from carryover.runtime.version import Invocation, ModelVersion
-from carryover.store import Store
+from carryover.store import Record, Store
 from carryover.telemetry.counters import Statistics
 from carryover.telemetry.metrics import Metrics
 from carryover.telemetry.request_log import LEAST_STATUS, RequestLog
@@ -55,6 +57,7 @@ class Engine:
         self.timing: Timing | None = None
         self.tracer: Tracer | None = None
         self._of: dict[Key, Engine] = {}
+        self._followers = Followers(store)
         self._executor = Executor(self.statistics, limits)
         self._transaction = Transaction(store, self._executor, self.statistics, self.metrics, limits)
         self.serve(repository)
@@ -154,19 +157,47 @@ class Engine:
             NotFoundError, GoneError, ForeignStateError, PreconditionFailedError: there is none to return.
 
         """
-        require_state(model)
-        started = time.perf_counter_ns()
-        record = self.store.look(key(model, name, "" if self.key is None else _owner(self.key)))
-        self.metrics.round_trips.observe("look", time.perf_counter_ns() - started)
-        if record is None or not record.live:
-            raise missing(model, name, record)
-        preconditions.check(name, record.step)
+        record = self.record(model, name, preconditions)
         version = served_version(model, name, record, migrate=migrate)
         return Session.of(model, name, version, record, record.remaining)
 
+    def record(self, model: Model, name: str, preconditions: Preconditions = UNCONDITIONAL) -> Record:
+        """Return the record of a session, whether or not its version is served.
+
+        Raises:
+            NotFoundError, GoneError, PreconditionFailedError: there is none to return.
+
+        """
+        require_state(model)
+        record = self.look(model, name)
+        if record is None or not record.live:
+            raise missing(model, name, record)
+        preconditions.check(name, record.step)
+        return record
+
+    def look(self, model: Model, name: str) -> Record | None:
+        """Return what the key of a session holds."""
+        started = time.perf_counter_ns()
+        record = self.store.look(self._key(model, name))
+        self.metrics.round_trips.observe("look", time.perf_counter_ns() - started)
+        return record
+
+    @contextmanager
+    def following(self, model: Model, name: str, follower: Follower) -> Iterator[None]:
+        """Look at a session for a follower."""
+        place = self._key(model, name)
+        self._followers.add(place, follower)
+        try:
+            yield
+        finally:
+            self._followers.remove(place, follower)
+
+    def _key(self, model: Model, name: str) -> str:
+        return key(model, name, "" if self.key is None else _owner(self.key))
+
     def version_of(self, model: Model, session: str) -> Model:
         """Return a model with the version only that a session is on; the model where there is no such session."""
-        record = self.store.look(key(model, session, "" if self.key is None else _owner(self.key)))
+        record = self.store.look(self._key(model, session))
         version = record and model.of_fingerprint(record.fingerprint)
         return model.at(version.version) if version else model
 

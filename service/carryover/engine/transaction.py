@@ -396,6 +396,7 @@ class SessionBatch:
             )  # fmt: skip
             operation.version, operation.step = version, step
             if not operation.runs:
+                record.replace()
                 model, remaining = operation.model, record.ttl * 1000
                 operation.session_after = Session.of(model, operation.session, version, record, remaining)
             self.after, self._record = (None, DELETED) if operation.end else (record, record)

@@ -307,6 +307,17 @@ class ModelVersion:
         contents = self.layout.contents(self.initial_state if state is None else state)
         return [_held(buffer.name, held) for buffer, held in zip(self.layout.buffers, contents, strict=True)]
 
+    def state_values(self, state: bytes) -> dict[str, Any]:
+        """Return what a session's bytes hold: an array by buffer name, or a number, or None."""
+        found: dict[str, Any] = {}
+        for buffer, tensor in zip(self.layout.buffers, self.layout.join([state]), strict=True):
+            if tensor is None:
+                found[buffer.name] = None
+                continue
+            array = (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
+            found[buffer.name] = np.ascontiguousarray(array) if array.ndim else array.item()
+        return found
+
     def frozen_digests(self) -> dict[str, str]:
         """SHA-256 of each frozen buffer's bytes: the same after any number of predictions."""
         return {watched.slot.name: hashlib.sha256(buffers.raw(watched.tensor)).hexdigest() for watched in self._frozen}

@@ -106,7 +106,7 @@ def create_streams(configured: Settings, bodies: Bodies, gauge: Gauge) -> Stream
         buffer=configured.max_stream_buffer,
         send=configured.send_timeout,
     )
-    return Streams(limits, bodies, gauge)
+    return Streams(limits, bodies, gauge, Origins(configured.origins))
 
 
 bodies = Bodies(configured.max_body_bytes, configured.body_timeout, configured.max_inflight_bytes)

@@ -3,7 +3,7 @@
 | offset | bytes | description |
 |--------|-------|-------------|
 | 0      | 1     | format: 3 a session; 4 an expired session without its state; 0 a tombstone, only a nonce follows |
-| 1      | 8     | nonce of the commit that wrote this record, random |
+| 1      | 8     | nonce of the commit that wrote this record: two bytes of the edition, six that are random |
 | 9      | 8     | step |
 | 17     | 8     | created, milliseconds since 1970 |
 | 25     | 4     | ttl, seconds |
@@ -15,7 +15,9 @@
 Formats 1 and 2 are 3 and 4 without the number. Earlier versions of the service wrote them; they are still read.
 
 Numbers are little-endian. A commit compares the header: the nonce makes it differ after every write, so a session that
-was deleted and created again cannot be mistaken for the one that was read.
+was deleted and created again cannot be mistaken for the one that was read. The edition stays the same from step to step
+and is another one after whatever else is written: between two records of one creation time and edition there are only
+steps.
 
 The time of the last use and the time of expiry follow from the TTL of the key, which is `GRACE` longer than that of the
 session: a record in its last `GRACE` milliseconds is an expired session.
@@ -38,6 +40,8 @@ EXPIRED = 4
 TOMBSTONE = 0
 _KINDS = {bytes((SESSION,)): _HEADER, bytes((EXPIRED,)): _HEADER, b"\1": _EARLIER, b"\2": _EARLIER}
 _LARGEST = 2**64 - 1
+_EDITION_BITS = 16
+_EDITIONS = 2**_EDITION_BITS
 GRACE = 24 * 3600 * 1000
 """How long the end of an expired or deleted session is remembered, in milliseconds."""
 
@@ -49,7 +53,7 @@ class Record:
     `created` is in milliseconds since 1970, `ttl` in seconds; fingerprints have 8 bytes. `version` is the number of the
     model version, 0 where it is not known. `kind` is SESSION, EXPIRED or TOMBSTONE. `header` is what was read, and what
     a commit compares; a record that was never stored has none. `remaining` is the time until the session expires in
-    milliseconds, 0 or less where it has; 1 where that was not asked for.
+    milliseconds, 0 or less where it has; 1 where that was not asked for. `edition` is as described above.
     """
 
     step: int
@@ -62,11 +66,17 @@ class Record:
     kind: int = SESSION
     header: bytes = b""
     remaining: int = 1
+    edition: int = 0
 
     @classmethod
     def new(cls, fingerprint: bytes, layout: bytes, version: int, state: bytes, ttl: int) -> "Record":
         """Return the record of a session that is created now."""
-        return cls(0, time.time_ns() // 1_000_000, ttl, fingerprint, layout, version, state)
+        edition = _random.getrandbits(_EDITION_BITS)
+        return cls(0, time.time_ns() // 1_000_000, ttl, fingerprint, layout, version, state, edition=edition)
+
+    def replace(self) -> None:
+        """Start another edition: what is written next is no step from here."""
+        self.edition = (self.edition + 1) % _EDITIONS
 
     @property
     def live(self) -> bool:
@@ -77,7 +87,7 @@ class Record:
         """Return the bytes to write, with a nonce of their own."""
         version = min(self.version, _LARGEST)
         head = _HEADER.pack(
-            SESSION, _nonce(), self.step, self.created, self.ttl, self.fingerprint, self.layout, version
+            SESSION, _nonce() | self.edition, self.step, self.created, self.ttl, self.fingerprint, self.layout, version
         )
         return head + self.state
 
@@ -97,8 +107,8 @@ os.register_at_fork(after_in_child=_random.seed)
 
 
 def _nonce() -> int:
-    """Return a number that no other commit uses."""
-    return _random.getrandbits(64)
+    """Return a number that no other commit uses, without an edition."""
+    return _random.getrandbits(64 - _EDITION_BITS) << _EDITION_BITS
 
 
 def parse(data: bytes, remaining: int = 1) -> Record:
@@ -119,8 +129,9 @@ def parse(data: bytes, remaining: int = 1) -> Record:
         )
     header, state = data[: format_.size], data[format_.size :]
     if format_ is _HEADER:
-        kind, _, step, created, ttl, fingerprint, layout, version = _HEADER.unpack(header)
+        kind, nonce, step, created, ttl, fingerprint, layout, version = _HEADER.unpack(header)
     else:
-        kind, _, step, created, ttl, fingerprint, layout = _EARLIER.unpack(header)
+        kind, nonce, step, created, ttl, fingerprint, layout = _EARLIER.unpack(header)
         kind, version = kind + SESSION - 1, 0
-    return Record(step, created, ttl, fingerprint, layout, version, state, kind, header, remaining)
+    edition = nonce % _EDITIONS
+    return Record(step, created, ttl, fingerprint, layout, version, state, kind, header, remaining, edition)

@@ -183,6 +183,20 @@ class Store:
         value, left = _whole(self._run([("GET", place), ("PTTL", place)])[0])
         return None if value is None else parse(value, left - GRACE)
 
+    def heads(self, keys: Sequence[str]) -> list[Record | StoreUnavailableError | None]:
+        """Read sessions without their states, and how long each has left, in one round trip.
+
+        Returns:
+            For each key what it holds, None where there is no such key; an error where its server failed.
+
+        """
+        commands: list[Command] = []
+        for key in keys:
+            place = names.session(self._prefix, key)
+            commands += [("GETRANGE", place, 0, HEADER_BYTES - 1), ("PTTL", place)]
+        replies = self._run(commands)[0]
+        return [_head(head, left) for head, left in zip(replies[::2], replies[1::2], strict=True)]
+
     def take(self, demand: Demand) -> None:
         """Settle a demand; where Redis fails, all is allowed, and nobody waits for a Redis that was lost before."""
         lost = self.health.reason
@@ -503,6 +517,14 @@ def _parsed(value: bytes | None) -> Record | StoreUnavailableError | None:
         return None if value is None else parse(value)
     except StoreUnavailableError as error:
         return error
+
+
+def _head(head: bytes | Exception, left: int | Exception) -> Record | StoreUnavailableError | None:
+    """The record that starts with `head`, which is empty where there is no key, and has `left` milliseconds."""
+    for reply in (head, left):
+        if isinstance(reply, Exception):
+            return unavailable(reply)
+    return _remaining(_parsed(head or None), left)  # type: ignore[arg-type]
 
 
 def _remaining(

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch.testing import assert_close
+from websockets.frames import TEXT, Frame
 
 from tests.support.client import NDJSON, Client, problem, sentence, strict_json
-from tests.support.connections import Stream, Wire, line_of
+from tests.support.connections import Stream, Wire, line_of, request_bytes
 from tests.support.repository import lstm
 from tests.support.service import Launch, Service
+from tests.support.sockets import UPGRADE
 from tests.support.waiting import at_once, eventually, together
 
 
@@ -367,9 +369,9 @@ def numbers_of(line: Any) -> list[torch.Tensor]:
 STREAMS = 1000
 
 
-def test_a_thousand_idle_streams_cost_little_and_stop_nobody(launch: Launch) -> None:
+def test_a_thousand_idle_streams_of_each_kind_cost_little_and_stop_nobody(launch: Launch) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 4 * STREAMS
+    wanted = 5 * STREAMS
     if hard != resource.RLIM_INFINITY and hard < wanted:
         pytest.fail(f"this machine allows only {hard} open files")
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
@@ -379,10 +381,15 @@ def test_a_thousand_idle_streams_cost_little_and_stop_nobody(launch: Launch) -> 
         row = [0] * 8
         warm = [own.stream(address) for _ in range(20)]
         assert [stream.step([row])["step"] for stream in warm] == list(range(1, 21))
-        before = sum(worker.memory_info().rss for worker in own.workers())
+        before = memory(own)
         streams = [own.stream(address) for _ in range(STREAMS)]
-        each = (sum(worker.memory_info().rss for worker in own.workers()) - before) / STREAMS
+        each = (memory(own) - before) / STREAMS
         assert each < 64 * 1024, f"{each:.0f} bytes a stream"
+        before = memory(own)
+        others = [opened_by(own, f"GET {address}:stream", UPGRADE, 101) for _ in range(STREAMS)]
+        others += [opened_by(own, f"GET {address}/events", {}, 200) for _ in range(STREAMS)]
+        each = (memory(own) - before) / len(others)
+        assert each < 64 * 1024, f"{each:.0f} bytes a WebSocket, or a stream of events"
         busy = own.workers()
         assert len(busy) == 2
 
@@ -397,11 +404,31 @@ def test_a_thousand_idle_streams_cost_little_and_stop_nobody(launch: Launch) -> 
         assert at_once(ask, ask, ask) == [50, 50, 50]
         seen = {stream.step([row])["step"] for stream in streams[::10]}
         assert seen == set(range(21, 121))
+        for wire in others[:STREAMS:10]:
+            wire.send(Frame(TEXT, line_of([row])).serialize(mask=True))
+        for wire in others[:STREAMS:10]:
+            assert b'"step":' in wire.some()
         for stream in streams + warm:
             stream.close()
+        for wire in others:
+            wire.close()
         eventually("the connections' end", lambda: len(peers(own)) < 20)
-        assert client.step_of(address) == 120
+        assert client.step_of(address) == 220
         assert {worker.pid for worker in own.workers()} == {worker.pid for worker in busy}
+
+
+def memory(service: Service) -> int:
+    """Bytes that the workers have resident."""
+    return sum(worker.memory_info().rss for worker in service.workers())
+
+
+def opened_by(service: Service, start: str, headers: dict[str, str], status: int) -> Wire:
+    """A connection that a request has opened for good."""
+    wire = Wire(service.port)
+    method, path = start.split()
+    wire.send(request_bytes(method, path, headers))
+    assert wire.head()[0] == status
+    return wire
 
 
 def peers(service: Service) -> set[int]:

@@ -1,6 +1,9 @@
-"""`:stream`: newline-delimited JSON both ways over one request, each line answered as soon as its step is committed."""
+"""`:stream`: lines of JSON both ways over one connection, each answered as soon as its step is committed.
 
-from collections.abc import Generator, Iterator, Mapping, Sequence
+They are lines of a body, newline-delimited, or messages of a WebSocket.
+"""
+
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import repeat
 
@@ -13,6 +16,7 @@ from carryover.api.v1.instances import instances, instances_of_many
 from carryover.api.v1.models import find, read_by
 from carryover.api.v1.schemas import Line
 from carryover.api.v1.sessions import entries, stepped
+from carryover.api.websocket import accepted
 from carryover.engine import Engine
 from carryover.engine.operations import Preconditions, Step
 from carryover.errors import (
@@ -34,15 +38,28 @@ _HEADERS = (("X-Accel-Buffering", "no"), ("Cache-Control", "no-store"))
 def stream(engine: Engine, inbound: Inbound) -> Response:
     """Run each line as one step. The preconditions hold for the first step that is committed."""
     require_media_type(inbound, NDJSON)
+    return Response(_responses(engine, inbound, conditions.read), media_type=NDJSON, headers=_HEADERS)
+
+
+def websocket(engine: Engine, inbound: Inbound) -> Response:
+    """Run each message as one step, over a WebSocket. The preconditions hold for the first step that is committed.
+
+    Pages, which cannot send headers, offer the subprotocol `carryover`, and their API key in base64url as another one:
+    `carryover.bearer.…`.
+    """
+    headers = accepted(inbound)
+    return Response(_responses(engine, inbound, conditions.of_websocket), 101, media_type=None, headers=headers)
+
+
+def _responses(engine: Engine, inbound: Inbound, read: Callable[[Inbound], Preconditions]) -> Generator[bytes]:
+    """Return the responses to the lines of a stream; `read` reads its preconditions."""
     if "idempotency-key" in inbound.headers:
         raise InvalidInputError("a stream takes no Idempotency-Key; each of its lines may have an 'idempotency_key'")
-    asked = conditions.read(inbound)
+    asked = read(inbound)
     model, session = find(engine, inbound), names.of_path(inbound)
     _check(engine, model, session, asked)
-    responses = _Stream(engine, model, session, inbound, asked).responses(
-        _Lines(inbound.chunks or iter(()), inbound.max_bytes)
-    )
-    return Response(responses, media_type=NDJSON, headers=_HEADERS)
+    lines = _Lines(inbound.chunks or iter(()), inbound.max_bytes)
+    return _Stream(engine, model, session, inbound, asked).responses(lines)
 
 
 def _check(engine: Engine, model: Model, session: str, asked: Preconditions) -> None:
@@ -74,7 +91,7 @@ class _Stream:
                 outcomes = self._steps(batch)
                 self._run([outcome for outcome in outcomes if isinstance(outcome, Step)])
                 yield self._lines(outcomes)
-        except StreamEndedError as error:
+        except (StreamEndedError, BodyTooLargeError) as error:
             yield self._lines([error])
 
     def _lines(self, outcomes: Sequence[Step | CarryoverError]) -> bytes:
