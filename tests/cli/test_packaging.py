@@ -70,7 +70,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     source = ROOT / "service"
     expected = {
         str(path.relative_to(source))
-        for pattern in ("*.py", "*.lua", "*.html", "*.js", "py.typed")
+        for pattern in ("*.py", "*.lua", "*.html", "*.css", "*.js", "*.svg", "py.typed")
         for path in (source / "carryover").rglob(pattern)
     }
     assert "carryover/py.typed" in expected

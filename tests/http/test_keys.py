@@ -119,7 +119,8 @@ def test_a_route_requires_its_right_and_its_model(client: Client, route: Route, 
 
 
 def test_open_routes_require_none(client: Client) -> None:
-    assert [route.path for route in ROUTES if route.scope is Scope.OPEN] == ["/openapi.json", "/docs", "/docs/{file}"]
+    open_to_all = [route.path for route in ROUTES if route.scope is Scope.OPEN]
+    assert open_to_all == ["/openapi.json", "/", "/playground/{asset}", "/docs", "/docs/{file}"]
     document = client.get("/openapi.json").expect()
     schemes: list[dict[str, list[str]]] = [{"bearer": []}, {"key": []}]
     assert document["paths"]["/v1/models"]["get"]["security"] == schemes

@@ -194,6 +194,12 @@ def _write_stateful(repository: Path) -> None:
 
 
 def _write_several_inputs(repository: Path) -> None:
+    write_mixed(repository)
+    write_model(repository, "pair", plain.Pair(), [spec((-1,))], [spec((-1,)), spec((-1,), "BOOL", "positive")])
+
+
+def write_mixed(repository: Path) -> None:
+    """Write a model of several inputs and outputs, of different datatypes."""
     write_model(
         repository,
         "mixed",
@@ -205,4 +211,3 @@ def _write_several_inputs(repository: Path) -> None:
         ],
         [spec((-1,), "FP32", "chosen", batch_dim=0), spec((-1,), "INT64", "kept", batch_dim=0)],
     )
-    write_model(repository, "pair", plain.Pair(), [spec((-1,))], [spec((-1,)), spec((-1,), "BOOL", "positive")])

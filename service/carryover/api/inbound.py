@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 HEADERS = (
+    "accept",
     "accept-encoding",
     "authorization",
     "content-encoding",

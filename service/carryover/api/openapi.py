@@ -13,7 +13,7 @@ from carryover import __version__, errors
 from carryover.api import auth, conditions, examples, names, paging, problems, rates, request_ids
 from carryover.api.examples import Example
 from carryover.api.json import encode
-from carryover.api.pages import docs
+from carryover.api.pages import docs, playground
 from carryover.api.problems import Problem
 from carryover.api.response import JSON, NDJSON
 from carryover.api.route import Route, Scope
@@ -44,6 +44,7 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     "session": ("The name of a session.", _NAME),
     "name": ("The name of an accumulator.", _NAME),
     "file": ("The name of a file.", {"enum": list(docs.FILES)}),
+    "asset": ("The name of a file.", {"enum": list(playground.FILES)}),
 }
 _ETAG = {"type": "string", "pattern": '^"[0-9]+"$'}
 _HEADERS: dict[str, Schema] = {
@@ -261,7 +262,8 @@ def _successes(route: Route, schemas: _Schemas) -> dict[str, Schema]:
             if NDJSON in route.returns:  # a line that fails has its problem as its response
                 schema = {"anyOf": [schema, schemas.of(Problem, "serialization")]}
             media = {"schema": schema} if schema else {}
-            found[str(status)]["content"] = dict.fromkeys(route.returns, media)
+            plain = JSON not in route.returns
+            found[str(status)]["content"] = {kind: media if plain or kind == JSON else {} for kind in route.returns}
     return found
 
 

@@ -3,7 +3,6 @@
 import struct
 from collections.abc import Generator
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 
 import orjson
 
@@ -19,6 +18,7 @@ Headers = tuple[tuple[str, str], ...]
 NO_SNIFFING = ("X-Content-Type-Options", "nosniff")
 """A header of every response: no browser takes the body for something that it is not called."""
 
+_WITHOUT_BODY = (204, 304)
 _HEAD = struct.Struct("<BHqI")
 _FORMAT = 1
 _REPLAYED: Headers = (("Idempotency-Replayed", "true"),)
@@ -71,7 +71,7 @@ class Response:
             fields.append(("Content-Type", self.media_type))
         if self.step is not None:
             fields.append(("ETag", f'"{self.step}"'))
-        if isinstance(self.body, bytes) and self.status != HTTPStatus.NO_CONTENT:
+        if isinstance(self.body, bytes) and self.status not in _WITHOUT_BODY:
             fields.append(("Content-Length", str(len(self.body))))
         return fields
 

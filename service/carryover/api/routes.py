@@ -3,7 +3,7 @@
 from carryover import errors
 from carryover.api import conditions, metrics, openapi
 from carryover.api.inbound import Inbound
-from carryover.api.pages import CSS, HTML, PNG, SCRIPT, docs
+from carryover.api.pages import CSS, HTML, PNG, SCRIPT, SVG, docs, playground
 from carryover.api.response import EVENTS, JSON, NDJSON, OCTETS, Response
 from carryover.api.route import Route, Scope, Stream
 from carryover.api.v1 import accumulators, events, listing, models, schemas, sessions, streams
@@ -279,7 +279,6 @@ V1 = (
 )
 
 V2 = (
-    Route(method="GET", path="/", handler=health.alive, responses={200: v2.Alive}, scope=Scope.HEALTH),
     Route(method="GET", path="/v2/health/live", handler=health.live, responses={200: v2.Live}, scope=Scope.HEALTH),
     Route(
         method="GET",
@@ -377,6 +376,23 @@ SERVICE = (
         scope=Scope.METRICS,
     ),
     Route(method="GET", path="/openapi.json", handler=show_openapi, responses={200: dict}, scope=Scope.OPEN),
+    Route(
+        method="GET",
+        path="/",
+        handler=playground.root,
+        responses={200: v2.Alive},
+        returns=(JSON, HTML),
+        scope=Scope.OPEN,
+    ),
+    Route(
+        method="GET",
+        path="/playground/{asset}",
+        handler=playground.asset,
+        responses={200: bytes},
+        returns=(CSS, SCRIPT, SVG),
+        errors=(errors.NotFoundError,),
+        scope=Scope.OPEN,
+    ),
     Route(method="GET", path="/docs", handler=docs.show, responses={200: str}, returns=(HTML,), scope=Scope.OPEN),
     Route(
         method="GET",

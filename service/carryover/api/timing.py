@@ -3,7 +3,10 @@
 Sources: https://www.w3.org/TR/server-timing/; RFC 7240; https://www.w3.org/TR/trace-context/.
 """
 
+import os
 import time
+from hashlib import sha256
+from socket import gethostname
 
 from carryover.api.inbound import Inbound
 from carryover.api.response import Response
@@ -59,4 +62,10 @@ def _durations(timing: Timing, started: int) -> str:
     for stage, start, end in timing.stages:
         spent[stage] = spent.get(stage, 0) + end - start
     spent["total"] = time.perf_counter_ns() - started
-    return ", ".join(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in spent.items())
+    return ", ".join([*(f"{stage};dur={nanoseconds / 1e6:.3f}" for stage, nanoseconds in spent.items()), _origin()])
+
+
+def _origin() -> str:
+    """Return which replica and worker this is: a digest of the machine's name and the service's process, and a pid."""
+    replica = sha256(f"{gethostname()}/{os.getppid()}".encode()).hexdigest()[:6]
+    return f'replica;desc="{replica}", worker;desc="{os.getpid()}"'

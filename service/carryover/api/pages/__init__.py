@@ -9,6 +9,7 @@ HTML = "text/html; charset=utf-8"
 CSS = "text/css; charset=utf-8"
 SCRIPT = "text/javascript; charset=utf-8"
 PNG = "image/png"
+SVG = "image/svg+xml"
 
 HEADERS: Headers = (
     (

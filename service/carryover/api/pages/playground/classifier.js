@@ -1,0 +1,49 @@
+/** The digit classifier: what is drawn is predicted while it is drawn. */
+
+import { bars, percent } from "./charts.js";
+import { card, guarded, h, say } from "./dom.js";
+import { drawing } from "./pad.js";
+import { call, path, python } from "./service.js";
+
+const NOTE = "Each call stands alone. BatchNorm's statistics are frozen buffers, which inference only reads.";
+
+/** Return the view of a model that takes 64 pixels and gives a probability for each label. */
+export function classifier(model) {
+  const [chart, belief] = [bars(model.labels), h("p.belief")];
+  let [waiting, busy] = [null, false];
+
+  const predict = guarded(async ([pixels, done]) => {
+    if (!pixels) return show(null);
+    show((await predictions(model, [pixels]))[0], done);
+  });
+  const show = (found, done) => {
+    chart.show(found?.probabilities);
+    belief.replaceChildren(...verdict(found));
+    if (found && done) say(`The model reads ${belief.textContent}`);
+  };
+  /** Predict what was drawn last: what is drawn during a call waits, and only the latest of it. */
+  const changed = async (...drawn) => {
+    waiting = drawn;
+    if (busy) return;
+    for (busy = true; waiting; ) {
+      const next = waiting;
+      waiting = null;
+      await predict(next);
+    }
+    busy = false;
+  };
+  const element = h("div.columns",
+    card("Draw a digit", drawing(changed).element),
+    card("Probabilities", belief, chart.element, h("p.soft", NOTE)));
+  return { element };
+}
+
+/** Return the predictions of a model for instances, without a session. */
+export async function predictions({ name }, instances) {
+  const like = python`client.predict(${name}, ${instances}).predictions`;
+  return (await (await call("POST", path`v1/models/${name}:predict`, { json: { instances }, like })).json()).predictions;
+}
+
+/** Return what a classifier has found, as words. */
+export const verdict = (found) =>
+  found ? [h("b", found.label), ` with ${percent(Math.max(...found.probabilities))}`] : ["Nothing to read yet."];

