@@ -177,3 +177,7 @@ class ForwardTimeoutError(UnavailableError):
 
 class ModelFailedError(CarryoverError):
     """The model's own code raised, or broke its contract; nothing was committed."""
+
+
+class GrowingStateError(ModelFailedError):
+    """The structure of a model's state is another after each step."""

@@ -74,11 +74,15 @@ class Key:
 
 
 class Keys:
-    """The keys of a service by their digests, and the scopes of routes that are `exempt`: they need none."""
+    """The keys of a service by their digests, and the scopes of routes that are `exempt`: they need none.
+
+    `seen` are keys by the headers that have named them, for whoever reads these: a digest takes longer.
+    """
 
     def __init__(self, keys: Mapping[str, Key], exempt: frozenset[str]) -> None:
         self._keys = keys
         self.exempt = exempt
+        self.seen: dict[tuple[str | None, str | None], Key] = {}
 
     def __len__(self) -> int:
         return len(self._keys)

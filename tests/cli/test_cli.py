@@ -32,6 +32,8 @@ SCRIPTED = "tests/support/sources/scripted.py"
 CARRIED = "tests/support/sources/carried.py"
 FLASK = Path(sys.executable).with_name("flask")
 
+ONE = torch.ones(1)
+
 Run = Callable[..., Result]
 
 
@@ -346,6 +348,35 @@ class TestInspect:
         assert any(line.startswith("A bare checkpoint does not say which of its tensors are buffers") for line in lines)
         found = json.loads(run("inspect", tmp_path / "nested.pt", "--json").stdout)
         assert [(t["path"], t["name"]) for t in found["tensors"]] == [(["model"], name) for name in held]
+
+    @pytest.mark.parametrize(
+        ("saved", "sentence"),
+        [
+            (lambda held: held, "It fits Causal as the manifest is."),
+            (
+                lambda held: {"net": {f"trunk.{name}": value for name, value in held.items()}},
+                'It fits Causal if the manifest says weights = { key = "net", prefix = "trunk." }.',
+            ),
+            (
+                lambda held: (
+                    {name.replace("convolution", "causal"): value for name, value in held.items()} | {"loss.w": ONE}
+                ),
+                'manifest says weights = { rename = { causal = "convolution" }, ignore = ["loss"] }.',
+            ),
+            (lambda _: {"other": ONE}, "It does not fit Causal: "),
+        ],
+    )
+    def test_a_checkpoint_is_compared_with_the_class_of_its_model(
+        self, tmp_path: Path, run: Run, saved: Callable[[dict[str, Any]], Any], sentence: str
+    ) -> None:
+        done = run("new", tmp_path / "causal", "--from", f"{MODULES}:Causal")
+        assert done.exit_code == 0, done.stderr
+        torch.save(saved(load_file(tmp_path / "causal/1/weights.safetensors")), tmp_path / "other.pt")
+        beside, bare = tmp_path / "causal/1/weights.pt", tmp_path / "other.pt"
+        shutil.copy(bare, beside)
+        for arguments in ((beside,), (bare, "--model", tmp_path / "causal")):
+            assert sentence in run("inspect", *arguments).stdout
+        assert "It fits" not in run("inspect", bare).stdout
 
     @pytest.mark.parametrize(
         ("make", "sentence"),

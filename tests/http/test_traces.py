@@ -11,6 +11,7 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.support.client import Client, Response
+from tests.support.connections import Stream
 from tests.support.service import Launch, Service
 from tests.support.waiting import eventually
 
@@ -18,7 +19,8 @@ UNUSUAL = {"Keep-Alive": "timeout=5"}
 """Headers with which a request is not ordinary: it goes through Flask."""
 both_ways = pytest.mark.parametrize("way", [{}, UNUSUAL], ids=["short", "flask"])
 RNN = "/v1/models/digits-rnn"
-STEP = json.dumps({"instances": [[0, 0, 7, 15, 13, 1, 0, 0]]}).encode()
+ROW = [0, 0, 7, 15, 13, 1, 0, 0]
+STEP = json.dumps({"instances": [ROW]}).encode()
 SPAN = "00f067aa0ba902b7"
 STAGES = ["queue", "load", "forward", "commit"]
 
@@ -93,6 +95,39 @@ def test_a_sampled_request_has_spans_and_no_other_has_any(launch: Launch, collec
             eventually("its line", lambda trace=trace: f"trace={trace}" in service.err())  # type: ignore[misc]
     assert service.stop() == 0
     assert len(collector.spans) == 10
+
+
+def test_a_stream_has_the_stages_of_its_batches_and_ends_with_its_last_line(
+    launch: Launch, collector: Collector
+) -> None:
+    service = launch(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_BSP_SCHEDULE_DELAY=50, WORKERS=1)
+    trace = "c" * 32
+    with service.client() as client:
+        path = client.create("digits-rnn")
+        with Stream(service.port, path, traceparent=f"00-{trace}-{SPAN}-01").open() as stream:
+            for number in range(2):
+                stream.step([ROW])
+                eventually("its stages", lambda number=number: len(collector.of(trace)) == 4 * (number + 1))  # type: ignore[misc]
+            stream.finish()
+            assert stream.line() is None
+        eventually("its own span", lambda: len(collector.of(trace)) == 9)
+        *stages, request = sorted(collector.of(trace), key=lambda span: span.end_time_unix_nano)
+        assert request.name == "POST /v1/models/{model}/sessions/{session}:stream"
+        assert [span.name for span in sorted(stages, key=lambda span: span.start_time_unix_nano)] == STAGES * 2
+        assert {span.parent_span_id for span in stages} == {request.span_id}
+        assert {a.key: a.value.int_value for a in request.attributes}["carryover.batches"] == 2
+
+
+@both_ways
+def test_the_sessions_of_one_call_share_the_stages_of_their_batch(client: Client, way: dict[str, str]) -> None:
+    names = [client.create("digits-rnn").rpartition("/")[2] for _ in range(20)]
+    body = json.dumps({"sessions": {name: [ROW] for name in names}}).encode()
+    response = client.request("POST", f"{RNN}/sessions:predict", body, way | {"Prefer": "server-timing"})
+    response.expect()
+    times = {
+        name: float(spent) for name, spent in re.findall(r"(\w+);dur=([0-9.]+)", response.headers["Server-Timing"])
+    }
+    assert sum(times[stage] for stage in STAGES) <= times["total"] + 0.001
 
 
 def test_spans_that_are_not_yet_sent_are_sent_at_the_end(launch: Launch, collector: Collector) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import torch as safetensors
@@ -81,6 +82,12 @@ KEEPS = (
     "forward keeps {0!r} where all sessions share it: the same call gave another 'y' after others; "
     "what is to be remembered belongs in a buffer, registered in __init__, or "
     'under [state.{0}] attribute = "{0}" in the manifest'
+)
+
+OUTSIDE = (
+    "forward keeps something where all sessions share it: the same call gave another 'y' after others, and no "
+    "attribute has changed; it may be in {}; what is to be remembered belongs in a buffer, a number or tensor of the "
+    "module, or an argument"
 )
 
 REFUSED: dict[str, Refused] = {
@@ -273,6 +280,21 @@ REFUSED: dict[str, Refused] = {
         lambda _: None,
         KEEPS.format("position"),
     ),
+    "a class that remembers": Refused(
+        Case(own_models.OfItsClass, same_axes("[-1]")),
+        lambda _: None,
+        OUTSIDE.format("a global variable, a class or a closure"),
+    ),
+    "an iterator": Refused(
+        Case(own_models.Iterating, same_axes("[-1]")),
+        lambda _: None,
+        OUTSIDE.format("the attribute 'calls', a count"),
+    ),
+    "an attribute with stars that nothing has": Refused(
+        Case(own_models.Counting, same_axes("[-1]") + '[state.h]\nattribute = "layers.*.h"\n'),
+        lambda _: None,
+        "state.h: attribute = 'layers.*.h': a Counting has no 'layers'",
+    ),
     "a buffer that is a view of another": Refused(
         Case(own_models.Window, same_axes("[-1]"), as_state_dict),
         edited('"y", datatype = "FP32", shape = [-1]', '"y", datatype = "FP32", shape = [2]'),
@@ -376,6 +398,22 @@ def test_what_cannot_be_served_is_rejected_when_it_is_loaded(tmp_path: Path, wha
     folder = UNDETECTED[what].write(tmp_path, "model")
     with pytest.raises(ConfigurationError):
         load_model(folder)
+
+
+def test_a_model_may_have_a_generator_of_random_numbers(tmp_path: Path) -> None:
+    folder = Case(own_models.Noisy, same_axes("[-1]")).write(tmp_path, "sampling")
+    assert not load_model(folder).default.stateful
+
+
+def test_an_attribute_that_changes_after_all_is_put_back_and_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    version = load_model(Case(own_models.Halting, same_axes("[-1]")).write(tmp_path, "halting")).default
+    for x in (1.0, 5000.0, 6000.0, 1.0):
+        result = version.run([Call({"x": np.array([x], np.float32)}, b"")])[0]
+        assert result.outputs["y"] == (0 if x > 1000 else 2 * x)
+    (record,) = caplog.records
+    assert record.getMessage().startswith("halting version 1: forward has changed the attribute 'halted', which it did")
 
 
 def test_a_model_that_draws_random_numbers_may_count_them(tmp_path: Path) -> None:

@@ -200,6 +200,29 @@ CASES = {
         (1,) * 6,
         batched=False,
     ),
+    "layers": Carried(
+        carried.Layers,
+        tensors("[-1, 3]", rest=", batch_dim = 0") + '[state.h]\nattribute = "layers.*.hidden"\nbatch_dim = 0\n',
+        itself,
+        tuple(f"h.{number}" for number in range(7)),
+        (1,) * 6,
+    ),
+    "everywhere": Carried(
+        carried.Everywhere,
+        tensors("[-1, 3]", rest=", batch_dim = 0") + "[state]\nbatch_dim = 0\n"
+        'hx = { input = "hx", output = 1 }\nsteps = { attribute = "steps" }\n',
+        passed_on(),
+        ("trace", "hx", "steps"),
+        (1,) * 6,
+    ),
+    "long deque": Carried(
+        carried.Averages60,
+        tensors("[1, 3]") + '[state.past]\nattribute = "past"\n',
+        itself,
+        tuple(f"past.{number}" for number in range(60)),
+        (1,) * 64,
+        batched=False,
+    ),
     "complex": Carried(
         carried.Rotates,
         tensors("[-1]") + '[state.z]\ninput = "z"\noutput = 1\n',

@@ -106,12 +106,12 @@ def request_bytes(method: str, path: str, headers: Mapping[str, str], body: byte
 class Stream:
     """A `:stream` request in progress; without `length` its body is chunked."""
 
-    def __init__(self, port: int, address: str, length: int | None = None, query: str = "") -> None:
+    def __init__(self, port: int, address: str, length: int | None = None, query: str = "", **headers: str) -> None:
         self.wire = Wire(port)
         self._chunked = length is None
         self._rest = b""
         framing = {"Transfer-Encoding": "chunked"} if length is None else {"Content-Length": str(length)}
-        self.wire.send(request_bytes("POST", f"{address}:stream{query}", {"Content-Type": NDJSON} | framing))
+        self.wire.send(request_bytes("POST", f"{address}:stream{query}", {"Content-Type": NDJSON} | framing | headers))
 
     def __enter__(self) -> Self:
         return self

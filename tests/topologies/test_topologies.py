@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from carryover import keys
 from carryover.errors import ConfigurationError, StoreUnavailableError
 from carryover.store import Store
 from carryover.store.redis import LONG_IDLE, connect
@@ -29,6 +30,7 @@ from tests.support.waiting import eventually, together
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"
+STEP = json.dumps({"instances": [ROW]}).encode()
 TIMEOUT = 1
 """Of Redis, in seconds."""
 BOUND = 3 * TIMEOUT + 4
@@ -205,6 +207,41 @@ class Replicated:
 
     service: Service
     replica: RedisServer
+
+
+def test_rates_hold_over_the_nodes_of_a_cluster(
+    cluster: RedisCluster, few: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Sessions lie on every node, and the rate of their key on one."""
+    folder, many, rate = tmp_path_factory.mktemp("rated"), 12, 40
+    rights = 'rights = ["predict", "sessions", "admin"]'
+    entries = [f'[keys.{name}]\nsha256 = "{keys.digest(name)}"\n{rights}' for name in ("limited", "reader")]
+    entries.insert(1, f'rate = "{rate}/day"')
+    (folder / "keys.toml").write_text("\n".join(entries))
+    limited, reader = {"X-API-Key": "limited"}, {"X-API-Key": "reader"}
+    service = Service(folder, MODEL_REPOSITORY=few, REDIS_URL=cluster.url, API_KEYS=folder / "keys.toml")
+    try:
+        service.launch()
+        service.listen()
+        with service.clients(4) as clients:
+            names = [fresh() for _ in range(many)]
+            for name in names:
+                clients[0].request("POST", SESSIONS, json.dumps({"session": name}).encode(), limited).expect(201)
+
+            def step(client: Client) -> int:
+                done = 0
+                for name in names:
+                    response = client.request("POST", f"{SESSIONS}/{name}:predict", STEP, limited)
+                    assert response.status in (200, 429)
+                    done += response.status == 200
+                return done
+
+            assert sum(together(step, clients)) == rate - many
+            of_limited = f"{SESSIONS}?api_key=limited"
+            listed = clients[0].request("GET", of_limited, headers=reader).expect()["sessions"]
+            assert sum(session["step"] for session in listed) == rate - many
+    finally:
+        service.end()
 
 
 @pytest.fixture(params=["one server", "a cluster"])

@@ -69,9 +69,10 @@ def test_what_cannot_be_made_is_named(tmp_path: Path, name: str, arguments: str,
         load(tmp_path, name, arguments + ONE, nn.Linear(1, 1))
 
 
-def test_an_optional_input_may_be_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("said", [", optional = true", ""])
+def test_an_optional_input_may_be_left_out(tmp_path: Path, said: str) -> None:
     manifest = (
-        f'inputs = [{{ name = "x", {ROW} }}, {{ name = "mask", {ROW}, optional = true }}]\n'
+        f'inputs = [{{ name = "x", {ROW} }}, {{ name = "mask", {ROW}{said} }}]\n'
         f'outputs = [{{ name = "y", {ROW} }}]\nstate.total.batch_dim = 0\n'
     )
     version = load(tmp_path, "Masked", manifest, called.Masked())
@@ -86,6 +87,26 @@ def test_an_optional_input_may_be_left_out(tmp_path: Path) -> None:
     )
     assert version.group(with_it) != version.group(without)
     assert [r.outputs["y"].tolist() for r in version.run([without, without])] == [[[2, 4, 6, 8]]] * 2
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "optional"),
+    [
+        ("Masked", ", optional = false", [None, False]),
+        ("Blends", "", [None, True]),
+        ("Needs", "", [None, None]),
+        ("Reshapes", "", [None, None]),
+    ],
+)
+def test_an_input_is_optional_by_itself_if_forward_gives_the_same_outputs_without_it(
+    tmp_path: Path, name: str, said: str, optional: list[bool | None]
+) -> None:
+    manifest = (
+        f'inputs = [{{ name = "x", {ROW} }}, {{ name = "mask", {ROW}{said} }}]\noutputs = [{{ name = "y", {ROW} }}]\n'
+    )
+    manifest += "state.total.batch_dim = 0\n" if name == "Masked" else ""
+    version = load(tmp_path, name, manifest, getattr(called, name)())
+    assert [spec.optional for spec in version.inputs] == optional
 
 
 def test_an_input_that_forward_needs_is_not_optional(tmp_path: Path) -> None:

@@ -11,13 +11,15 @@ from carryover.api.inbound import Inbound
 from carryover.api.route import Route, Scope
 from carryover.engine import Engine
 from carryover.errors import ForbiddenError, InvalidInputError, UnauthorizedError
-from carryover.keys import NAME, RIGHTS, Key
+from carryover.keys import NAME, RIGHTS, Key, Keys
 
 HEADER = "X-API-Key"
 SUBPROTOCOL = "carryover.bearer."
 """What a WebSocket's subprotocol starts with that is no protocol but a key: pages cannot send headers."""
 PARAMETER = "api_key"
 _SCHEME = "bearer "
+_SEEN = 1024
+"""Different headers whose keys are kept."""
 SESSIONS = (Scope.SESSIONS, Scope.ADMIN)
 """The scopes of the routes on which an administrator may name a key in the query, under `PARAMETER`."""
 
@@ -39,28 +41,36 @@ def admitted(route: Route, engine: Engine, inbound: Inbound) -> Engine:
         return _acting(engine, inbound) if route.scope in SESSIONS else engine
     if route.scope in keys.exempt:
         return engine
-    secret = _secret(inbound)
+    given = inbound.headers.get("authorization"), inbound.headers.get("x-api-key")
+    key = keys.seen.get(given) or _find(keys, inbound, *given)
+    if key.expired:
+        raise UnauthorizedError("the API key has expired", given=True)
+    inbound.key = key.name
+    _require(route, inbound, key)
+    of_key = engine.of(key)
+    return _acting(of_key, inbound) if PARAMETER in inbound.query and route.scope in SESSIONS else of_key
+
+
+def _find(keys: Keys, inbound: Inbound, authorization: str | None, api_key: str | None) -> Key:
+    """Return the key that a request has; other schemes of Authorization may be a proxy's."""
+    secret = api_key
+    if authorization is not None and authorization[: len(_SCHEME)].lower() == _SCHEME:
+        secret = authorization[len(_SCHEME) :].strip()
+    offered = inbound.headers.get("sec-websocket-protocol") if secret is None else None
+    if offered is not None:
+        secret = _of_subprotocols(offered)
     if secret is None:
         raise UnauthorizedError(
             f"this route requires an API key; expected Authorization: Bearer, or {HEADER}", given=False
         )
     key = keys.find(secret)
-    if key is None or key.expired:
-        reason = "is unknown" if key is None else "has expired"
-        raise UnauthorizedError(f"the API key {reason}", given=True)
-    inbound.key = key.name
-    _require(route, inbound, key)
-    return _acting(engine.of(key), inbound) if route.scope in SESSIONS else engine.of(key)
-
-
-def _secret(inbound: Inbound) -> str | None:
-    """Return the key that a request has; other schemes of Authorization may be a proxy's."""
-    given = inbound.headers.get("authorization", "")
-    if given[: len(_SCHEME)].lower() == _SCHEME:
-        return given[len(_SCHEME) :].strip()
-    if "sec-websocket-protocol" in inbound.headers and "x-api-key" not in inbound.headers:
-        return _of_subprotocols(inbound.headers["sec-websocket-protocol"])
-    return inbound.headers.get("x-api-key")
+    if key is None:
+        raise UnauthorizedError("the API key is unknown", given=True)
+    if offered is None:  # else it is not these headers that name it
+        if len(keys.seen) >= _SEEN:
+            keys.seen.clear()
+        keys.seen[authorization, api_key] = key
+    return key
 
 
 def _of_subprotocols(offered: str) -> str | None:

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Generator
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 
 import orjson
 
@@ -39,7 +40,7 @@ class Response:
 
     def with_headers(self, *headers: tuple[str, str]) -> "Response":
         """Return it with these headers as well."""
-        return replace(self, headers=(*self.headers, *headers))
+        return Response(self.body, self.status, self.step, self.media_type, (*self.headers, *headers))
 
     def dump(self) -> bytes:
         """Return it as bytes: a head, the length of which `load` knows, media type and headers as JSON, the body."""

@@ -5,6 +5,8 @@ Sources: https://www.w3.org/TR/server-timing/; RFC 7240; https://www.w3.org/TR/t
 
 import os
 import time
+from collections.abc import Generator
+from dataclasses import replace
 from hashlib import sha256
 from socket import gethostname
 
@@ -13,7 +15,7 @@ from carryover.api.response import Response
 from carryover.api.route import Route
 from carryover.engine import Engine
 from carryover.telemetry import traces
-from carryover.telemetry.traces import Timing
+from carryover.telemetry.traces import Span, Timing, Trace, Tracer
 
 PREFERENCE = "server-timing"
 
@@ -28,28 +30,46 @@ def asked(inbound: Inbound) -> Timing | None:
 
 
 def noted(route: Route, engine: Engine, inbound: Inbound, response: Response, started: int) -> Response:
-    """Return the response to a request that was timed since `started`, with what its client asks for."""
+    """Return the response to a request that was timed since `started`, with what its client asks for.
+
+    The span of a stream ends with it.
+    """
     timing = engine.timing
     if timing is None:
         return response
     fields: list[tuple[str, str]] = []
-    trace = timing.trace
+    trace, body = timing.trace, response.body
+    timing.streaming = not isinstance(body, bytes)
     if trace is not None:
         if trace.sampled and engine.tracer is not None:
-            attributes = {
-                "http.request.method": inbound.method,
-                "http.route": route.template,
-                "http.response.status_code": response.status,
-                "url.path": inbound.path,
-                "carryover.request_id": inbound.request_id,
-            }
-            trace = engine.tracer.record(
-                trace, f"{inbound.method} {route.template}", attributes, started, timing.stages
-            )
+            span = timing.span = _span(engine.tracer, trace, route, inbound, started)
+            trace = span.trace
+            if isinstance(body, bytes):
+                span.add(timing.stages)
+                span.end(response.status)
+            else:
+                response = replace(response, body=_traced(body, span, response.status))
         fields.append(("traceparent", trace.header))
     if _prefers(inbound):
         fields += [("Server-Timing", _durations(timing, started)), ("Preference-Applied", PREFERENCE)]
     return response.with_headers(*fields)
+
+
+def _span(tracer: Tracer, trace: Trace, route: Route, inbound: Inbound, started: int) -> Span:
+    attributes = {
+        "http.request.method": inbound.method,
+        "http.route": route.template,
+        "url.path": inbound.path,
+        "carryover.request_id": inbound.request_id,
+    }
+    return tracer.start(trace, f"{inbound.method} {route.template}", attributes, started)
+
+
+def _traced(body: Generator[bytes], span: Span, status: int) -> Generator[bytes]:
+    try:
+        yield from body
+    finally:
+        span.end(status)
 
 
 def _prefers(inbound: Inbound) -> bool:

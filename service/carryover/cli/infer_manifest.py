@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from carryover.errors import ConfigurationError, ModelFailedError
+from carryover.errors import ConfigurationError, GrowingStateError, ModelFailedError
 from carryover.runtime.attributes import Snapshot
 from carryover.runtime.axes import Experiment
-from carryover.runtime.discovery import dry_run
+from carryover.runtime.discovery import dry_run, optional_inputs
 from carryover.runtime.forward import Forward, required_inputs, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
 from carryover.runtime.manifest import StateSpec, TensorSpec
@@ -91,6 +91,8 @@ def _best(forward: Forward, given: Given, kinds: Collection[str], seconds: float
         tried += 1
         try:
             attempt = _Attempt(forward, choice, given, kinds)
+        except GrowingStateError as error:
+            raise ConfigurationError(str(error)) from error
         except ModelFailedError as error:
             failure = failure or str(error)
             continue
@@ -173,6 +175,7 @@ class _Attempt:
     def draft(self) -> Draft:
         """Return what was found, as a manifest says it."""
         found, manifest = self._found, self._found.manifest()
+        manifest = manifest.model_copy(update={"inputs": optional_inputs(found.forward, manifest)})
         document = manifest.model_dump(include={"inputs", "outputs"}, exclude_defaults=True)
         if found.forward.call:
             document["call"] = found.forward.call

@@ -7,7 +7,7 @@ differ. Comparing costs about 1.5 µs for a module of two layers and 50 µs for 
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from operator import attrgetter
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
 from carryover.runtime import guard
+from carryover.runtime.structure import slots_of, vars_of
 
 _DEPTH = 4
 _CLOSELY = 64
@@ -63,6 +64,28 @@ class _Container:
         elif isinstance(self.held, (deque, set)):
             self.held.clear()
             (self.held.extend if isinstance(self.held, deque) else self.held.update)(self.saved)
+
+
+class _Slots:
+    """An object with slots, and what they held."""
+
+    def __init__(self, held: Any, attribute: str) -> None:
+        self.held = held
+        self.attribute = attribute
+        self.saved = {name: getattr(held, name) for name in slots_of(held)}
+
+    def differing(self) -> str | None:
+        """Name the attribute, if a slot holds something else."""
+        now = {name: getattr(self.held, name) for name in slots_of(self.held)}
+        same = now.keys() == self.saved.keys() and all(_equal(now[name], self.saved[name]) for name in now)
+        return None if same else self.attribute
+
+    def restore(self) -> None:
+        """Put back what they held."""
+        for name in slots_of(self.held):
+            delattr(self.held, name)
+        for name, value in self.saved.items():
+            setattr(self.held, name, value)
 
 
 class _Registry:
@@ -121,6 +144,7 @@ class Snapshot:
         self.containers: list[_Container] = []
         self.registries: list[_Registry] = []
         self.values: list[_Values] = []
+        self.slots: list[_Slots] = []
         owners = list(module.modules())
         self._seen = {id(held) for owner in owners for name in _REGISTRIES for held in _registered(owner, name)}
         self._packages = {_package(type(owner)) for owner in owners} - {"torch"}
@@ -138,14 +162,15 @@ class Snapshot:
                 or list(map(len, self._sized)) != self._sizes
                 or (bool(self._tensors) and list(map(_version, self._tensors)) != self._versions)
                 or any(map(_Values.differing, self._untraced))
+                or any(map(_Slots.differing, self.slots))
             )
         except Exception:  # noqa: BLE001 - of tensors and arrays that are not identical, `==` gives no truth value
             return True
 
     def differences(self) -> Iterator[Any]:
         """Yield what differs."""
-        everything: tuple[_Container | _Registry | _Values, ...] = (*self.containers, *self.registries, *self.values)
-        for held in everything:
+        everything: list[_Container | _Registry | _Values | _Slots] = [*self.containers, *self.registries]
+        for held in (*everything, *self.values, *self.slots):
             if held.differing() is not None:
                 yield held
 
@@ -185,6 +210,9 @@ class Snapshot:
                     for key in held.held.keys() | held.saved.keys():
                         if guard.dotted(held.prefix, key) in attributes:
                             _set(held.held, held.saved, key)
+            for slots in self.slots:
+                if slots.attribute in attributes:
+                    slots.restore()
             for values in self.values:
                 if values.attribute in attributes and values.saved is not None:
                     values.restore()
@@ -231,7 +259,11 @@ class Snapshot:
                     self._add(held, attribute, depth - 1)
         elif not isinstance(value, (nn.Module, type)) and _package(type(value)) in self._packages:
             # An object of a class of the model's own: loggers and the like belong to others as well.
-            self._add(getattr(value, "__dict__", ()), attribute, depth)
+            self._add(vars_of(value), attribute, depth)
+            if slots_of(value):
+                self.slots.append(_Slots(value, attribute))
+                for held in self.slots[-1].saved.values():
+                    self._add(held, attribute, depth - 1)
 
     def _arm(self, closely: Collection[str]) -> None:
         """Prepare what `changed` compares."""
@@ -272,6 +304,7 @@ class Attributes:
         self._marks = self.marks()
         self._first = self._marks
         self.restored: list[str] = []
+        self._known = set[str]()
 
     def marks(self) -> dict[str, object]:
         """Return what tells, for each attribute by name, whether its value has changed."""
@@ -281,8 +314,8 @@ class Attributes:
         """Note what the dry run has filled in."""
         self._first = self.marks()
 
-    def put_back(self) -> None:
-        """Put back what a forward has changed; while the module is being loaded, only its mode.
+    def put_back(self) -> list[str]:
+        """Put back what a forward has changed, and return what none had changed before; in loading, only the mode.
 
         Raises:
             ModelFailedError: something cannot be put back.
@@ -293,12 +326,26 @@ class Attributes:
                 if space.get("training") is not training:
                     space["training"] = training
         elif self._baseline.changed():
-            self._baseline.restore()
+            new = [name for name in self._baseline.restore() if name not in self._known]
+            self._known.update(new)
+            return new
+        return []
 
     def accept(self) -> None:
         """Take the attributes for unchanged as they are now: after the module was moved to another device."""
         if self._baseline is not None:
             self._baseline = Snapshot(self._module, self.restored)
+
+    @contextmanager
+    def rewound(self) -> Iterator[None]:
+        """Have the module as it was constructed, and in the end as it is now."""
+        now = Snapshot(self._module)
+        try:
+            if self._constructed is not None:
+                self._constructed.restore(internals=False)
+            yield
+        finally:
+            now.restore(internals=False)
 
     def settle(self, run: Callable[[], object]) -> None:
         """Decide what the attributes are put back to, and do so from now on; `run` is a call on an example.
@@ -313,6 +360,7 @@ class Attributes:
         if constructed is None or not changed:
             self._baseline = Snapshot(self._module)
             return
+        self._known.update(changed)
         after = Snapshot(self._module)
         once = [name for name in changed if now.get(name) == self._first.get(name)]
         kept = self._independent(constructed, once, run)

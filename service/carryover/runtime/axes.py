@@ -65,7 +65,8 @@ class Experiment:
             forward = forward.taking([spec.name for spec in inputs])
         if not self.found:
             forward, self.found = find_call(forward, inputs)
-        self.found |= {} if self.found else find_attributes(forward, inputs)
+        forward.entries = entries(self.found, forward.module, forward.method)
+        self.found |= find_attributes(forward, inputs)
         self.forward = forward
         forward.entries = entries(self.found, forward.module, forward.method)
         learn_structures(forward, inputs)

@@ -1,6 +1,6 @@
 """Finding out which buffers are state: a dry run of the forward, which leaves the module as it was."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -9,16 +9,18 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from carryover.errors import ModelFailedError
+from carryover.errors import GrowingStateError, ModelFailedError
 from carryover.runtime import buffers, process
 from carryover.runtime.buffers import Change, Slot
-from carryover.runtime.forward import Forward, zeros
-from carryover.runtime.manifest import TensorSpec, by_example_length
+from carryover.runtime.forward import Forward, match_outputs, output_faults, with_default, zeros
+from carryover.runtime.manifest import Manifest, TensorSpec, by_example_length
 from carryover.runtime.report import first_line
 
 T = TypeVar("T")
 _MOST_STEPS = 40
 """After so many, state that is not in buffers may have no new structure."""
+_LONGEST = 300
+"""As many, where there are deques, which are full in the end."""
 _PATIENCE = 8
 """Steps without a new structure after which no other is expected."""
 
@@ -72,7 +74,9 @@ def _dry_run(forward: Forward, inputs: Mapping[str, Tensor], state: Mapping[str,
         for leaf in forward.leaves():
             held = leaf.registered if state is None else state.get(leaf.name)
             leaf.put(None if held is None else held.clone())
-        returned = forward([given.clone() for given in inputs.values()])  # forward may write to its inputs
+        # Copies, as forward may write to its inputs.
+        arguments = [given if (given := inputs.get(name)) is None else given.clone() for name in forward.inputs]
+        returned = forward(arguments)
         after.update({slot.name: slot.get() for slot in slots})
         after.update({leaf.name: leaf.get() for leaf in forward.leaves()})
         for name, value in after.items():
@@ -109,6 +113,8 @@ def dry_loop(forward: Forward, inputs: Sequence[Mapping[str, Tensor]], read: Cal
 
     def run(_: object) -> None:
         found.clear()
+        for leaf in forward.leaves():
+            leaf.put(leaf.registered)
         found.extend(read(forward([value.clone() for value in given.values()])) for given in inputs)
 
     settings = process.default_dtype(), process.initial_seed()
@@ -155,6 +161,30 @@ def _with_ones(specs: Sequence[TensorSpec]) -> Sequence[TensorSpec]:
     return found if found != list(specs) else ()
 
 
+def optional_inputs(forward: Forward, manifest: Manifest) -> tuple[TensorSpec, ...]:
+    """Return the inputs, `optional` where the manifest does not say whether they are and forward does without them.
+
+    It does if it has a default for each, runs without it, and without all of them, and gives the same outputs then.
+    """
+    defaults, specs = with_default(forward), manifest.inputs
+    open_ = [spec.name for spec in specs if spec.optional is None and spec.name in defaults]
+    if len(open_) + sum(bool(spec.optional) for spec in specs) == len(specs):
+        open_ = open_[1:]  # a request has at least one
+    given, forward = zeros(specs), forward.with_defaults()
+
+    def does_without(names: Collection[str]) -> bool:
+        with suppress(ModelFailedError):
+            inputs = {name: tensor for name, tensor in given.items() if name not in names}
+            returned = dry_run(forward, inputs).returned
+            return not output_faults(manifest.outputs, match_outputs(manifest.outputs, returned), sizes=True)
+        return False
+
+    found = [name for name in open_ if does_without([name])]
+    if len(found) > 1 and not does_without(found):
+        found = []
+    return tuple(spec.model_copy(update={"optional": True}) if spec.name in found else spec for spec in specs)
+
+
 def changes_on_random(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, Change]:
     """Return what a forward changes on random numbers; nothing where it does not take them."""
     with suppress(ModelFailedError):
@@ -176,11 +206,13 @@ def learn_structures(forward: Forward, specs: Sequence[TensorSpec]) -> None:
     if not forward.entries:
         return
     state: Mapping[str, Tensor | None] | None = None
-    settled, step = 0, 0
+    settled, step, most = 0, 0, _MOST_STEPS
     while settled < _PATIENCE:
-        if step == _MOST_STEPS:
-            raise ModelFailedError(
-                f"state.{forward.entries[0].name}: its structure is another after each of {_MOST_STEPS} steps; what "
+        if step == 1:
+            most = min(_MOST_STEPS + sum(entry.capacity for entry in forward.entries), _LONGEST)
+        if step == most:
+            raise GrowingStateError(
+                f"state.{forward.entries[0].name}: its structure is another after each of {most} steps; what "
                 "grows is to grow within a tensor"
             )
         forms = [entry.forms for entry in forward.entries]

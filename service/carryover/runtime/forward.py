@@ -71,6 +71,12 @@ class Forward:
         other._by_name = False  # noqa: SLF001 - of its own class
         return other
 
+    def with_defaults(self) -> "Forward":
+        """Return the same forward, whose inputs may be left out where it has a default for them."""
+        other = copy(self)
+        other._optional, other._by_name = True, False  # noqa: SLF001 - of its own class
+        return other
+
     def taking(self, inputs: Sequence[str]) -> "Forward":
         """Return the same forward with other inputs."""
         return self._again(self.module, inputs)
@@ -163,6 +169,20 @@ def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
     return frozenset(
         name for name in names if name in parameters and parameters[name].kind is inspect.Parameter.KEYWORD_ONLY
     )
+
+
+def with_default(forward: Forward) -> list[str]:
+    """Return the inputs that go to forward by name, and that it has a default for."""
+    try:
+        parameters = inspect.signature(forward.method).parameters
+    except (TypeError, ValueError):
+        return []
+    by_name = keywords(forward.method, forward.inputs)
+    return [
+        n
+        for n in forward.inputs
+        if n in by_name and n in parameters and parameters[n].default is not parameters[n].empty
+    ]
 
 
 def required_inputs(forward: Any) -> list[str] | None:

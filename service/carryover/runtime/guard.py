@@ -1,9 +1,12 @@
 """What a module holds beside its parameters and the buffers it was built with: there, sessions are not isolated."""
 
+import inspect
+import random
 from collections import deque
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from types import FunctionType, ModuleType
+from typing import Any
 from zlib import crc32
 
 import numpy as np
@@ -11,10 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from carryover.runtime.buffers import raw
+from carryover.runtime.structure import slots_of, vars_of
 
 PLAIN = vars(nn.Module()).keys()
 """The attributes that every module has."""
 _DEPTH = 4
+_GENERATORS = (random.Random, np.random.Generator, np.random.RandomState, np.random.BitGenerator, torch.Generator)
 
 
 def marks(module: nn.Module, buffers: Collection[str], *, identities: bool = True) -> dict[str, object]:
@@ -36,6 +41,23 @@ def named_modules(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     return ((name, owner) for name, owner in module.named_modules() if not scripted(owner))
 
 
+def holds_generator(module: nn.Module) -> bool:
+    """Whether a module, or the file of a class of it, holds a generator of random numbers, which moves unseen."""
+    owners = [owner for _, owner in named_modules(module)]
+    files = [getattr(inspect.unwrap(type(owner).forward), "__globals__", {}) for owner in owners]
+    return any(isinstance(value, _GENERATORS) for space in (*map(vars, owners), *files) for value in space.values())
+
+
+def iterators(module: nn.Module) -> dict[str, str]:
+    """Return the attributes that are iterators, and what each is called: their places cannot be read."""
+    return {
+        dotted(prefix, key): type(value).__name__
+        for prefix, owner in named_modules(module)
+        for key, value in vars(owner).items()
+        if isinstance(value, Iterator)
+    }
+
+
 def scripted(module: nn.Module) -> bool:
     """Whether a module is TorchScript."""
     return isinstance(module, torch.jit.ScriptModule)
@@ -44,6 +66,11 @@ def scripted(module: nn.Module) -> bool:
 def dotted(prefix: str, key: str) -> str:
     """Return the name of an attribute of the module of this name."""
     return f"{prefix}.{key}" if prefix else key
+
+
+def contents(value: object) -> dict[str, Any]:
+    """Return the attributes of an object, those in slots as well."""
+    return {name: getattr(value, name) for name in slots_of(value)} | vars_of(value)
 
 
 def mark(value: object, depth: int = _DEPTH, *, identities: bool = True) -> object:  # noqa: PLR0911 - a table of types
@@ -68,4 +95,4 @@ def mark(value: object, depth: int = _DEPTH, *, identities: bool = True) -> obje
         return [inner(held) for held in value]
     if isinstance(value, (set, frozenset)):
         return len(value)
-    return [id(value) if identities else type(value), inner(getattr(value, "__dict__", 0))]
+    return [id(value) if identities else type(value), inner(contents(value))]

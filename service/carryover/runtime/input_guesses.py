@@ -117,6 +117,8 @@ def _of_layer(layer: nn.Module) -> Iterator[Guess]:
     for parameter in layer.parameters(recurse=False):
         sizes += reversed(parameter.shape)
     yield from _of_sizes(datatype, sizes, leading)
+    if isinstance(layer, nn.RNNBase):
+        yield Guess(datatype, (layer.num_layers * (1 + layer.bidirectional), 1, layer.hidden_size))
 
 
 def _of_sizes(datatype: Datatype, sizes: Sequence[int], leading: Shapes = _LEADING) -> Iterator[Guess]:

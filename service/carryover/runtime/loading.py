@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError, ModelFailedError
 from carryover.runtime import buffers, classes, initial, manifest, programs, time_steps, weights, weights_advice
-from carryover.runtime.discovery import Outcome, changes_on_random, discover, learn_structures
+from carryover.runtime.discovery import Outcome, changes_on_random, discover, learn_structures, optional_inputs
 from carryover.runtime.forward import Forward, Saved, match_outputs, output_faults, result_paths
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.report import Report
@@ -167,6 +167,7 @@ class Loading:
             if self.forward.attributes is not None:
                 self.forward.attributes.note_first_call()
             self.manifest = self.manifest.model_copy(update={"inputs": inputs})
+            self._find_optional(self.forward)
         self._find_state(self.forward)
         if self.outcome is None or not self._outputs_fit(self.outcome):
             return
@@ -268,6 +269,13 @@ class Loading:
         if found := find_arguments(forward, inputs, taken):
             forward.entries = entries(found, forward.module, forward.method)
             self.manifest = self.manifest.model_copy(update={"state": {**self.manifest.state, **found}})
+
+    def _find_optional(self, forward: Forward) -> None:
+        """Let inputs be left out that forward has a default for."""
+        inputs = optional_inputs(forward, self.manifest)
+        if inputs != self.manifest.inputs:
+            self.manifest = self.manifest.model_copy(update={"inputs": inputs})
+            self.forward = forward.with_defaults()
 
     def _find_state(self, forward: Forward) -> None:
         """The buffers that the dry run changed, those that a program says it mutates, and those that are listed."""

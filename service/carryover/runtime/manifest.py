@@ -56,8 +56,9 @@ class TensorSpec(_Strict):
 
     `shape` holds sizes, or -1 for an axis that varies; the first of those is the axis that instances lie along.
     `batch_dim` is the axis along which requests are batched. An output may say under which path the `result` of
-    forward has it. An input may be `optional`: forward has a default for it. `example` is a number, or nested numbers,
-    that forward takes where it does not take zeros.
+    forward has it. An input may be `optional`: forward has a default for it; where this is None, it is so if
+    forward has one and runs without the input. `example` is a number, or nested numbers, that forward takes where it
+    does not take zeros.
     """
 
     name: str = Field(min_length=1)
@@ -65,7 +66,7 @@ class TensorSpec(_Strict):
     shape: tuple[Size, ...]
     batch_dim: int | None = Field(default=None, ge=0)
     result: str | int | None = None
-    optional: bool = False
+    optional: bool | None = None
     example: Any = None
     _example_length: int = PrivateAttr(1)
 

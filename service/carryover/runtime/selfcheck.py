@@ -2,17 +2,16 @@
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
 from itertools import product
 
 import numpy as np
 import torch
 
 from carryover.errors import ModelFailedError
-from carryover.runtime import stacked
+from carryover.runtime import guard, stacked
 from carryover.runtime.datatypes import Array, Datatype
-from carryover.runtime.guard import scripted
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.randomness import MeanRandom
 from carryover.runtime.version import Call, ModelVersion, Result
@@ -34,6 +33,11 @@ NUMBERS: tuple[Numbers, ...] = (
     lambda random, kind, shape: random.random(shape) if kind == "float" else random.integers(0, 2, shape),
     lambda _, __, shape: np.zeros(shape),
 )
+_WIDE: Numbers = lambda random, kind, shape: (  # noqa: E731 - as those above
+    random.standard_normal(shape) if kind == "float" else random.integers(0, 10, shape)
+)
+"""More different integers, which a forward need not take."""
+_REPEATS = 3
 
 
 def settle_gradients(version: ModelVersion) -> None:
@@ -91,9 +95,7 @@ def _prove_steps(version: ModelVersion) -> None:
 
 def _prove_defaults(version: ModelVersion) -> None:
     """Run without the inputs that are optional."""
-    needed = {
-        spec.name: array for spec in version.inputs if not spec.optional for array in [version.zeros()[spec.name]]
-    }
+    needed = _needed(version, version.zeros())
     if len(needed) < len(version.inputs):
         try:
             version.run([Call(needed, version.initial_state)])
@@ -101,36 +103,69 @@ def _prove_defaults(version: ModelVersion) -> None:
             raise ModelFailedError(f"optional: without the optional inputs forward fails: {reason(error)}") from error
 
 
-def _prove_isolation(version: ModelVersion) -> None:
-    """Run a call again after others: what a caller gets must not depend on what others sent.
+def _needed(version: ModelVersion, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {spec.name: inputs[spec.name] for spec in version.inputs if not spec.optional}
 
-    A difference counts only where an attribute of the module has changed with it: a forward may draw random numbers.
-    What it keeps and does not use, or fills once, makes no difference.
+
+def _prove_isolation(version: ModelVersion) -> None:
+    """Run a call alone, and after others: what a caller gets must not depend on what others sent.
+
+    It starts from the module as it was constructed, if it can. A difference does not count where the module, or the
+    file of its class, holds a generator of random numbers.
     """
-    for numbers in NUMBERS:
+    for rewind, numbers in product((True, False), (_WIDE, *NUMBERS)):
+        call, *others = _sessions(version, (0,) * _SESSIONS, 1, numbers)
         try:
-            call, *others = _sessions(version, (0,) * _SESSIONS, 1, numbers)
-            _seeded(version, call)
-            before, one = version.attributes(), _seeded(version, call)
-            for other in others:
-                version.run([other])
-            again, after = _seeded(version, call), version.attributes()
+            (alone, left), *found = [
+                _after(version, before, call, rewind=rewind) for before in ((), (call,) * _REPEATS, others)
+            ]
         except ModelFailedError:
             continue  # a forward need not take every number; one that always fails is rejected elsewhere
-        scripts = [name for name, part in version.forward.module.named_modules() if scripted(part)]
-        changed = [name for name in after if before.get(name) != after[name]]
-        if scripts and not changed and (name := difference(version, one, again)) is not None:
-            raise ModelFailedError(
-                f"forward keeps state in the TorchScript module {scripts[0]!r}, where all sessions share it: the same "
-                f"call gave another {name!r} after others; call a part of it that takes the state and returns it"
-            )
-        if changed and (name := difference(version, one, again)) is not None:
-            kept = ", ".join(map(repr, changed))
-            raise ModelFailedError(
-                f"forward keeps {kept} where all sessions share it: the same call gave another {name!r} after "
-                f"others; what is to be remembered belongs in a buffer, registered in __init__, or {entry(changed[0])}"
-            )
+        for result, after in found:
+            if (name := difference(version, alone, result)) is not None:
+                _reject(version, name, [held for held in after if left.get(held) != after[held]])
         return
+
+
+def _after(
+    version: ModelVersion, before: Sequence[Call], call: Call, *, rewind: bool
+) -> tuple[Result, dict[str, object]]:
+    """What a call gives after others, and what tells whether the attributes have changed."""
+    attributes = version.forward.attributes
+    with attributes.rewound() if rewind and attributes is not None else nullcontext():
+        for one in before:
+            _seeded(version, one)
+        return _seeded(version, call), version.attributes()
+
+
+def _reject(version: ModelVersion, output: str, changed: Sequence[str]) -> None:
+    """Raise, as an output differs after other calls; not if random numbers may be why."""
+    if changed:
+        kept = ", ".join(map(repr, changed))
+        raise ModelFailedError(
+            f"forward keeps {kept} where all sessions share it: the same call gave another {output!r} after "
+            f"others; what is to be remembered belongs in a buffer, registered in __init__, or {entry(changed[0])}"
+        )
+    module = version.forward.module
+    if script := next((name for name, part in module.named_modules() if guard.scripted(part)), None):
+        raise ModelFailedError(
+            f"forward keeps state in the TorchScript module {script!r}, where all sessions share it: the same "
+            f"call gave another {output!r} after others; call a part of it that takes the state and returns it"
+        )
+    version.check()  # what was written without a trace may be why
+    if not guard.holds_generator(module):
+        raise ModelFailedError(_outside(version, output))
+
+
+def _outside(version: ModelVersion, output: str) -> str:
+    """Say that forward remembers something where it can be neither stored nor put back."""
+    places = guard.iterators(version.forward.module)
+    kept = ", ".join(f"the attribute {name!r}, a {kind}" for name, kind in places.items())
+    return (
+        f"forward keeps something where all sessions share it: the same call gave another {output!r} after others, and "
+        f"no attribute has changed; it may be in {kept or 'a global variable, a class or a closure'}; what is to be "
+        "remembered belongs in a buffer, a number or tensor of the module, or an argument"
+    )
 
 
 def entry(attribute: str) -> str:
@@ -159,9 +194,16 @@ def settle_attributes(version: ModelVersion) -> None:
 
 
 def _seeded(version: ModelVersion, call: Call) -> Result:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        return version.run([call])[0]
+    kept = random.getstate(), np.random.get_state()  # noqa: NPY002 - models draw from numpy's global generator
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            random.seed(0)
+            np.random.seed(0)  # noqa: NPY002
+            return version.run([call])[0]
+    finally:
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])  # noqa: NPY002
 
 
 def prove_batching(version: ModelVersion) -> None:
@@ -204,7 +246,11 @@ def _random(version: ModelVersion) -> bool:
 
 
 def _prove_batching(version: ModelVersion) -> None:
-    _compare(version, *_calls(version))
+    calls, alone = _calls(version)
+    _compare(version, calls, alone)
+    if any(spec.optional for spec in version.inputs):
+        calls = [Call(_needed(version, call.inputs), call.state) for call in calls]
+        _compare(version, calls, [version.run([call])[0] for call in calls])
     if version.forward.entries:  # at step 0 it may have another structure
         _compare(version, *_calls(version, ((0,) * _SESSIONS,)))
 
@@ -321,13 +367,15 @@ def example_inputs(
     random: np.random.Generator,
     numbers: Numbers = NUMBERS[0],
 ) -> dict[str, Array]:
-    """Return inputs of the given shapes: random numbers, integers from 0 and 1."""
-    return {
-        spec.name: numbers(random, spec.datatype.kind, tuple(shape)).astype(spec.datatype.numpy)
-        if spec.example is None
-        else spec.filled(shape)
-        for spec, shape in zip(specs, shapes, strict=True)
-    }
+    """Return inputs of the given shapes: random numbers, integers from 0 and 1; near examples where there are any."""
+    found: dict[str, Array] = {}
+    for spec, shape in zip(specs, shapes, strict=True):
+        kind, size = spec.datatype.kind, tuple(shape)
+        drawn = numbers(random, kind, size) if spec.example is None else spec.filled(size)
+        if spec.example is not None and kind == "float":
+            drawn = drawn * (1 + abs(numbers(random, kind, size)) / 4)
+        found[spec.name] = drawn.astype(spec.datatype.numpy)
+    return found
 
 
 def reason(error: ModelFailedError) -> str:

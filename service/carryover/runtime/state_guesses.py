@@ -8,14 +8,14 @@ from itertools import product
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
 from carryover.runtime.attributes import Snapshot
 from carryover.runtime.discovery import dry_loop, dry_run
 from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.manifest import StateSpec, TensorSpec
-from carryover.runtime.state_sources import StateEntry, entries
+from carryover.runtime.state_sources import StateEntry, entries, places
 from carryover.runtime.structure import UnsupportedValueError, fields, flatten, pick
 
 _STATE = re.compile(r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|hidden|state|cache|memory|memories|past|prev|carry|hx")
@@ -32,6 +32,8 @@ _STEPS = 6
 """Steps that are compared with as many without the state: some modules give nothing until a frame is full."""
 _MOST_TRIALS = 60
 _TOLERANCE = 1e-6
+_MANY = 3
+"""Attributes of one name that become one entry."""
 
 Inputs = Mapping[str, Tensor]
 
@@ -135,15 +137,25 @@ def find_required(forward: Forward, specs: Sequence[TensorSpec], given: Collecti
 
 
 def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, StateSpec]:
-    """Return the attributes that forward changes and the next results depend on, as entries of `[state]`."""
-    if forward.attributes is None or forward.entries:
+    """Return the attributes that forward changes and the next results depend on, as entries of `[state]`.
+
+    Those that the forward has already are carried on.
+    """
+    if (attributes := forward.attributes) is None:
         return {}
-    inputs, before = [example(specs, seed) for seed in range(_STEPS)], forward.attributes.marks()
+    inputs, before = [example(specs, seed) for seed in range(_STEPS)], attributes.marks()
     alone = list[list[Tensor]]()
     try:
         with _restored(forward) as restore:
-            looped = dry_loop(forward, inputs, _values)
-            after = forward.attributes.marks()
+            changed: dict[str, None] = {}
+
+            def read(returned: Any) -> list[Tensor]:
+                """Note as well what has changed: a position in a ring comes back to where it was."""
+                after = attributes.marks()
+                changed.update(dict.fromkeys(name for name in after if before.get(name) != after[name]))
+                return _values(returned)
+
+            looped = dry_loop(forward, inputs, read)
             for x in inputs:
                 restore()
                 alone.append(_values(dry_run(forward, x).returned))
@@ -153,8 +165,7 @@ def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, 
         return {}
     if _same(looped, alone) or not _same(looped, again):  # the second is of random numbers
         return {}
-    names = [name for name in after if before.get(name) != after[name]]
-    found = _named(names)
+    found = _named(_shortened(list(changed), forward.module))
     if not _reproduces(forward, inputs, found, looped):
         return {}
     for name in tuple(found):
@@ -183,7 +194,8 @@ def example(specs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Tensor]:
         drawn = torch.randn(shape, generator=random) * (1 + seed) if dtype.is_floating_point else None
         found[spec.name] = (torch.randint(0, 2, shape, generator=random) if drawn is None else drawn).to(dtype)
         if spec.example is not None:
-            found[spec.name] = zeros([spec])[spec.name]
+            near = 1 if drawn is None else 1 + drawn.abs() / 4
+            found[spec.name] = (zeros([spec])[spec.name] * near).to(dtype)
     return found
 
 
@@ -191,6 +203,20 @@ def key_of(attribute: str, taken: Collection[str] = ()) -> str:
     """Return the name of an entry for an attribute: the last part of its own."""
     last = attribute.rpartition(".")[2]
     return attribute if last in taken else last
+
+
+def _shortened(attributes: Sequence[str], module: nn.Module) -> list[str]:
+    """Names of attributes with one for those that differ in numbers only, as of many layers: `layers.*.hidden`."""
+    by_pattern: dict[str, list[str]] = {}
+    for name in attributes:
+        *parts, last = name.split(".")
+        pattern = ".".join(["*" if part.isdecimal() else part for part in parts] + [last])
+        by_pattern.setdefault(pattern, []).append(name)
+    return [
+        name
+        for pattern, names in by_pattern.items()
+        for name in ([pattern] if len(names) >= _MANY and places(module, pattern) == set(names) else names)
+    ]
 
 
 def _named(attributes: Sequence[str]) -> dict[str, StateSpec]:
@@ -260,7 +286,7 @@ def _reproduces(
     """Whether steps give what a loop gave if these attributes are kept, and all others put back."""
     found, state = list[list[Tensor]](), None
     try:
-        given = entries(specs, forward.module, forward.method)
+        given = [*forward.entries, *entries(specs, forward.module, forward.method)]
         with _with(forward, given), _restored(forward) as restore:
             for x in inputs:
                 outcome = dry_run(forward, x, state)

@@ -8,7 +8,8 @@ loaded, by running it for several steps; which of them a session has follows fro
 import inspect
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -17,7 +18,17 @@ from torch import Tensor, nn
 from carryover.errors import ModelFailedError
 from carryover.runtime import initial
 from carryover.runtime.manifest import FILE_AND_KEY, StateSpec
-from carryover.runtime.structure import ABSENT, Constant, Kind, Part, Structure, UnsupportedValueError, flatten, pick
+from carryover.runtime.structure import (
+    ABSENT,
+    Constant,
+    Kind,
+    Part,
+    Structure,
+    UnsupportedValueError,
+    capacity,
+    flatten,
+    pick,
+)
 from carryover.runtime.structure import unflatten as put_together
 
 
@@ -97,6 +108,11 @@ class StateEntry(ABC):
             everywhere = all(index in held for held in self._leaves_of.values())
             leaf.fixed = everywhere and leaf.registered is not None and len(leaf.dtypes) == 1
             leaf.value = None
+
+    @property
+    def capacity(self) -> int:
+        """How many elements the deques in it may have."""
+        return max(map(capacity, self._leaves_of), default=0)
 
     def zeros(self) -> Any:
         """Return the entry as it was left last, all numbers zero."""
@@ -200,16 +216,23 @@ class ArgumentState(StateEntry):
 
 
 class AttributeState(StateEntry):
-    """State in an attribute of the module, or of what it holds."""
+    """State in an attribute of the module, or of what it holds; with a `*` in its name, in those of several parts.
+
+    Of several, the entry is a dict by what the `*` stands for.
+    """
 
     def __init__(self, name: str, spec: StateSpec, module: nn.Module) -> None:
         super().__init__(name, spec)
-        *owner, self._last = path_of(spec.attribute)
-        self._attribute = spec.attribute
+        *path, last = path_of(spec.attribute)
+        self._attribute, self._several = spec.attribute, "*" in path
         try:
-            self._owner = pick(module, owner)
+            owners = list(_owners(module, path))
         except LookupError as error:
             raise ModelFailedError(f"state.{name}: attribute = {spec.attribute!r}: {error}") from None
+        places = {stars: _Location(owner, last) for stars, owner in owners}
+        self._places = {stars: one for stars, one in places.items() if not self._several or one.get() is not ABSENT}
+        if not self._places:
+            raise ModelFailedError(f"state.{name}: attribute = {spec.attribute!r}: no part of the module has it")
         self.original = self._get()
 
     @property
@@ -226,12 +249,30 @@ class AttributeState(StateEntry):
         self._set(self.original)
 
     def _get(self) -> Any:
+        held = {stars: place.get() for stars, place in self._places.items()}
+        return held if self._several else held[""]
+
+    def _set(self, value: Any) -> None:
+        for stars, place in self._places.items():
+            place.set(value[stars] if self._several else value)
+
+
+class _Location:
+    """An attribute, key or index of something."""
+
+    def __init__(self, owner: Any, last: str) -> None:
+        self._owner = owner
+        self._last = last
+
+    def get(self) -> Any:
+        """Return what is there."""
         try:
             return pick(self._owner, (self._last,))
         except LookupError:
             return ABSENT
 
-    def _set(self, value: Any) -> None:
+    def set(self, value: Any) -> None:
+        """Put a value there; nothing is left there for an absent one."""
         if isinstance(self._owner, (dict, list)):
             key: Any = int(self._last) if isinstance(self._owner, list) else self._last
             if value is ABSENT:
@@ -242,6 +283,45 @@ class AttributeState(StateEntry):
             setattr(self._owner, self._last, value)
         elif hasattr(self._owner, self._last):
             delattr(self._owner, self._last)
+
+
+def _owners(value: Any, path: Sequence[str], stars: tuple[str, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Yield what the stars in a path stand for, dotted, and what lies there.
+
+    Raises:
+        LookupError: nothing does, but for stars.
+
+    """
+    if not path:
+        yield ".".join(stars), value
+    elif path[0] != "*":
+        yield from _owners(pick(value, path[:1]), path[1:], stars)
+    else:
+        for key in _keys(value):
+            with suppress(LookupError):
+                yield from _owners(pick(value, (key,)), path[1:], (*stars, key))
+
+
+def _keys(value: Any) -> list[str]:
+    """What a star may stand for: the parts of a module, the keys or indices of a container."""
+    if isinstance(value, nn.Module):
+        return [name for name, _ in value.named_children()]
+    return list(map(str, value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ()))
+
+
+def places(module: nn.Module, attribute: str) -> set[str]:
+    """Return the names of the attributes that a name with stars stands for."""
+    *path, last = path_of(attribute)
+    return {
+        ".".join((*_filled(path, stars.split(".")), last))
+        for stars, owner in _owners(module, path)
+        if _Location(owner, last).get() is not ABSENT
+    }
+
+
+def _filled(path: Sequence[str], stars: Sequence[str]) -> list[str]:
+    left = iter(stars)
+    return [next(left) if part == "*" else part for part in path]
 
 
 def path_of(text: str | int | None) -> tuple[str, ...]:

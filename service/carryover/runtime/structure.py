@@ -102,6 +102,14 @@ def unflatten(structure: Structure, tensors: Iterator[Tensor]) -> Any:
     return _made(structure, children)
 
 
+def capacity(structure: Structure) -> int:
+    """Return how many elements the deques in it may have; those without a limit have none."""
+    if not isinstance(structure, Node):
+        return 0
+    own = structure.extra if issubclass(structure.cls, deque) and isinstance(structure.extra, int) else 0
+    return own + sum(map(capacity, structure.children))
+
+
 def pick(value: Any, path: Sequence[str]) -> Any:
     """Return what lies in a value under a path of indices, keys and attributes.
 
@@ -165,17 +173,21 @@ def _items(value: Any, path: tuple[str, ...]) -> tuple[list[tuple[Hashable, Any]
         return list(zip(names, value, strict=True) if names else enumerate(value)), None
     if isinstance(value, dict):
         return list(value.items()), value.default_factory if isinstance(value, defaultdict) else None
-    slots = [name for cls in type(value).__mro__ for name in _slots(cls) if hasattr(value, name)]
+    slots = slots_of(value)
     if isinstance(value, (MethodType, set, frozenset)) or not (slots or hasattr(value, "__dict__")):
         where = f"{'.'.join(path)} " if path else ""
         raise UnsupportedValueError(f"{where}is a {type(value).__name__}, which cannot be stored")
     return [*((name, getattr(value, name)) for name in slots), *vars_of(value).items()], len(slots)
 
 
-def _slots(cls: type) -> Sequence[str]:
-    slots = cls.__dict__.get("__slots__", ())
-    names = (slots,) if isinstance(slots, str) else tuple(slots)
-    return [name for name in names if name not in ("__dict__", "__weakref__")]
+def slots_of(value: Any) -> list[str]:
+    """Return the slots of an object that hold something."""
+    found = []
+    for cls in type(value).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        names = (slots,) if isinstance(slots, str) else tuple(slots)
+        found += [name for name in names if name not in ("__dict__", "__weakref__") and hasattr(value, name)]
+    return found
 
 
 def vars_of(value: Any) -> dict[str, Any]:

@@ -407,9 +407,17 @@ class ModelVersion:
             self.forward.parameters.drop_gradients()
         try:
             if self.forward.attributes is not None:
-                self.forward.attributes.put_back()
+                self._tell(self.forward.attributes.put_back())
         finally:
             self._check_frozen()
+
+    def _tell(self, attributes: Sequence[str]) -> None:
+        """Log what forward has changed, if it is loaded: until then it may be tried on anything."""
+        for name in attributes if self.construct is not None else ():
+            log.warning(
+                "%s version %s: forward has changed the attribute %r, which it did not when it was tried at load; it "
+                "is put back after each call, unless the manifest has it under [state]", self.name, self.version, name,
+            )  # fmt: skip
 
     def _watched(self) -> buffers.Watch:
         return buffers.Watch(self.forward.module, [frozen.tensor for frozen in self._frozen])

@@ -21,6 +21,8 @@ from carryover.runtime.version import Call, ModelVersion, Result
 
 _INSTANCES = 3
 _STEPS = 4
+_MOST_STEPS = 64
+"""As many, where the state still grows: a window may fill up."""
 _SECONDS = 5.0
 """How long inputs are looked for that forward takes."""
 
@@ -195,7 +197,9 @@ def _of_instances(version: ModelVersion) -> Iterator[str]:
 def _of_size(version: ModelVersion, limit: int) -> Iterator[str]:
     """State that is too large, or becomes too large."""
     state, sizes = version.initial_state, list[int]()
-    for step in range(_STEPS):
+    for step in range(_MOST_STEPS):
+        if step >= _STEPS and sizes[-1] == sizes[-2]:
+            break
         state = _run(version, step, state).state
         sizes.append(len(state))
     growth = sizes[-1] - sizes[-2]

@@ -5,7 +5,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError
 from carryover.runtime import toml
@@ -41,6 +41,23 @@ def advise(path: Path, expected: Expected, buffers: Collection[str] = ()) -> str
     except ConfigurationError:
         pass  # what is wrong with the file is said where it is read
     return None
+
+
+def fit(path: Path, module: nn.Module, said: WeightsSpec) -> str:
+    """Say whether a checkpoint fits a module as a manifest says it does, or what this must say, as a sentence."""
+    expected, buffers = module.state_dict(), {name for name, _ in module.named_buffers()}
+    called = type(module).__name__
+    try:
+        given = adapt(expected, read(path, said))
+        found = faults({name: held for name, held in expected.items() if name in given or name not in buffers}, given)
+    except ConfigurationError as error:
+        found = [str(error)]
+    if not found:
+        return f"It fits {called} as the manifest is."
+    line = advise(path, expected, buffers)
+    return (
+        f"It fits {called} if the manifest says {line}." if line else f"It does not fit {called}: {'; '.join(found)}."
+    )
 
 
 def parts(groups: Sequence[Group]) -> Iterator[str]:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 import orjson
 
@@ -54,7 +55,8 @@ class Entry:
             "bytes": self.size,
         }
         for name, value in (self.parameters or {}).items():
-            fields[name] = _printable(value[:_LONGEST])
+            plain = len(value) <= _LONGEST and value.isprintable()
+            fields[name] = value if plain else _printable(value[:_LONGEST])
         if self.path is not None:
             fields["path"] = _printable(self.path[:_LONGEST])
         if self.session:
@@ -78,12 +80,12 @@ class RequestLog:
         self._head, self._said = (_json_head, _json) if json else (_text_head, _text)
         self._write = write or _to_stderr
         self._lines: list[bytes] = []
-        self._time = 0.0
+        self._time = 0
         self._start = b""
 
     def add(self, entry: Entry) -> None:
         """Log a request."""
-        now = round(time.time(), 3)
+        now = time.time_ns() // 1_000_000
         if now != self._time:
             self._time, self._start = now, self._head(now)
         self._lines.append(self._start + self._said(entry.fields()))
@@ -103,26 +105,45 @@ class RequestLog:
             self._write(bytes(piece))
 
 
-def _json_head(now: float) -> bytes:
-    said = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds")
-    return (
-        f'{{"time":"{said}","level":"info","logger":"carryover.requests","process":{os.getpid()},"message":"request",'
-    ).encode()
+def _json_head(now: int) -> bytes:
+    before, after = _json_second(now // 1000, os.getpid())
+    return f"{before}{now % 1000:03d}{after}".encode()
+
+
+@lru_cache(1)
+def _json_second(second: int, process: int) -> tuple[str, str]:
+    """What lines of a second start with, before and after the milliseconds."""
+    said = datetime.fromtimestamp(second, UTC).isoformat(timespec="seconds").removesuffix("+00:00")
+    named = f'"level":"info","logger":"carryover.requests","process":{process},"message":"request"'
+    return f'{{"time":"{said}.', f'+00:00",{named},'
 
 
 def _json(fields: dict[str, str | int | float]) -> bytes:
     return orjson.dumps(fields, option=orjson.OPT_APPEND_NEWLINE)[1:]
 
 
-def _text_head(now: float) -> bytes:
-    return f"[{time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(now))}] [{os.getpid()}] [INFO] request".encode()
+_TEMPLATES: dict[tuple[str, ...], str] = {}
+"""Lines as text, by the names of the fields in them."""
+
+
+def _text_head(now: int) -> bytes:
+    return _text_second(now // 1000, os.getpid())
+
+
+@lru_cache(1)
+def _text_second(second: int, process: int) -> bytes:
+    return f"[{time.strftime('%Y-%m-%d %H:%M:%S %z', time.localtime(second))}] [{process}] [INFO] request".encode()
 
 
 def _text(fields: dict[str, str | int | float]) -> bytes:
-    said = [f"{name}={value}" for name, value in fields.items()]
-    if not _bare("".join(said)):
-        said = [f"{name}={_quoted(str(value))}" for name, value in fields.items()]
-    return f" {' '.join(said)}\n".encode()
+    names = tuple(fields)
+    template = _TEMPLATES.get(names)
+    if template is None:  # there are as many as routes have fields
+        template = _TEMPLATES[names] = "".join([f" {name}=%s" for name in names]) + "\n"
+    said = template % tuple(fields.values())
+    if said.count(" ") != len(names) or '"' in said or "\\" in said:
+        said = template % tuple([_quoted(str(value)) for value in fields.values()])
+    return said.encode()
 
 
 def _printable(value: str) -> str:

@@ -17,6 +17,9 @@ from carryover.errors import ConfigurationError
 _PARENT = re.compile(r"(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 _SAMPLED = 1
 _ERROR = 500
+_STATUS = "http.response.status_code"
+_MOST_BATCHES = 256
+"""Of one request, that have spans: a stream may have any number."""
 
 Stage = tuple[str, int, int]
 """The name of a stage, and when it started and ended, in nanoseconds of `time.perf_counter_ns`."""
@@ -36,18 +39,34 @@ class Trace:
         return f"00-{self.id}-{self.span}-{int(self.sampled):02x}"
 
 
+Times = tuple[int, int, int, int]
+"""When a batch was started, loaded, run and committed."""
+
+
 @dataclass(slots=True)
 class Timing:
-    """Where the time of a request went; one whose steps ran in several batches has the stages of each."""
+    """Where the time of a request went; one whose steps ran in several batches has the stages of each.
+
+    Once it is `streaming`, nothing is kept: stages go to the `span`, where there is one.
+    """
 
     trace: Trace | None = None
     stages: list[Stage] = field(default_factory=list)
+    span: "Span | None" = None
+    streaming: bool = False
+    _last: Times | None = None
 
-    def note(self, queued: int, times: tuple[int, int, int, int]) -> None:
-        """Note when an operation was queued, and when its batch was started, loaded, run and committed."""
-        marks = (queued, *times)
+    def note(self, queued: int, times: Times) -> None:
+        """Note when an operation was queued, and the times of its batch, which may have others of the request."""
+        if times is self._last:
+            return
+        self._last, marks = times, (queued, *times)
         names = ("queue", "load", "forward", "commit")
-        self.stages += [(name, marks[number], marks[number + 1]) for number, name in enumerate(names)]
+        found = [(name, marks[number], marks[number + 1]) for number, name in enumerate(names)]
+        if not self.streaming:
+            self.stages += found
+        elif self.span is not None:
+            self.span.add(found)
 
 
 def parse(header: str | None) -> Trace | None:
@@ -87,25 +106,54 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(exporter))
         self._tracer = self._provider.get_tracer("carryover")
 
-    def record(self, trace: Trace, name: str, attributes: dict[str, Any], start: int, stages: list[Stage]) -> Trace:
-        """Make the span of a request that was started at `start`, and ends now, with one for each stage; return it."""
+    def start(self, trace: Trace, name: str, attributes: dict[str, Any], start: int) -> "Span":
+        """Return the span of a request that was started at `start`."""
         from opentelemetry import trace as api  # noqa: PLC0415
 
-        offset, now = time.time_ns() - time.perf_counter_ns(), time.perf_counter_ns()
         flags = api.TraceFlags(_SAMPLED)
         remote = api.SpanContext(int(trace.id, 16), int(trace.span, 16), is_remote=True, trace_flags=flags)
         parent = api.set_span_in_context(api.NonRecordingSpan(remote))
         span = self._tracer.start_span(
-            name, parent, kind=api.SpanKind.SERVER, attributes=attributes, start_time=start + offset
+            name, parent, kind=api.SpanKind.SERVER, attributes=attributes, start_time=start + _offset()
         )
-        inside = api.set_span_in_context(span)
-        for stage, first, last in stages:
-            self._tracer.start_span(stage, inside, start_time=first + offset).end(last + offset)
-        if attributes["http.response.status_code"] >= _ERROR:
-            span.set_status(api.StatusCode.ERROR)
-        span.end(now + offset)
-        return Trace(trace.id, f"{span.get_span_context().span_id:016x}", sampled=True)
+        return Span(self._tracer, span, trace)
 
     def close(self) -> None:
         """Send what is left."""
         self._provider.shutdown()
+
+
+class Span:
+    """The span of a request, which is sent when it ends; the stages in it are sent before."""
+
+    def __init__(self, tracer: Any, span: Any, trace: Trace) -> None:
+        from opentelemetry import trace as api  # noqa: PLC0415
+
+        self._tracer, self._span = tracer, span
+        self._inside = api.set_span_in_context(span)
+        self._error = api.StatusCode.ERROR
+        self._batches = 0
+        self.trace = Trace(trace.id, f"{span.get_span_context().span_id:016x}", sampled=True)
+
+    def add(self, stages: list[Stage]) -> None:
+        """Make a span for each stage of a batch; those of too many batches have none."""
+        self._batches += 1
+        if self._batches > _MOST_BATCHES:
+            return
+        offset = _offset()
+        for name, first, last in stages:
+            self._tracer.start_span(name, self._inside, start_time=first + offset).end(last + offset)
+
+    def end(self, status: int) -> None:
+        """End it now, with the status of the response."""
+        self._span.set_attribute(_STATUS, status)
+        if self._batches > 1:
+            self._span.set_attribute("carryover.batches", self._batches)
+        if status >= _ERROR:
+            self._span.set_status(self._error)
+        self._span.end(time.time_ns())
+
+
+def _offset() -> int:
+    """What is to be added to nanoseconds of `time.perf_counter_ns` for those since 1970."""
+    return time.time_ns() - time.perf_counter_ns()

@@ -29,8 +29,10 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Client]]:
     for name, case in CASES.items():
         case.write(repository, name)
     row = spec((-1, 4), batch_dim=0)
-    mask = row | {"name": "mask", "optional": True}
+    mask = row | {"name": "mask"}
     write_model(repository, "masked", called.Masked(), [row, mask], [row | {"name": "y"}], state={"total": 0})
+    required = [row, mask | {"optional": False}]
+    write_model(repository, "both", called.Masked(), required, [row | {"name": "y"}], state={"total": 0})
     with (
         Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=repository) as service,
         service.one_client_a_worker() as clients,
@@ -183,6 +185,11 @@ def test_an_optional_input_may_be_left_out(workers: list[Client]) -> None:
     problem(one.post("/v1/models/masked:predict", {"instances": [{"mask": mask}]}), 400)
     problem(one.post("/v1/models/masked:predict", {"instances": [{"x": x}, {"x": x, "mask": mask}]}), 400)
     problem(one.post("/v2/models/masked/infer", {"inputs": given[1:]}), 400)
+    said = [
+        spec.get("optional") for name in ("masked", "both") for spec in one.get(f"/v1/models/{name}").expect()["inputs"]
+    ]
+    assert said == [None, True, None, None]
+    problem(one.post("/v1/models/both:predict", {"instances": [{"x": x}]}), 400)
 
 
 def test_calls_without_a_session_start_from_nothing(workers: list[Client]) -> None:

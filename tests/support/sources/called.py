@@ -54,6 +54,28 @@ class Masked(nn.Module):
         return torch.as_tensor(self.scale * self.total)
 
 
+class Blends(nn.Module):
+    """Two inputs that both have a default, of which one is given at least: (N, F) to (N, F)."""
+
+    def forward(self, x: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        given = [value for value in (x, mask) if value is not None]
+        return torch.stack(given).sum(0)
+
+
+class Needs(nn.Module):
+    """Has a default with which it does not run: (N, F) to (N, F)."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x * mask  # type: ignore[operator]
+
+
+class Reshapes(nn.Module):
+    """Gives another shape without its mask: (N, F) to (N, F) or (N,)."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        return x.sum(1) if mask is None else x * mask
+
+
 class Packed(nn.Module):
     """Takes lengths, which are not 0: (B, T, F) and (B,) to (B, H)."""
 

@@ -177,6 +177,60 @@ class Window(nn.Module):
         return torch.as_tensor(self.scale * mean + self.store["v"] / self.store["calls"])
 
 
+class Layers(nn.Module):
+    """Keeps the state of each layer in an attribute of it, None at first: (B, F) to (B, F)."""
+
+    class Layer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cell = nn.GRUCell(3, 3)
+            self.hidden: Tensor | None = None
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.hidden = self.cell(x, self.hidden)
+            return torch.as_tensor(self.hidden)
+
+    def __init__(self, layers: int = 7) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Layers.Layer() for _ in range(layers))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = x + layer(x)
+        return x
+
+
+class Averages60(nn.Module):
+    """The mean of the last 60 inputs, in a deque that is empty at first: (1, F) to (1, F)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.past: deque[Tensor] = deque(maxlen=60)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.past.append(x)
+        return self.scale * torch.stack(list(self.past)).mean(0)
+
+
+class Everywhere(nn.Module):
+    """Remembers in an argument, in a buffer and in an attribute: (B, F) to (B, F)."""
+
+    trace: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 3)
+        self.register_buffer("trace", torch.zeros(1, 3))
+        self.steps = 0
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, hx)
+        self.trace = 0.9 * self.trace + h
+        self.steps += 1
+        return h + self.trace / self.steps, h
+
+
 class Rotates(nn.Module):
     """A complex state, multiplied in each step: (T,) to (T,)."""
 

@@ -3,6 +3,7 @@
 The tests copy this file beside manifests, and also run the modules by themselves. T is time, B sessions side by side.
 """
 
+import itertools
 import random
 import sys
 from collections import deque
@@ -747,6 +748,51 @@ class Dicing(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.drawn += len(x)
         return x + torch.rand_like(x)
+
+
+class OfItsClass(nn.Module):
+    """(T,) to (T,): keeps its running sum in its class."""
+
+    sum = torch.tensor(0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        type(self).sum = type(self).sum + x.sum()
+        return x + type(self).sum
+
+
+class Iterating(nn.Module):
+    """(T,) to (T,): divides by the number of the call, which an iterator counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = itertools.count(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x + 1) / next(self.calls)
+
+
+class Noisy(nn.Module):
+    """(T,) to (T,): adds random numbers of a generator of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = np.random.default_rng(0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.from_numpy(self.generator.random(len(x), dtype=np.float32))
+
+
+class Halting(nn.Module):
+    """(T,) to (T,): zeros, once an input was above 1,000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(2.0))
+        self.halted = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.halted = self.halted or bool((x > 1000).any())
+        return x * 0 if self.halted else x * self.scale
 
 
 class Tied(nn.Module):

@@ -85,4 +85,7 @@ def describe(model: Model) -> ModelResource:
 
 
 def _spec(spec: TensorSpec) -> TensorSpecResource:
-    return TensorSpecResource(name=spec.name, datatype=spec.datatype.name, shape=spec.shape)
+    resource = TensorSpecResource(name=spec.name, datatype=spec.datatype.name, shape=spec.shape)
+    if spec.optional:
+        resource["optional"] = True
+    return resource

@@ -89,11 +89,12 @@ class FrozenBufferResource(TensorResource):
 
 
 class TensorSpecResource(TypedDict):
-    """An input or output; -1 stands for an axis that varies."""
+    """An input or output; -1 stands for an axis that varies. An `optional` input may be left out."""
 
     name: str
     datatype: str
     shape: tuple[int, ...]
+    optional: NotRequired[bool]
 
 
 class ModelResource(TypedDict):
