@@ -165,3 +165,7 @@ class ForwardTimeoutError(UnavailableError):
 
 class ModelFailedError(CarryoverError):
     """The model's own code raised, or broke its contract; nothing was committed."""
+
+
+class ApartError(CarryoverError):
+    """Steps that were run together have to run one by one; nothing was committed. No client sees it."""
