@@ -19,7 +19,7 @@ from bench.results import Cell
 from bench.rows import BASELINE, ROWS, TRITON_ROWS, Row
 from bench.server import ServerError, running
 from bench.sessions import Memory, fill, memory
-from bench.table import beside_lines, live_lines, memory_line, table, triton_line
+from bench.table import beside_lines, live_lines, markdown, memory_line, table, triton_line
 from bench.targets import Target, targets
 from tests.support.paths import ROOT
 
@@ -64,6 +64,7 @@ def _show(cells: Sequence[Cell], used: Memory, several: Live | None, folder: Pat
     parts += [beside_lines(cells)] if any(cell.beside for cell in cells) else []
     parts += [live_lines(several)] if several else []
     parts += [triton_line(cells), memory_line(used), "\n".join(map(str, found))]
+    parts += ["For docs/benchmarks.md:", markdown(cells)] if cells else []
     print("", *parts, sep="\n\n")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "results.json").write_text(json.dumps(document(cells, used, several, found), indent=1))

@@ -23,7 +23,8 @@ _DRAIN_SECONDS = 30.0
 class Connection:
     """What one connection sends and awaits.
 
-    `opening` is sent once, then the endless `requests`, at most `ahead` of them unfinished, at last `closing`.
+    `opening` is sent once, then the endless `requests`, at most `ahead` of them unfinished, at last `closing`. `port`
+    is that of another service than the load's.
     """
 
     requests: Iterable[bytes]
@@ -31,6 +32,7 @@ class Connection:
     ahead: int = 1
     opening: bytes = b""
     closing: bytes = b""
+    port: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,10 @@ def drive(load: Load) -> Sample:
 
     """
     processes = [psutil.Process(pid) for pid in load.pids]
-    links = {link.fileno(): link for link in (_Link(load.port, connection) for connection in load.connections)}
+    links = {
+        link.fileno(): link
+        for link in (_Link(connection.port or load.port, connection) for connection in load.connections)
+    }
     latencies: list[float] = []
     with select.epoll() as events:
         for number in links:

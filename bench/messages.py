@@ -72,23 +72,24 @@ def connections(row: Row, count: int) -> list[Connection]:
         return [Connection(source, Lines, row.ahead, head, b"0\r\n\r\n") for head in heads]
     if row.sessions > 1:
         blocks = [range(first, first + row.sessions) for first in range(0, _pool(row, count), row.sessions)]
-        return [Connection(Repeated([_request(row, block)])) for block in blocks]
+        return [Connection(Repeated([request(row, block)])) for block in blocks]
     numbers = [range(index, _pool(row, count), count) for index in range(count)] if row.sessions else [range(1)] * count
     turns = Keyed if row.keyed else Repeated
-    return [Connection(turns([_request(row, [number]) for number in own])) for own in numbers]
+    return [Connection(turns([request(row, [number]) for number in own])) for own in numbers]
 
 
 def drawn_connections(row: Row, count: int, sessions: int) -> list[Connection]:
     """Return so many connections that draw from `sessions` sessions, each from a share of its own."""
-    request = _request(row, [0])
-    return [Connection(Drawn(request, range(index, sessions, count))) for index in range(count)]
+    first = request(row, [0])
+    return [Connection(Drawn(first, range(index, sessions, count))) for index in range(count)]
 
 
 def _pool(row: Row, count: int) -> int:
     return count * row.sessions if row.sessions > 1 else POOL * row.sessions
 
 
-def _request(row: Row, numbers: Sequence[int]) -> bytes:
+def request(row: Row, numbers: Sequence[int]) -> bytes:
+    """Return a request that steps the sessions of these numbers."""
     names = [session_name(number) for number in numbers]
     body = row.body(names)
     return _head(row, names[0], ("Content-Length", str(len(body)))) + body

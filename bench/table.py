@@ -49,6 +49,21 @@ def table(cells: Sequence[Cell]) -> str:
     return "\n".join(text)
 
 
+def markdown(cells: Sequence[Cell]) -> str:
+    """Return the rows of the table in `docs/benchmarks.md`."""
+    lines = ["| row | connections | requests/s | × baseline | steps/s | p50, ms | CPU µs a request | × Triton's CPU |"]  # noqa: RUF001
+    lines.append("|---" * lines[0].count(" | ") + "|---|")
+    for cell in cells:
+        ratio = f"{cell.ratio_to(cell.triton, cpu):.2f}" if cell.triton else ""
+        steps, p50_ms = f"{cell.steps:,.0f}" if cell.steps else "", 1e3 * cell.middle(p50)
+        figures = (
+            cell.row.title, cell.connections, f"{cell.middle(rate):,.0f}", f"{cell.ratio(rate):.2f}", steps,
+            f"{p50_ms:.2f}" if p50_ms < 10 else f"{p50_ms:,.0f}", f"{1e6 * cell.middle(cpu):,.0f}", ratio,
+        )  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, figures))} |")
+    return "\n".join(lines)
+
+
 def beside_lines(cells: Sequence[Cell]) -> str:
     """Return what rows cost beside those that they are held against."""
     found = [(cell, cell.beside) for cell in cells if cell.beside]

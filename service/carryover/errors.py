@@ -181,3 +181,7 @@ class ModelFailedError(CarryoverError):
 
 class GrowingStateError(ModelFailedError):
     """The structure of a model's state is another after each step."""
+
+
+class ApartError(CarryoverError):
+    """Steps that were run together have to run one by one; nothing was committed. No client sees it."""

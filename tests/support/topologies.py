@@ -143,13 +143,13 @@ class Sentinels:
 
 
 class RedisCluster:
-    """Three masters, each with a replica."""
+    """Three masters, each with a replica; `arguments` are those of all servers."""
 
-    def __init__(self) -> None:
+    def __init__(self, *arguments: str) -> None:
         self.servers = [
             RedisServer(
                 "--cluster-enabled", "yes", "--cluster-port", str(free_port()), "--cluster-node-timeout", "1500",
-                "--cluster-config-file", "nodes.conf",
+                "--cluster-config-file", "nodes.conf", *arguments,
             )
             for _ in range(6)
         ]  # fmt: skip

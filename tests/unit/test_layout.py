@@ -55,6 +55,7 @@ def test_states_that_are_parted_and_joined_are_the_same(layout: tuple[list[State
         assert_same(
             whole.join([state]), [slice_of(t, b, session, count) for t, b in zip(tensors, buffers, strict=True)]
         )
+    assert_same(whole.join([b"".join(states)], count), tensors)
     backwards = whole.join(states[::-1])
     assert whole.split(backwards, count)[0] == states[::-1]
 

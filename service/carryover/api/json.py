@@ -1,6 +1,6 @@
 """JSON in and out: one parse a request, one dump a response."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -86,6 +86,12 @@ def require_media_type(inbound: Inbound, *expected: str) -> None:
 def encode(value: Any) -> bytes:
     """Dump a value that may hold arrays. JSON has no NaN and no infinity: they become null."""
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_lines(values: Iterable[Any]) -> bytes:
+    """Dump values as newline-delimited JSON."""
+    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    return b"".join([orjson.dumps(value, option=option) for value in values])
 
 
 def in_parts(values: Any, part: int) -> Any:

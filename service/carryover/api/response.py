@@ -2,8 +2,7 @@
 
 import struct
 from collections.abc import Generator
-from dataclasses import dataclass, replace
-from http import HTTPStatus
+from dataclasses import dataclass
 
 import orjson
 

@@ -1,5 +1,6 @@
 """What WSGI has no words for: reading a request's body as it arrives, and ending what waits when the worker ends."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -7,12 +8,16 @@ import gevent
 from gevent.hub import get_hub
 from greenlet import greenlet
 from gunicorn.http.body import Body, ChunkedReader
-from gunicorn.http.errors import NoMoreData, ParseException
+from gunicorn.http.errors import ChunkMissingTerminator, NoMoreData, ParseException
 
 from carryover.errors import StreamEndedError
 
 BROKEN = (OSError, ParseException)
 """What reading raises when the connection breaks, or its chunks are malformed; gunicorn's NoMoreData is an OSError."""
+
+_CRLF = b"\r\n"
+_NEXT_CHUNK = re.compile(rb"\r\n([1-9a-fA-F][0-9a-fA-F]{0,6})\r\n")
+"""The end of a chunk and the head of one that is not the last, without extensions."""
 
 _waiting: set[greenlet] = set()
 _drained = False
@@ -27,13 +32,16 @@ class _DrainedError(Exception):
 
 
 def pieces(body: Body) -> Iterator[bytes]:
-    """Yield the pieces of a request's body, what one receive brings.
+    """Return the pieces of a request's body, what one receive brings; to be called once.
 
     gunicorn's `read` and `readline` return only when all that was asked for is there, and ask for at least 1,024 bytes:
     a client that waits for a response before it sends more would wait for ever. Its readers, one level below, do not.
     """
     reader = body.reader
-    return reader.parser if isinstance(reader, ChunkedReader) else _sized(reader)
+    if not isinstance(reader, ChunkedReader):
+        return _sized(reader)
+    chunks = reader.parser = _chunked(reader)  # gunicorn goes on with it, to discard what nobody has read
+    return chunks
 
 
 def upgraded(body: Body) -> Iterator[bytes]:
@@ -88,6 +96,37 @@ def _end(waiter: greenlet) -> None:
     # In the hub, where nothing can come between the look and the throw.
     if waiter in _waiting:
         waiter.throw(_DrainedError())
+
+
+def _chunked(reader: Any) -> Iterator[bytes]:
+    """The pieces of a body in chunks: those that came in one receive, together.
+
+    gunicorn's parser copies what is left of a receive for each chunk in it. Here it only reads the heads of chunks that
+    are not plain, and the trailers.
+    """
+    unreader = reader.req.unreader
+    size, data = reader.parse_chunk_size(unreader)
+    while size > 0:
+        complete: list[bytes] = []
+        start = 0
+        while found := _NEXT_CHUNK.match(data, start + size):
+            complete.append(data[start : start + size])
+            start, size = found.end(), int(found[1], 16)
+        data = data[start:]
+        while size > len(data):
+            complete.append(data)
+            yield b"".join(complete)
+            complete, size = [], size - len(data)
+            data = unreader.read(read_ahead=size)
+            if not data:
+                raise NoMoreData
+        yield b"".join([*complete, data[:size]])
+        data = data[size:]
+        while len(data) < len(_CRLF) and (more := unreader.read()):
+            data += more
+        if not data.startswith(_CRLF):
+            raise ChunkMissingTerminator(data[: len(_CRLF)])
+        size, data = reader.parse_chunk_size(unreader, data=data[len(_CRLF) :])
 
 
 def _sized(reader: Any) -> Iterator[bytes]:

@@ -1,10 +1,11 @@
 """What the service can do, as one object."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from carryover.engine.charge import Charge
+from carryover.engine.columns import ColumnRunner, Stepped
 from carryover.engine.executor import Executor
 from carryover.engine.followers import Follower, Followers
 from carryover.engine.limits import Limits
@@ -22,6 +23,7 @@ from carryover.errors import (
 )
 from carryover.keys import RIGHTS, Key, Keys
 from carryover.runtime import snapshot as snapshots
+from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model, Repository
 from carryover.runtime.version import Invocation, ModelVersion
 from carryover.store import Record, Store
@@ -59,6 +61,7 @@ class Engine:
         self._followers = Followers(store)
         self._executor = Executor(self.statistics, limits)
         self._transaction = Transaction(store, self._executor, self.statistics, self.metrics, limits)
+        self._columns = ColumnRunner(store, self._executor, self.statistics, self.metrics, limits)
         self.serve(repository)
 
     def serve(self, repository: Repository) -> None:
@@ -152,6 +155,20 @@ class Engine:
         for operation in operations:
             operation.queued, operation.timing = now, self.timing
         queues[first.model.name].run(operations)
+
+    def step_all(self, model: Model, sessions: Sequence[str], inputs: Mapping[str, Array]) -> Stepped | None:
+        """Run one step of each of some sessions; None, and nothing has changed, unless all are plain.
+
+        The inputs have as many instances for each session, of one after another.
+
+        Raises:
+            ForbiddenError: the caller may not use sessions.
+
+        """
+        owner = "" if self.key is None else _owner(self.key)
+        if self.charge is not None or self.timing is not None:
+            return None
+        return self._columns.run(model, [key(model, session, owner) for session in sessions], inputs)
 
     def session(
         self, model: Model, name: str, preconditions: Preconditions = UNCONDITIONAL, *, migrate: bool = False

@@ -103,6 +103,8 @@ class Operation:
     """Where it is noted how long it took, if anyone asks."""
     batch: int = 0
     """How many operations were in its forward."""
+    requests: int = 1
+    """Of how many it is: a step may be several consecutive ones, all of which are committed, or none."""
     queued: int = 0
     """When it was queued, in nanoseconds of `time.perf_counter_ns`."""
     attempts: int = 0
@@ -121,7 +123,7 @@ class Operation:
     """Whether it changes the session."""
     asks_expiry: ClassVar[bool] = False
     """Whether it must know if the session has expired before the commit, which sees to that otherwise."""
-    requests: ClassVar[int] = 1
+    sessions: ClassVar[int] = 1
 
     def require(self, record: Record | None) -> None:
         """Raise where there is no session; operations that can do without one override this.

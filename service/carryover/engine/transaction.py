@@ -14,6 +14,7 @@ from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session, missing
 from carryover.engine.operations import UNCONDITIONAL, Fork, Operation, Start, Step, key
 from carryover.errors import (
+    ApartError,
     CarryoverError,
     CommitUnknownError,
     ForwardTimeoutError,
@@ -22,6 +23,7 @@ from carryover.errors import (
     StoreUnavailableError,
     UnavailableError,
 )
+from carryover.runtime.datatypes import Array
 from carryover.runtime.time_steps import MOST, Joined, join, split
 from carryover.runtime.version import Invocation, ModelVersion, Result
 from carryover.store import IdempotencyKey, Outcome, Record, Store
@@ -214,12 +216,12 @@ class Transaction:
         steps = success_ns = fail = fail_ns = 0
         for operation in operations:
             if operation.error is None:
-                waits.append(started - operation.queued)
-                success_ns += now - operation.queued
-                steps += operation.commits
-            else:
-                fail += 1
-                fail_ns += now - operation.queued
+                waits += [started - operation.queued] * operation.requests
+                success_ns += (now - operation.queued) * operation.requests
+                steps += operation.commits * operation.requests
+            elif not isinstance(operation.error, ApartError):
+                fail += operation.requests
+                fail_ns += (now - operation.queued) * operation.requests
         self._statistics.known[version.name, version.version].answered(
             steps=steps,
             success_ns=success_ns,
@@ -306,7 +308,9 @@ class SessionBatch:
             return
         self._position += 1
         version, record, step, _ = self._start
-        if isinstance(result, CarryoverError):
+        if operation.requests > 1 and self._apart_after(operation, result):
+            operation.error = ApartError()
+        elif isinstance(result, CarryoverError):
             operation.error = result
         elif not operation.commits:
             operation.outputs, operation.step = result.outputs, step
@@ -319,7 +323,22 @@ class SessionBatch:
             operation.error = error
         else:
             operation.outputs = result.outputs
-            self._apply(operation, (version, record, step + 1, result.state))
+            self._apply(operation, (version, record, step + operation.requests, result.state))
+
+    def _apart_after(self, operation: Operation, result: Result | CarryoverError) -> bool:
+        """Whether an operation's steps must run one by one, as one of them fails."""
+        if isinstance(result, ForwardTimeoutError):
+            return False
+        specs = self._start[0].inputs
+        rows = operation.inputs[specs[0].name].shape[specs[0].instance_axis or 0]
+        return self._parted(result, [rows]) is None
+
+    def _parted(self, result: Result | CarryoverError, counts: Sequence[int]) -> list[dict[str, Array]] | None:
+        """Return the outputs of steps that have shared a forward; None unless all of them have succeeded."""
+        if isinstance(result, CarryoverError) or result.non_finite is not None:
+            return None
+        fits = len(result.state) <= self._limits.state_bytes
+        return split(self._start[0].outputs, result.outputs, counts) if fits else None
 
     def _joined(self, operation: Operation) -> Invocation:
         """Return the call of an operation, together with those that follow it and may share its forward."""
@@ -334,10 +353,8 @@ class SessionBatch:
         """Take what a forward gave for several steps; unless all of them have succeeded, each runs apart."""
         version, record, step, _ = self._start
         end = self._position + len(counts)
-        outputs = None
-        if not isinstance(result, CarryoverError) and result.non_finite is None:
-            outputs = split(version.outputs, result.outputs, counts)
-        if isinstance(result, CarryoverError) or outputs is None or len(result.state) > self._limits.state_bytes:
+        outputs = self._parted(result, counts)
+        if isinstance(result, CarryoverError) or outputs is None:
             self._apart = end
             return
         members = self.operations[self._position : end]
@@ -425,6 +442,7 @@ def _is_plain(operation: Operation) -> bool:
     asked = operation.preconditions
     return (
         type(operation) is Step
+        and operation.requests == 1
         and operation.error is None
         and operation.replay is None
         and not operation.end

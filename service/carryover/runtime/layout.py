@@ -69,10 +69,10 @@ class _Single:
             return None
         return cls(held, dim) if math.prod(held.shape[:dim]) == 1 or dim is None else None
 
-    def join(self, states: Sequence[bytes]) -> Tensor:
-        """Batch sessions: a fresh tensor."""
+    def join(self, states: Sequence[bytes], count: int) -> Tensor:
+        """Batch so many sessions: a fresh tensor."""
         values = torch.frombuffer(bytearray(b"".join(states)), dtype=self._datatype.torch)
-        return values.view(self._batch(len(states)))
+        return values.view(self._batch(count))
 
     def split(self, tensor: Tensor | None, count: int) -> tuple[list[bytes], bool] | None:
         """Split a batch into each session's bytes, and say whether all are finite; None if it is not as it was."""
@@ -97,7 +97,7 @@ class Layout:
         self._registered = tuple(buffer.registered for buffer in buffers)
         self.nbytes = sum(contents.nbytes for contents in self._registered if contents)
         self.batched = bool(buffers) and all(buffer.batch_dim is not None or buffer.shared for buffer in buffers)
-        self._shared = any(buffer.shared for buffer in buffers)
+        self.shares = any(buffer.shared for buffer in buffers)
         self._single = _Single.of(self.buffers[0]) if len(buffers) == 1 else None
 
     def complete(self, state: bytes) -> bool:
@@ -123,7 +123,7 @@ class Layout:
     def signature(self, state: bytes) -> bytes:
         """Return what must be equal for sessions to be batched."""
         contents, start = self._table(state)
-        if not self._shared:
+        if not self.shares:
             return state[:start]
         parts, end = [state[:start]], start
         for buffer, held in zip(self.buffers, contents, strict=True):
@@ -131,14 +131,19 @@ class Layout:
             parts += [state[first:end]] if buffer.shared else []
         return b"".join(parts)
 
-    def join(self, states: Sequence[bytes]) -> list[Tensor | None]:
-        """Batch sessions of one `signature`: a fresh tensor for each buffer, along its `batch_dim`."""
-        count, single = len(states), self._single
-        if single is not None and len(states[0]) == self.nbytes:
-            return [single.join(states)]
-        contents, start = self._table(states[0])
-        width = self.nbytes if contents is self._registered else sum(held.nbytes for held in contents if held)
-        data = b"".join(state[start : start + width] for state in states) if start or count > 1 else states[0]
+    def join(self, states: Sequence[bytes], count: int | None = None) -> list[Tensor | None]:
+        """Batch sessions of one `signature`: a fresh tensor for each buffer, along its `batch_dim`.
+
+        `states` are those of `count` sessions, each by itself or, where all have the registered shapes, all in one.
+        """
+        single = self._single
+        count = len(states) if count is None else count
+        registered = len(states) * len(states[0]) == count * self.nbytes
+        if single is not None and registered:
+            return [single.join(states, count)]
+        contents, start = (self._registered, 0) if registered else self._table(states[0])
+        width = self.nbytes if registered else sum(held.nbytes for held in contents if held)
+        data = b"".join(states if registered else [state[start : start + width] for state in states])
         matrix = np.frombuffer(data, np.uint8, count * width).reshape(count, width)
         tensors: list[Tensor | None] = []
         end = 0
@@ -198,13 +203,14 @@ class Layout:
             states = [state + b"\0" for state in states]
         return states, finite
 
-    def non_finite(self, before: bytes, after: bytes) -> str | None:
+    def non_finite(self, before: bytes, after: bytes, count: int = 1) -> str | None:
         """Name the first buffer in which an element became NaN or infinite; None where none did.
 
-        An infinity that was there before is no fault: a running minimum starts at one. Where a buffer has changed its
-        shape, it is at fault if it holds NaN, or infinity, and held none before.
+        Both states are those of `count` sessions. An infinity that was there before is no fault: a running minimum
+        starts at one. Where a buffer has changed its shape, it is at fault if it holds NaN, or infinity, and held none
+        before.
         """
-        for buffer, old, new in zip(self.buffers, self.join([before]), self.join([after]), strict=True):
+        for buffer, old, new in zip(self.buffers, self.join([before], count), self.join([after], count), strict=True):
             if new is None or not new.is_floating_point():
                 continue
             if old is None or old.shape != new.shape:

@@ -16,7 +16,8 @@ class Model:
     """A model and its versions, from a folder of models: `default` serves where none is asked for.
 
     `stateful`: at least one version keeps state. `mixed`: not all versions take and give the same; what a request of a
-    session must hold is then said by the session's version.
+    session must hold is then said by the session's version. `time_steps`: consecutive steps of a session may share a
+    forward, whatever its version.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class Model:
         self.labels = self.default.labels
         self.stateful = any(version.stateful for version in self.versions.values())
         self.mixed = len({_interface(version) for version in self.versions.values()}) > 1
+        self.time_steps = all(version.time_steps for version in self.versions.values())
         self._by_fingerprint = {version.fingerprint: version for version in self.versions.values()}
         self._single: dict[str, Model] = {}
 

@@ -39,6 +39,7 @@ class Joined:
     """The call that some consecutive steps of a session share; `counts` are their numbers of rows."""
 
     __slots__ = ("counts", "inputs", "requests", "state")
+    sessions = 1
 
     def __init__(self, inputs: Mapping[str, Array], state: bytes, counts: Sequence[int]) -> None:
         self.inputs = inputs

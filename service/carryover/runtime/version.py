@@ -31,7 +31,8 @@ _Ran = tuple[Sequence[bytes], bool, Sequence[Sequence[Array]]]
 class Invocation(Protocol):
     """What one caller gives to a forward: arrays by input name, and a session's bytes (empty for a stateless model).
 
-    `requests` is of how many requests it is.
+    `requests` is of how many requests it is, `sessions` of how many sessions, where it is alone: then their states are
+    one after another.
     """
 
     @property
@@ -43,6 +44,9 @@ class Invocation(Protocol):
     @property
     def requests(self) -> int: ...  # noqa: D102
 
+    @property
+    def sessions(self) -> int: ...  # noqa: D102
+
 
 @dataclass(slots=True)
 class Call:
@@ -51,6 +55,7 @@ class Call:
     inputs: Mapping[str, Array]
     state: bytes
     requests: ClassVar[int] = 1
+    sessions: ClassVar[int] = 1
 
 
 @dataclass(slots=True)
@@ -215,8 +220,10 @@ class ModelVersion:
     def _run_joined(self, calls: Sequence[Invocation], arguments: Sequence[Tensor | None]) -> _Ran:
         """Run a forward on a batch along `batch_dim`, or on the input of one call."""
         count = len(calls)
+        sessions = calls[0].sessions if count == 1 else count
         if self._slots:
-            for slot, tensor in zip(self._slots, self.layout.join([call.state for call in calls]), strict=True):
+            held = self.layout.join([call.state for call in calls], sessions)
+            for slot, tensor in zip(self._slots, held, strict=True):
                 slot.put(tensor if tensor is None or self._device is None else tensor.to(self._device))
         outputs = match_outputs(self.outputs, self.forward(arguments))
         if faults := output_faults(self.outputs, outputs):
@@ -226,7 +233,8 @@ class ModelVersion:
             after = [slot.get() for slot in self._slots]
             if self._device is not None:
                 after = [tensor if tensor is None else tensor.cpu() for tensor in after]
-            states, finite = self.layout.split(after, count)
+            states, finite = self.layout.split(after, sessions)
+            states = states if sessions == count else [b"".join(states)]
         rows = [1] if count == 1 else [self._rows(call) for call in calls]
         return states, finite, [self._split(spec, outputs[spec.name], rows) for spec in self.outputs]
 
@@ -256,7 +264,7 @@ class ModelVersion:
             Result(
                 dict(zip(names, row, strict=True)),
                 state,
-                None if finite else self.layout.non_finite(call.state, state),
+                None if finite else self.layout.non_finite(call.state, state, call.sessions),
             )
             for call, state, row in zip(calls, states, zip(*columns, strict=True), strict=True)
         ]

@@ -2,8 +2,8 @@
 
 from carryover.store.health import StoreHealth
 from carryover.store.rates import Demand, Quota
-from carryover.store.record import Record
+from carryover.store.record import Record, Records
 from carryover.store.responses import IdempotencyKey
 from carryover.store.store import Commit, Outcome, Store
 
-__all__ = ["Commit", "Demand", "IdempotencyKey", "Outcome", "Quota", "Record", "Store", "StoreHealth"]
+__all__ = ["Commit", "Demand", "IdempotencyKey", "Outcome", "Quota", "Record", "Records", "Store", "StoreHealth"]

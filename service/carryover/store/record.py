@@ -27,7 +27,12 @@ import os
 import random
 import struct
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
 
 from carryover.errors import DamagedRecordError
 
@@ -42,8 +47,12 @@ _KINDS = {bytes((SESSION,)): _HEADER, bytes((EXPIRED,)): _HEADER, b"\1": _EARLIE
 _LARGEST = 2**64 - 1
 _EDITION_BITS = 16
 _EDITIONS = 2**_EDITION_BITS
+_FINGERPRINT = slice(29, 37)
 GRACE = 24 * 3600 * 1000
 """How long the end of an expired or deleted session is remembered, in milliseconds."""
+
+Written = tuple[bytes, bytes, int]
+"""A record that goes on from another: the header of that, the new record, and when its key expires, in milliseconds."""
 
 
 @dataclass(slots=True, eq=False)
@@ -90,6 +99,63 @@ class Record:
             SESSION, _nonce() | self.edition, self.step, self.created, self.ttl, self.fingerprint, self.layout, version
         )
         return head + self.state
+
+
+class Records:
+    """The records of live sessions of one model version with states of one size, as columns."""
+
+    def __init__(self, data: bytes, count: int, width: int) -> None:
+        self._data = data
+        self._columns: Any = np.frombuffer(data, _columns(width), count)
+        self._heads = [data[start : start + HEADER_BYTES] for start in range(0, count * width, width)]
+        self.fingerprint = data[_FINGERPRINT]
+        self.state_bytes = width - HEADER_BYTES
+
+    @classmethod
+    def of(cls, values: Sequence[bytes | None]) -> "Records | None":
+        """Return what as many keys hold; None unless all are such records."""
+        present = [value for value in values if value is not None]
+        widths = set(map(len, present))
+        if len(present) != len(values) or len(widths) != 1 or (width := widths.pop()) < HEADER_BYTES:
+            return None
+        found = cls(b"".join(present), len(present), width)
+        columns = found._columns
+        same = (columns["kind"] == SESSION).all() and (columns["fingerprint"] == columns["fingerprint"][0]).all()
+        return found if same else None
+
+    def __len__(self) -> int:
+        """Return how many sessions there are."""
+        return len(self._heads)
+
+    def states(self) -> bytes:
+        """Return the state of one session after another."""
+        data: bytes = self._columns["state"].tobytes()
+        return data
+
+    def advanced(self, version: int, states: bytes) -> tuple[list[int], list[Written]]:
+        """Return the next step of each session, and what is to be written for it; `states` is of one after another."""
+        count, data = len(self), bytearray(self._data)
+        columns: Any = np.frombuffer(data, self._columns.dtype, count)  # a copy would lack what no field names
+        nonces: Any = np.frombuffer(_random.randbytes(8 * count), "<u8")
+        columns["nonce"] = nonces - nonces % _EDITIONS + columns["nonce"] % _EDITIONS
+        columns["step"] += 1
+        columns["version"] = min(version, _LARGEST)
+        columns["state"] = np.frombuffer(states, columns.dtype["state"])
+        width = columns.dtype.itemsize
+        records = [bytes(data[start : start + width]) for start in range(0, count * width, width)]
+        expiries = [ttl * 1000 + GRACE for ttl in columns["ttl"].tolist()]
+        return columns["step"].tolist(), list(zip(self._heads, records, expiries, strict=True))
+
+
+@lru_cache
+def _columns(width: int) -> "np.dtype[np.void]":
+    """Return the type of a record of so many bytes; fields in the order of their places in the header."""
+    fields = {
+        "kind": ("u1", 0), "nonce": ("<u8", 1), "step": ("<u8", 9), "ttl": ("<u4", 25), "fingerprint": ("<u8", 29),
+        "version": ("<u8", 45), "state": (f"V{width - HEADER_BYTES}", HEADER_BYTES),
+    }  # fmt: skip
+    formats, offsets = zip(*fields.values(), strict=True)
+    return np.dtype({"names": [*fields], "formats": formats, "offsets": offsets, "itemsize": width})
 
 
 DELETED = Record(0, 0, 0, b"", b"", 0, b"", TOMBSTONE, b"", 0)

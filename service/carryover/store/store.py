@@ -18,7 +18,7 @@ from carryover.errors import CommitUnknownError, ConfigurationError, StoreUnavai
 from carryover.store import keys as names
 from carryover.store.health import StoreHealth, reason, unavailable
 from carryover.store.rates import Demand
-from carryover.store.record import GRACE, HEADER_BYTES, SESSION, Record, parse, tombstone
+from carryover.store.record import GRACE, HEADER_BYTES, SESSION, Record, Written, parse, tombstone
 from carryover.store.redis import ERRORS, Command, UnconfirmedError, connect
 from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey, is_response
 
@@ -219,8 +219,40 @@ class Store:
         commands = [self._commit([(places[i], commits[i]) for i in group]) for group in groups]
         release = self._scripts["release"].sha
         commands += [("EVALSHA", release, 1, self._response_key(key, held)) for key, held in releases]
-        replies, again = self._run(commands, self._wait if commits else None)
-        outcomes: list[Outcome | StoreUnavailableError] = [Outcome.UNKNOWN] * len(commits)
+        return self._outcomes(groups, commands, len(commits))
+
+    def read(self, keys: Sequence[str]) -> list[bytes | None] | StoreUnavailableError:
+        """Read the records of sessions as they are, in one round trip; an error if that fails for any of them."""
+        places = [names.session(self._prefix, key) for key in keys]
+        groups = self._topology.groups(places)
+        replies = self._run([("MGET", *[places[i] for i in group]) for group in groups])[0]
+        found: list[bytes | None] = [None] * len(keys)
+        for group, values in zip(groups, replies, strict=True):
+            if isinstance(values, Exception):
+                return unavailable(values)
+            for i, value in zip(group, values, strict=True):
+                found[i] = value
+        return found
+
+    def write(self, keys: Sequence[str], records: Sequence[Written]) -> list[Outcome | StoreUnavailableError]:
+        """Commit the records of sessions that go on from what was read, as `commit` does."""
+        places = [names.session(self._prefix, key) for key in keys]
+        groups = self._topology.groups(places)
+        commands = [self._write([places[i] for i in group], [records[i] for i in group]) for group in groups]
+        return self._outcomes(groups, commands, len(keys))
+
+    def _write(self, places: Sequence[str], records: Sequence[Written]) -> Command:
+        arguments: list[bytes | int] = [GRACE, self._keep]
+        for before, data, expiry in records:
+            arguments += (1, before, data, expiry, 0)
+        return ("EVALSHA", self._scripts["commit"].sha, len(places), *places, *arguments)
+
+    def _outcomes(
+        self, groups: Sequence[Sequence[int]], commands: list[Command], count: int
+    ) -> list[Outcome | StoreUnavailableError]:
+        """Run the commits of groups of sessions, and say what became of each."""
+        replies, again = self._run(commands, self._wait if count else None)
+        outcomes: list[Outcome | StoreUnavailableError] = [Outcome.UNKNOWN] * count
         for number, (group, reply) in enumerate(zip(groups, replies, strict=False)):
             unsure = number in again
             if isinstance(reply, UnconfirmedError):

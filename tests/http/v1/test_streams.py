@@ -140,6 +140,45 @@ def test_of_lines_that_come_together_only_the_bad_ones_fail(service: Service, cl
     assert_close(*(torch.tensor(client.step(address, row)["predictions"]) for address in addresses))
 
 
+def test_lines_that_fail_only_together_with_others_are_found_and_run_apart(service: Service, client: Client) -> None:
+    row, huge = [[0.5, -1.0, 2.0]], [[3e38, 0.0, 0.0]]
+    address = client.create("decay")
+    before = successes_of(client, "decay")
+    with opened(service, address) as stream:
+        assert stream.step(row)["step"] == 1
+        stream.send(line_of(row) * 10 + line_of(huge) * 3 + line_of(row) * 10)
+        found = [stream.line() for _ in range(23)]
+    assert [outcome.get("status") for outcome in found] == [None] * 11 + [422] * 2 + [None] * 10
+    assert [outcome["step"] for outcome in found if "step" in outcome] == list(range(2, 23))
+    assert client.step_of(address) == 22
+    after = successes_of(client, "decay")
+    assert [now - then for now, then in zip(after, before, strict=True)] == [22, 2]
+
+
+def test_no_line_completes_another(service: Service, client: Client) -> None:
+    address = client.create("lstm")
+    row = line_of([[0.5, -1.0, 2.0]])
+    two = row.strip() + b", " + row
+    with opened(service, address) as stream:
+        assert stream.step([[0.5, -1.0, 2.0]])["step"] == 1
+        stream.send(row + b'{"instances": [[0.5, -1.0\n2.0]]}\n' + two + row)
+        found = [stream.line() for _ in range(5)]
+    assert [outcome.get("status") for outcome in found] == [None, 400, 400, 400, None]
+    assert client.step_of(address) == 3
+
+
+def test_lines_ahead_of_a_session_that_is_deleted_are_410(service: Service, client: Client) -> None:
+    address = client.create("lstm")
+    row = line_of([[0.5, -1.0, 2.0]])
+    with opened(service, address) as stream:
+        stream.send(row * 5)
+        assert [stream.line()["step"] for _ in range(5)] == [1, 2, 3, 4, 5]
+        client.delete(address)
+        stream.send(row * 5)
+        for _ in range(5):
+            sentence(stream.line(), 410)
+
+
 def test_a_line_with_a_key_among_others_is_run_once(service: Service, client: Client) -> None:
     address = client.create("lstm")
     row = [[0.5, -1.0, 2.0]]
@@ -359,6 +398,12 @@ def test_a_broken_chunk_ends_the_stream_and_changes_nothing(service: Service, cl
 def forwards_of(client: Client, model: str) -> int:
     (found,) = client.get(f"/v2/models/{model}/stats").expect()["model_stats"]
     return int(found["execution_count"])
+
+
+def successes_of(client: Client, model: str) -> list[int]:
+    """How many steps have succeeded, and how many failed."""
+    (found,) = client.get(f"/v2/models/{model}/stats").expect()["model_stats"]
+    return [int(found["inference_stats"][kind]["count"]) for kind in ("success", "fail")]
 
 
 def numbers_of(line: Any) -> list[torch.Tensor]:

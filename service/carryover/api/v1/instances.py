@@ -1,26 +1,33 @@
 """`instances` to arrays, and output arrays to `predictions`, by the shapes of a manifest."""
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
+import orjson
 
 from carryover.api import numbers
 from carryover.api.arrays import array, called
 from carryover.api.inbound import Inbound
-from carryover.api.json import by_size, in_parts, read
+from carryover.api.json import LARGE_BODY, by_size, in_parts, read
 from carryover.api.v1.schemas import Classified, Predict
 from carryover.engine import Operation
 from carryover.errors import InvalidInputError
 from carryover.runtime.datatypes import Array
 from carryover.runtime.manifest import TensorSpec
+from carryover.runtime.time_steps import MOST
 from carryover.threads import run_in_thread
 
 MANY_ELEMENTS = 64 * 1024
 """Elements of outputs that take some 10 ms to encode."""
 ROWS_OF_A_PART = 1024
+_PLAIN_LINES = re.compile(rb'(?:[ \t\r]*+\{[ \t\r]*+"instances"[ \t\r]*+:[][0-9eE+\-., \t\r]*+\}[ \t\r]*+(?:\n|$))++')
+_PLAIN_SESSIONS = re.compile(
+    rb'\s*+\{\s*+"sessions"\s*+:\s*+\{\s*+(?:"(?!\.{1,2}")[A-Za-z0-9._~-]{1,128}"\s*+:[][0-9eE+\-.,\s]*+)++\}\s*+\}\s*+'
+)
 
 
 def read_instances(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array]:
@@ -75,21 +82,66 @@ def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array
 
 def instances_of_many(specs: Sequence[TensorSpec], many: Sequence[Any]) -> list[dict[str, Array]] | None:
     """Return what `instances` makes of each of many lists; None unless they are plain: of one input, as long, valid."""
+    joined = _joined(specs, many)
+    return None if joined is None else parted(specs, joined, len(many))
+
+
+def parted(specs: Sequence[TensorSpec], joined: Mapping[str, Array], parts: int) -> list[dict[str, Array]]:
+    """Return as many instances of one input for each part."""
+    spec, array = specs[0], joined[specs[0].name]
+    axis = spec.instance_axis or 0
+    before, count = (slice(None),) * axis, array.shape[axis] // parts
+    return [{spec.name: array[(*before, slice(start, start + count))]} for start in range(0, parts * count, count)]
+
+
+def instances_of_sessions(specs: Sequence[TensorSpec], data: bytes) -> tuple[list[str], dict[str, Array]] | None:
+    """Return the names in the body of a step of many sessions, and what `instances` makes of one after another.
+
+    None unless the body is plain: nothing but names and numbers, as many instances of one input for each, all valid.
+    """
+    if _PLAIN_SESSIONS.fullmatch(data) is None:
+        return None
+    try:
+        given = orjson.loads(data)["sessions"]
+    except orjson.JSONDecodeError:
+        return None
+    joined = _joined(specs, [*given.values()])
+    return None if joined is None else ([*given], joined)
+
+
+def _joined(specs: Sequence[TensorSpec], many: Sequence[Any]) -> dict[str, Array] | None:
+    """Return as many instances of one input for each of many, of one after another; None if they are not plain."""
     spec = specs[0]
-    axis = spec.instance_axis
-    if len(specs) > 1 or axis is None:
+    if len(specs) > 1 or spec.instance_axis is None:
         return None
     try:
         stacked = array(spec.datatype, list(many), "instances")
         if stacked.ndim == 1 or not stacked.size:
             return None
-        whole = _shaped(spec, stacked.reshape(-1, *stacked.shape[2:]), "instances")
+        return {spec.name: _shaped(spec, stacked.reshape(-1, *stacked.shape[2:]), "instances")}
     except InvalidInputError:
         return None
-    before, count = (slice(None),) * axis, stacked.shape[1]
-    return [
-        {spec.name: whole[(*before, slice(end - count, end))]} for end in range(count, len(many) * count + 1, count)
-    ]
+
+
+def instances_of_lines(
+    specs: Sequence[TensorSpec], lines: Sequence[bytes]
+) -> tuple[dict[str, Array], list[int]] | None:
+    """Return what `instances` makes of the lines of a stream, one after another, and how many instances each has.
+
+    None unless all are plain: nothing but numbers for one input, together at most `MOST` instances, all valid. No line
+    completes another one: each starts and ends with the only braces in it.
+    """
+    text = b"\n".join(lines)
+    if len(specs) > 1 or len(text) > LARGE_BODY or _PLAIN_LINES.fullmatch(text) is None:
+        return None
+    try:
+        found = [line["instances"] for line in orjson.loads(b"[%b]" % text.replace(b"\n", b","))]
+        counts = list(map(len, found))
+        if not all(counts) or sum(counts) > MOST:
+            return None
+        return {specs[0].name: _stack(specs[0], list(chain.from_iterable(found)), "instances")}, counts
+    except (InvalidInputError, TypeError, ValueError):
+        return None
 
 
 def _given(specs: Sequence[TensorSpec], value: Any) -> Sequence[TensorSpec]:

@@ -1,18 +1,23 @@
 """`/v1/models/{model}/sessions`: state that continues from call to call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate
 from typing import Any, cast
 
 import orjson
 
 from carryover.api import conditions, names, problems
 from carryover.api.inbound import Inbound
-from carryover.api.json import LARGE_BODY, by_size, read, reply, require_media_type, timestamp
+from carryover.api.json import LARGE_BODY, by_size, encode, read, reply, require_media_type, timestamp
 from carryover.api.perform import perform, response_of
-from carryover.api.response import OCTETS, Response
+from carryover.api.response import JSON, OCTETS, Response
 from carryover.api.v1.instances import (
+    MANY_ELEMENTS,
     instances,
     instances_of_many,
+    instances_of_sessions,
+    parted,
+    predictions,
     predictions_of,
     predictions_of_many,
     read_instances,
@@ -27,8 +32,9 @@ from carryover.api.v1.schemas import (
     StepPredictions,
 )
 from carryover.engine import Engine, Operation, Session
+from carryover.engine.columns import Stepped
 from carryover.engine.engine import require_state
-from carryover.engine.operations import Create, Delete, Fork, Preconditions, Put, Reset, Step, new_name
+from carryover.engine.operations import UNCONDITIONAL, Create, Delete, Fork, Preconditions, Put, Reset, Step, new_name
 from carryover.errors import CarryoverError, InvalidInputError, KeyInUseError, KeyReusedError, RateLimitedError
 from carryover.runtime.datatypes import Array
 from carryover.runtime.repository import Model
@@ -89,6 +95,8 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     """Run one step of each of many sessions."""
     model, asked = find(engine, inbound), conditions.read(inbound)
     require_state(model)
+    if asked is UNCONDITIONAL and (response := _in_columns(engine, model, inbound)) is not None:
+        return response
     given = by_size(inbound.body, lambda: read(inbound, PredictMany)).sessions
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
@@ -137,6 +145,15 @@ def entries(outcomes: Sequence[Step | CarryoverError], request_id: str) -> list[
     return [made.get(id(outcome)) or _entry(outcome, request_id) for outcome in outcomes]
 
 
+def steps_of(step: Step, counts: Sequence[int]) -> Iterator[StepPredictions]:
+    """Return the responses to consecutive steps that were one operation, each with so many of its instances."""
+    rows = predictions(step.model.outputs, step.outputs, step.model.labels)
+    large = sum(output.size for output in step.outputs.values()) > MANY_ELEMENTS
+    ends = zip(accumulate(counts), counts, strict=True)
+    for number, (end, count) in enumerate(in_turns(ends, 1) if large else ends, step.step - len(counts) + 1):
+        yield StepPredictions(predictions=rows[end - count : end], session=step.session, step=number)
+
+
 def _is_plain(step: Step) -> bool:
     """Whether a step has a response of its own, which is not stored."""
     return step.error is None and step.replay is None and step.response is None
@@ -156,6 +173,51 @@ def _predictions(step: Operation, values: Any) -> StepPredictions:
 
 def _most_buffers(model: Model) -> int:
     return max(len(version.layout.buffers) for version in model.versions.values())
+
+
+def _in_columns(engine: Engine, model: Model, inbound: Inbound) -> Response | None:
+    """Run one step of each of many sessions at once; None, and nothing has changed, unless all are plain."""
+    headers, size = inbound.headers, len(inbound.body)
+    if headers.get("content-type", JSON) != JSON or "content-encoding" in headers or size > LARGE_BODY or model.mixed:
+        return None
+    plain = instances_of_sessions(model.inputs, inbound.body)
+    ran = None if plain is None else engine.step_all(model, *plain)
+    if plain is None or ran is None:
+        return None
+    rows = predictions(model.outputs, ran.outputs, model.labels) if ran.outputs else ()
+    sessions, count = plain[0], len(rows) // len(plain[0])
+    found: dict[str, Any] = {
+        session: StepPredictions(
+            predictions=rows[number * count : (number + 1) * count], session=session, step=step or 0
+        )
+        for number, (session, step) in enumerate(zip(sessions, ran.steps, strict=True))
+    }
+    if None in ran.steps:
+        found |= _not_committed(engine, model, plain, ran, inbound.request_id)
+    if sum(output.size for output in ran.outputs.values()) > MANY_ELEMENTS:
+        found = {session: orjson.Fragment(encode(entry)) for session, entry in in_turns(found.items(), 1)}
+    return reply(ManySteps(sessions=cast(dict[str, StepPredictions | problems.Problem], found)))
+
+
+def _not_committed(
+    engine: Engine, model: Model, plain: tuple[list[str], dict[str, Array]], ran: Stepped, request_id: str
+) -> dict[str, Any]:
+    """Return the problems of the steps that have failed, and run those that lost the race for their session."""
+    sessions, inputs = plain
+    each = zip(sessions, parted(model.inputs, inputs, len(sessions)), ran.steps, ran.errors, strict=True)
+    outcomes: dict[str, Step | CarryoverError] = {
+        session: error or Step(model, session, given, respond=stepped)
+        for session, given, step, error in each
+        if step is None
+    }
+    steps = [outcome for outcome in outcomes.values() if isinstance(outcome, Step)]
+    try:
+        if steps:
+            engine.run(steps)
+    except CarryoverError as error:  # the others are committed all the same
+        for step in steps:
+            step.error = error
+    return dict(zip(outcomes, entries([*outcomes.values()], request_id), strict=True))
 
 
 def _steps(

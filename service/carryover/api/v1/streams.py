@@ -9,17 +9,18 @@ from itertools import repeat
 
 from carryover.api import conditions, names
 from carryover.api.inbound import Inbound
-from carryover.api.json import encode, parse, require_media_type
+from carryover.api.json import encode_lines, parse, require_media_type
 from carryover.api.response import NDJSON, Response
 from carryover.api.transport import CutShortError
-from carryover.api.v1.instances import instances, instances_of_many
+from carryover.api.v1.instances import instances, instances_of_lines, instances_of_many
 from carryover.api.v1.models import find, read_by
 from carryover.api.v1.schemas import Line
-from carryover.api.v1.sessions import entries, stepped
+from carryover.api.v1.sessions import entries, stepped, steps_of
 from carryover.api.websocket import accepted
 from carryover.engine import Engine
 from carryover.engine.operations import Preconditions, Step
 from carryover.errors import (
+    ApartError,
     BodyTooLargeError,
     CarryoverError,
     GoneError,
@@ -88,14 +89,33 @@ class _Stream:
         """Yield the responses to the lines, and at last why the stream ends, if not because they do."""
         try:
             for batch in lines:
-                outcomes = self._steps(batch)
-                self._run([outcome for outcome in outcomes if isinstance(outcome, Step)])
-                yield self._lines(outcomes)
+                yield self._together(batch) or self._one_by_one(batch)
         except (StreamEndedError, BodyTooLargeError) as error:
             yield self._lines([error])
 
+    def _together(self, lines: Sequence[bytes | CarryoverError]) -> bytes | None:
+        """Run plain lines as one operation, and return their responses; None, and nothing has changed, otherwise."""
+        model = self._model
+        if len(lines) == 1 or self._first is not None or model.mixed or not model.time_steps:
+            return None
+        given = [line for line in lines if isinstance(line, bytes)]
+        read = instances_of_lines(model.inputs, given) if len(given) == len(lines) else None
+        if read is None or self._engine.charge is not None:
+            return None
+        inputs, counts = read
+        step = Step(model, self._session, inputs, self._rest, requests=len(lines))
+        self._run_together([step])
+        if step.error is not None:
+            return None if isinstance(step.error, ApartError) else self._lines([step.error] * len(lines))
+        return encode_lines(steps_of(step, counts))
+
+    def _one_by_one(self, lines: Sequence[bytes | CarryoverError]) -> bytes:
+        outcomes = self._steps(lines)
+        self._run([outcome for outcome in outcomes if isinstance(outcome, Step)])
+        return self._lines(outcomes)
+
     def _lines(self, outcomes: Sequence[Step | CarryoverError]) -> bytes:
-        return b"".join([encode(found) + b"\n" for found in entries(outcomes, self._request_id)])
+        return encode_lines(entries(outcomes, self._request_id))
 
     def _run(self, steps: list[Step]) -> None:
         # Until one step is committed, each runs alone: that one must find the session where the stream is to start. It

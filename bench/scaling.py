@@ -1,0 +1,151 @@
+"""`python -m bench.scaling`: what a step costs with more models, workers and replicas, and on a Redis Cluster.
+
+All services run at once and are measured in turn. The table has the least CPU of several rounds, as other programs only
+ever add to it.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from http import HTTPStatus
+from pathlib import Path
+from random import Random
+from tempfile import TemporaryDirectory
+
+from tqdm import tqdm
+
+from bench.generator import Generator
+from bench.load import Connection, Load, Sample
+from bench.messages import Repeated, request, session_name
+from bench.rounds import WARM_UP
+from bench.rows import RNN, SESSION
+from bench.server import ServerError
+from tests.support.paths import CHECKPOINTS, GUNICORN
+from tests.support.redis_server import RedisServer, free_port, servers_on
+from tests.support.service import Service
+from tests.support.topologies import RedisCluster
+from tests.support.waiting import eventually
+
+CONNECTIONS = 32
+SESSIONS = 1000
+_ROUNDS = 5
+_LAZY = ("--appendfsync", "everysec")
+_LOADING = 600.0
+"""Seconds that a thousand models may take to load."""
+
+
+@dataclass(slots=True)
+class Case:
+    """Services that share a Redis, whose processes are `redis`; `samples` are of all processes, and of Redis alone."""
+
+    title: str
+    services: Sequence[Service]
+    redis: Sequence[int]
+    models: int = 1
+    samples: list[tuple[Sample, Sample]] = field(default_factory=list)
+
+    def measure(self, generator: Generator, seconds: float) -> None:
+        """Step sessions in random order, over connections that are shared evenly by the services."""
+        everything = {pid for service in self.services for pid in service.pids()} | set(self.redis)
+        one, other = (
+            generator.run(Load(self.services[0].port, list(pids), self._connections(), WARM_UP, seconds))
+            for pids in (everything, self.redis)
+        )
+        self.samples.append((one, other))
+
+    def _connections(self) -> list[Connection]:
+        found = []
+        for number in range(CONNECTIONS):
+            own = [_step(session, session % self.models) for session in range(number, SESSIONS, CONNECTIONS)]
+            Random(number).shuffle(own)
+            port = self.services[number % len(self.services)].port
+            found.append(Connection(Repeated(own), port=port))
+        return found
+
+    def create(self) -> None:
+        """Create the sessions."""
+        with self.services[0].client() as client:
+            for number in range(SESSIONS):
+                path = f"/v1/models/{_model(number % self.models)}/sessions"
+                response = client.post(path, {"session": session_name(number)})
+                if response.status != HTTPStatus.CREATED:
+                    raise ServerError(f"POST {path}: {response.status}: {response.body[:500]!r}")
+
+    def row(self) -> str:
+        """Return its row of the table: steps/s, and the CPU of a step, all of it and that of Redis."""
+        rate = max(sample.rate for sample, _ in self.samples)
+        spent, redis = (1e6 * min(sample.cpu for sample in column) for column in zip(*self.samples, strict=True))
+        return f"| {self.title} | {rate:,.0f} | {spent:.0f} | {redis:.1f} |"
+
+
+def main() -> int:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser("python -m bench.scaling", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement; every case has several")
+    parser.add_argument("--models", type=int, default=1000, help="models of the case with many")
+    options = parser.parse_args()
+    with Generator() as generator, ExitStack() as stack:
+        cases = list(_cases(stack, options.models))
+        for case in cases:
+            case.create()
+        for _ in tqdm(range(_ROUNDS), desc="rounds", unit="round", disable=None):
+            for case in cases:
+                case.measure(generator, options.seconds)
+    print("| service | steps/s | CPU µs a step | of that Redis |", "|---|---|---|---|", *map(Case.row, cases), sep="\n")
+    return 0
+
+
+def _cases(stack: ExitStack, models: int) -> Iterator[Case]:
+    for count in (1, models):
+        folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-models-")))
+        for number in range(count):
+            shutil.copytree(CHECKPOINTS / RNN, folder / _model(number))
+        service = stack.enter_context(_running(MODEL_REPOSITORY=folder))
+        yield Case(f"{count:,} model{'s' * (count > 1)}, 2 workers", [service], _pids(service.data), count)
+    folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-models-")))
+    shutil.copytree(CHECKPOINTS / RNN, folder / _model(0))
+    for title, replicas, workers in (("1 worker", 1, 1), ("2 replicas of 1 worker", 2, 1)):
+        redis = RedisServer(*_LAZY).start()
+        stack.callback(redis.end)
+        settings: dict[str, str | int | Path] = {"MODEL_REPOSITORY": folder, "REDIS_URL": redis.url, "WORKERS": workers}
+        services = [stack.enter_context(_running(**settings)) for _ in range(replicas)]
+        yield Case(title, services, _pids(redis.folder))
+    cluster = RedisCluster(*_LAZY).start()
+    stack.callback(cluster.end)
+    service = stack.enter_context(_running(MODEL_REPOSITORY=folder, REDIS_URL=cluster.url))
+    masters = [pid for server in cluster.masters() for pid in _pids(server.folder)]
+    yield Case("2 workers, Redis Cluster of three masters", [service], masters)
+
+
+def _pids(folder: Path) -> list[int]:
+    """Return the Redis servers that keep their data in a folder."""
+    return [process.pid for process in servers_on(folder)]
+
+
+def _model(number: int) -> str:
+    return f"m{number:04d}"
+
+
+def _step(session: int, model: int) -> bytes:
+    return request(replace(SESSION, path=SESSION.path.replace(RNN, _model(model))), [session])
+
+
+@contextmanager
+def _running(**settings: str | int | Path) -> Iterator[Service]:
+    with TemporaryDirectory(prefix="bench-") as folder:
+        port = free_port()
+        service = Service(Path(folder), (GUNICORN,), BIND=f"127.0.0.1:{port}", **settings)
+        service.port = port
+        try:
+            service.launch()
+            eventually("readiness", service.ready, patience=_LOADING)
+            yield service
+        finally:
+            service.end()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""One step of each of many sessions as columns: one array for each input and output, and one for all states.
+
+The instances of all sessions lie one session after another along an axis of instances. A forward takes the sessions
+along `batch_dim`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from carryover.runtime.datatypes import Array
+from carryover.runtime.manifest import TensorSpec
+from carryover.runtime.version import ModelVersion
+
+
+@dataclass(slots=True)
+class Columns:
+    """The invocation of a step of so many `sessions`; `state` is that of one session after another."""
+
+    inputs: Mapping[str, Array]
+    state: bytes
+    sessions: int
+
+    @property
+    def requests(self) -> int:
+        """Of how many requests it is."""
+        return self.sessions
+
+
+def fit(version: ModelVersion) -> bool:
+    """Whether sessions of a version may be columns: it runs all that have its usual state as one batch."""
+    specs = (*version.inputs, *version.outputs)
+    axes = all(spec.instance_axis is not None and spec.batch_dim is not None and not spec.optional for spec in specs)
+    return axes and version.batched and version.stateful and not version.layout.shares
+
+
+def batched(spec: TensorSpec, instances: Array, sessions: int) -> Array:
+    """Return the instances of equally long calls of so many sessions, of one after another, as a batch."""
+    axis, dim = spec.instance_axis or 0, spec.batch_dim or 0
+    if axis == dim:
+        return instances
+    shape = instances.shape
+    apart = instances.reshape(*shape[:axis], sessions, shape[axis] // sessions, *shape[axis + 1 :])
+    merged = np.moveaxis(apart, axis, dim)
+    shape = merged.shape
+    return merged.reshape(*shape[:dim], sessions * shape[dim + 1], *shape[dim + 2 :])
+
+
+def unbatched(spec: TensorSpec, batch: Array, sessions: int) -> Array:
+    """Return a batch of so many sessions, as `batched` makes it, with the instances of one after another."""
+    axis, dim = spec.instance_axis or 0, spec.batch_dim or 0
+    shape = batch.shape
+    if axis == dim:
+        return batch
+    apart = batch.reshape(*shape[:dim], sessions, shape[dim] // sessions, *shape[dim + 1 :])
+    merged = np.moveaxis(apart, dim, axis)
+    shape = merged.shape
+    return merged.reshape(*shape[:axis], sessions * shape[axis + 1], *shape[axis + 2 :])
