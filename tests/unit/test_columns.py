@@ -47,7 +47,7 @@ def test_records_go_on_as_each_does() -> None:
         assert header == was.header == old[:HEADER_BYTES]
         assert (is_now.step, is_now.state, is_now.version) == (step, state, 8)
         assert expiry == was.ttl * 1000 + GRACE
-        for name in ("created", "ttl", "fingerprint", "layout", "kind"):
+        for name in ("created", "ttl", "fingerprint", "layout", "kind", "edition"):
             assert getattr(is_now, name) == getattr(was, name)
     nonces = {new[1:9] for _, new, _ in written} | {old[1:9] for old in before}
     assert len(nonces) == 4

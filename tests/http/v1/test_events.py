@@ -38,6 +38,16 @@ def test_steps_are_told_whichever_worker_takes_them(service: Service, client: Cl
                 assert events.steps(1) == [step]
 
 
+def test_steps_of_many_sessions_are_told_as_steps(service: Service, client: Client) -> None:
+    address, other = client.create("sum"), client.create("sum")
+    names = [each.rpartition("/")[2] for each in (address, other)]
+    with Events(service.port, address) as events:
+        first(events, 0)
+        for step in (1, 2, 3):
+            client.post("/v1/models/sum/sessions:predict", {"sessions": {name: [1] for name in names}}).expect()
+            assert events.steps(1) == [step]
+
+
 def test_every_follower_is_told_every_step_of_a_burst(service: Service, client: Client) -> None:
     addresses = [client.create("sum") for _ in range(3)]
     opened = [Events(service.port, address) for address in addresses for _ in range(3)]
