@@ -12,7 +12,7 @@ T ?=
 ALL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-compose test-zoo test-chaos test-kubernetes test-package soak test-api test-alerts test-gpu lint docs sbom audit bench checkpoints clean
+.PHONY: help run check test test-compose test-zoo test-chaos test-kubernetes test-package soak test-api test-alerts test-browser test-gpu lint docs sbom audit bench checkpoints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 17
@@ -50,6 +50,9 @@ test-api: $(VENV)/.dev ## 10,000 requests that are made from the OpenAPI documen
 test-alerts: ## test the alert rules; needs promtool, of Debian's package prometheus
 	promtool check rules deploy/monitoring/alerts.yml
 	promtool test rules deploy/monitoring/alerts.test.yml
+
+test-browser: $(VENV)/.browser ## use the page at / in a browser; needs chromium; SCREENSHOT=docs/playground.png takes its picture
+	$(BIN)/pytest tests/browser
 
 test-gpu: $(VENV)/.dev ## test what needs an NVIDIA GPU and torch's build for it
 	$(BIN)/pytest tests/gpu
@@ -105,4 +108,9 @@ $(VENV)/.dev: pyproject.toml requirements.txt requirements-embedded.txt requirem
 # Without their dependencies, which would bring another torch.
 $(VENV)/.zoo: requirements-zoo.txt | $(VENV)/.dev
 	$(PIP) --no-deps -r requirements-zoo.txt
+	@touch $@
+
+# Without their dependencies: the only one missing is greenlet, which comes with gevent.
+$(VENV)/.browser: requirements-browser.txt | $(VENV)/.dev
+	$(PIP) --no-deps -r requirements-browser.txt
 	@touch $@

@@ -16,8 +16,8 @@ from tests.support.service import Service
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
-    """Debian's chromium, without its sandbox, which containers do not allow."""
-    program = shutil.which("chromium")
+    """Chromium or Chrome, without its sandbox, which containers do not allow."""
+    program = shutil.which("chromium") or shutil.which("google-chrome")
     assert program, "these tests need chromium; on Debian: apt-get install chromium"
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])

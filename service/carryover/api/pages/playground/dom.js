@@ -3,10 +3,9 @@
 const SVG = "http://www.w3.org/2000/svg";
 const find = (id) => document.getElementById(id);
 
-/** Return an element: h("p.class", { attribute, event() {} }, ...children), of which null and false are left out. */
+/** h("p.class", { attribute, event() {} }, ...children); null and false are left out. */
 export const h = (tag, ...rest) => fill((name) => document.createElement(name), tag, rest);
 
-/** The same of SVG. */
 export const svg = (tag, ...rest) => fill((name) => document.createElementNS(SVG, name), tag, rest);
 
 function fill(create, tag, rest) {
@@ -26,20 +25,18 @@ export const button = (text, click, attributes) => h("button", { type: "button",
 
 export const card = (title, ...children) => h("section.card", { "aria-label": title }, h("h3", title), children);
 
-/** Return a form that does work when it is sent. */
 export const form = (tag, work, ...children) =>
   h(tag, { submit: (event) => (event.preventDefault(), work()), autocomplete: "off" }, children);
 
 export const newTab = (href) => h("a.button", { href, target: "_blank", rel: "noopener" }, "Open in another tab");
 
-/** Have a screen reader say something. */
 export const say = (text) => (find("status").textContent = text);
 
-/** Show what has failed, until it is dismissed. */
+/** Show what has failed. */
 export const alarm = (text) =>
   find("alert").replaceChildren(...(text ? [h("p", text, button("Dismiss", () => alarm("")))] : []));
 
-/** Return work that shows what fails in it. */
+/** Work that shows what fails in it. */
 export const guarded = (work) => async (...given) => {
   try {
     return await work(...given);
@@ -48,10 +45,9 @@ export const guarded = (work) => async (...given) => {
   }
 };
 
-/** Return a number in at most four digits. */
-export const short = (value) => (Number.isFinite(value) ? String(Number(value.toPrecision(4))) : String(value));
+export const short = (number) => String(Number(number.toPrecision(4)));
 
-/** Return a name that no one else has chosen. */
+/** A name that no one else has chosen. */
 export const fresh = (prefix) =>
   prefix + Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => (byte % 36).toString(36)).join("");
 

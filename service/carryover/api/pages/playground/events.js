@@ -1,11 +1,11 @@
-/** Following a session: Server-Sent Events, read with fetch, which can send an API key as a header. */
+/** Following a session: Server-Sent Events, read with fetch, which sends an API key. */
 
-import { sleep } from "./dom.js";
+import { alarm, sleep } from "./dom.js";
 import { BASE, authorization } from "./service.js";
 
 const RETRY = 1000; // milliseconds
 
-/** Call `heard` with each event of a path, until `signal` aborts or the service says that there are no more. */
+/** Call `heard` with each step that is committed, and with null at other changes. */
 export async function follow(where, heard, signal) {
   for (let last; !signal.aborted; await sleep(RETRY)) {
     const headers = { Accept: "text/event-stream", ...authorization(), ...(last && { "Last-Event-ID": last }) };
@@ -14,14 +14,16 @@ export async function follow(where, heard, signal) {
       if (response.status >= 400 && response.status < 500 && response.status !== 429) return;
       for await (const event of events(response.body)) {
         last = event.id ?? last;
-        heard(event);
-        if (event.event === "deleted" || event.event === "expired") return;
+        if (event.event === "step") heard(event.data.step);
+        if (event.event === "state") heard(null);
+        if (event.event === "deleted" || event.event === "expired")
+          return alarm(`${event.data.session} is ${event.event}.`);
       }
     } catch {} // the connection was lost, or closed
   }
 }
 
-/** Yield the events of a stream: the fields of each, of which `data` is parsed. */
+/** Yield the fields of each event, with `data` parsed. */
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   for (let text = ""; ; ) {

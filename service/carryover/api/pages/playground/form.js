@@ -1,4 +1,4 @@
-/** Any model: a form made of its metadata; its outputs and its state as numbers and heat maps. */
+/** Any model: a form made of its metadata. */
 
 import { bars, heat } from "./charts.js";
 import { predictions, verdict } from "./classifier.js";
@@ -10,13 +10,12 @@ import { strip } from "./strip.js";
 const FEW = 12; // numbers that are shown as such
 const MOST = 4096; // elements of an instance that are filled in
 
-/** Return the view of any model; with state, a call is a step of a session, unless that is switched off. */
+/** The view of any model; with state, a call is a step of a session unless that is switched off. */
 export function form(model, name, moved) {
   const session = new Session(model, name);
   const fields = model.inputs.map(field);
   const kept = h("input", { type: "checkbox", checked: true });
   const results = h("div.results");
-  const each = (work) => () => fields.forEach(work);
 
   const run = guarded(async () => {
     const instances = joined(fields);
@@ -29,29 +28,26 @@ export function form(model, name, moved) {
     fields.forEach(({ spec, set }) => set(of(spec.name)));
   });
   const tools = h("div.tools", h("button.primary", "Run"), button("Example values", example),
-    button("Random values", each(({ vary }) => vary())), button("One more instance", each(({ more }) => more())));
+    button("Random values", () => fields.forEach(({ vary }) => vary())));
   const element = h("div",
     h("div.columns",
       card("Inputs", formOf("form", run, fields.map((one) => one.element),
         model.stateful && h("label.check", kept, "In a session, which keeps the state"), tools)),
       card("Outputs", h("p.soft", model.outputs.map(typed).join(" · ")), results)),
-    model.stateful && card("The state, step by step", sessionCard(session, moved), strip(session)),
-    model.frozen_buffers.length > 0 && card("Frozen buffers, which inference only reads",
-      h("ul", model.frozen_buffers.map((one) => h("li", h("code", typed(one)))))));
+    model.stateful && card("The state, step by step", sessionCard(session, moved), strip(session)));
   example();
   return { element, open: () => name && session.open(), close: session.close };
 }
 
-const typed = ({ name, datatype, shape }) => `${name} ${datatype} [${shape ?? ""}]`;
+const typed = ({ name, datatype, shape }) => `${name} ${datatype} [${shape}]`;
 
-/** Return the instances that the service tried a model with; undefined where it documents none. */
+/** Instances that the service tried a model with; undefined where it documents none. */
 async function exampleOf({ name }) {
   const { paths } = await read("openapi.json");
   const body = paths["/v1/models/{model}:predict"].post.requestBody.content["application/json"];
   return body.examples?.[name]?.value.instances;
 }
 
-/** The field of an input: JSON, an instance a line. */
 function field(spec) {
   const shape = instanceShape(spec.shape);
   const size = [...shape, spec.datatype].join(" × ");
@@ -64,34 +60,30 @@ function field(spec) {
   return {
     spec, values, set,
     vary: () => set((lines().length ? lines() : [""]).map(random)),
-    more: guarded(() => set([...values(), random()])),
     element: h("label.field", h("b", typed(spec)), text, h("span.soft", "One instance a line: ", size)),
   };
 }
 
-/** Return the instances: values of the only input, or objects by the names of those that are filled in. */
+/** Values of the only input, or objects by input name. */
 function joined(fields) {
   const given = fields.map(({ spec, values }) => [spec.name, values()]).filter(([, values]) => values.length);
   if (fields.length === 1) return given[0]?.[1] ?? [];
-  const counts = new Set(given.map(([, values]) => values.length));
-  if (counts.size > 1) throw new Error(`The inputs have ${[...counts].join(" and ")} lines; expected as many in each.`);
-  return Array.from({ length: [...counts][0] ?? 0 }, (_, i) =>
-    Object.fromEntries(given.map(([name, values]) => [name, values[i]])));
+  const length = Math.max(0, ...given.map(([, values]) => values.length));
+  return Array.from({ length }, (_, i) => Object.fromEntries(given.map(([name, values]) => [name, values[i]])));
 }
 
-/** Return the shape of one instance: without the first axis that varies, and without those of size 1. */
+/** The shape of one instance: without the first axis that varies and those of size 1. */
 const instanceShape = (shape) =>
   shape.filter((size, i) => i !== shape.indexOf(-1) && size !== 1).map((size) => Math.max(1, size));
 
-/** Return nested lists of values that `from` makes of 0 to 1; undefined where there would be too many. */
+/** Nested lists of values that `from` makes of 0 to 1; undefined of too many. */
 function filled(shape, spec, from) {
   if (shape.reduce((product, size) => product * size, 1) > MOST) return undefined;
   if (shape.length) return Array.from({ length: shape[0] }, () => filled(shape.slice(1), spec, from));
   if (spec.datatype === "BOOL") return from() > 0.5;
-  return /^(FP|BF)/.test(spec.datatype) ? Math.round(200 * from()) / 100 : Math.floor(4 * from());
+  return /^(FP|BF)/.test(spec.datatype) ? Math.round(200 * from()) / 100 : Math.floor(2 * from());
 }
 
-/** Show predictions: bars of a classifier, else numbers or a heat map of each output. */
 function show(place, found, model) {
   place.replaceChildren(
     ...found.map((one, i) => h("div", found.length > 1 && h("h4", `Instance ${i + 1}`), prediction(one, model))),

@@ -1,4 +1,4 @@
-/** What the service has measured lately, from `/metrics`, and which workers responded to this page. */
+/** What `/metrics` says, and which workers responded to this page. */
 
 import { sparkline } from "./charts.js";
 import { h, short } from "./dom.js";
@@ -7,9 +7,9 @@ import { BASE, authorization, calls } from "./service.js";
 const PERIOD = 2000; // milliseconds
 const LENGTH = 45; // periods that are shown
 const RECENT = 24; // responses that are shown
-const HUES = 4;
+const HUES = 3;
 const OWN = /route="\/(metrics|playground\/{asset}|v1\/models|v2\/health\/ready|)"/;
-const CLOSED = "Closed here: /metrics needs an API key, or is not passed on by a proxy.";
+const CLOSED = "/metrics is closed here: it needs an API key, or a proxy keeps it.";
 const NOTE = "It does not matter which worker of which replica responds: the state of a session is in Redis.";
 const TILES = {
   "Requests, per second": (now, then, seconds) => change(now, then, "requests") / seconds,
@@ -18,7 +18,6 @@ const TILES = {
   "Median latency, ms": (now, then) => 1000 * median(now.buckets, then.buckets),
 };
 
-/** Show the metrics in a place, while the page is visible. */
 export function showMetrics(place) {
   const said = h("p.soft");
   const tiles = Object.entries(TILES).map(([title, value]) => tile(title, value));
@@ -43,14 +42,14 @@ function tile(title, of) {
   const [value, line, series] = [h("b", "–"), h("div"), []];
   const show = (now, then) => {
     const number = of(now, then, (now.time - then.time) / 1000);
-    series.push(number);
-    value.textContent = Number.isFinite(number) ? short(Number(number.toPrecision(3))) : "–";
-    line.replaceChildren(sparkline(series.slice(-LENGTH), title, { least: 0, length: LENGTH }));
+    series.splice(0, series.push(number) - LENGTH);
+    value.textContent = Number.isFinite(number) ? short(number) : "–";
+    line.replaceChildren(sparkline(series, title, { least: 0, length: LENGTH }));
   };
   return { element: h("div", h("span.soft", title), value, line), show };
 }
 
-/** Return the counters in Prometheus' text, without requests that this page makes for itself. */
+/** The counters, without requests that this page makes for itself. */
 function parse(text) {
   const found = { time: performance.now(), requests: 0, steps: 0, batches: 0, batched: 0, buckets: new Map() };
   const counted = { steps_total: "steps", batch_size_sum: "batched", batch_size_count: "batches" };
@@ -66,10 +65,9 @@ function parse(text) {
   return found;
 }
 
-/** Return by how much a counter has grown; one that started again, or is of another replica, has not. */
 const change = (now, then, name) => Math.max(0, now[name] - then[name]);
 
-/** Return the median of what was added to a histogram, evenly spread in its bucket; NaN of nothing. */
+/** The median of what was added to a histogram. */
 function median(now, then) {
   const grown = [...now].map(([bound, count]) => [bound, count - (then.get(bound) ?? 0)]).sort(([a], [b]) => a - b);
   const half = (grown.at(-1)?.[1] ?? 0) / 2;
@@ -79,7 +77,7 @@ function median(now, then) {
   return Number.isFinite(high) ? low + ((high - low) * (half - under)) / (upTo - under) : low;
 }
 
-/** Return who responded to the last calls: a dot for each, of one hue for each worker. */
+/** A dot for each of the last responses, of one hue for each worker. */
 function served() {
   const [known, list, text] = [[], h("ol.lights"), h("p.soft", NOTE)];
   calls.addEventListener("served", ({ detail: { replica, worker, spent } }) => {

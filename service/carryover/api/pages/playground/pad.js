@@ -1,4 +1,4 @@
-/** A pad to draw on, with mouse, finger, pen or keyboard, and what a model of digits sees of the drawing. */
+/** A pad to draw on, with mouse, finger or keyboard, and what a model sees of it. */
 
 import { button, h, say, svg } from "./dom.js";
 import { EXAMPLES, SIDE, pixels } from "./digits.js";
@@ -7,12 +7,11 @@ import { heat } from "./charts.js";
 const STEP = 8; // of the keyboard's pen, in percent of the pad
 const MOVES = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
 const HELP = "Draw with mouse or finger. Keyboard: arrow keys move the pen, space lowers or lifts it, Delete clears.";
-const SIGHT = "What the model sees: the drawing's bounding square, in 8 × 8 pixels.";
+const SIGHT = "What the model sees: 8 × 8 pixels.";
 
-/** Return pixels as a heat map. */
 export const dots = (values, label) => heat(values, label, { columns: SIDE, scale: 16, tag: "svg.heat.dots" });
 
-/** Return the pad. `changed` gets the pixels, null where there are none, and whether a stroke has ended. */
+/** `changed` gets the pixels, null of none, and whether a stroke has ended. */
 export function drawing(changed) {
   let [strokes, seen, isDown] = [[], null, false];
   const [ink, pen, sight] = [svg("g.ink"), svg("circle.pen", { r: 3 }), h("div.sight")];
@@ -32,8 +31,8 @@ export function drawing(changed) {
       strokes.push([point]);
       update(false);
     },
-    extend(points) {
-      strokes.at(-1).push(...points);
+    extend(point) {
+      strokes.at(-1).push(point);
       update(false);
     },
     lift() {
@@ -69,7 +68,7 @@ function byPointer(pad, { lower, extend, lift, isDown }) {
     pad.setPointerCapture(event.pointerId);
     lower(place(event));
   });
-  on("pointermove", (event) => isDown() && pad.hasPointerCapture(event.pointerId) && extend([place(event)]));
+  on("pointermove", (event) => isDown() && pad.hasPointerCapture(event.pointerId) && extend(place(event)));
   on("pointerup", lift);
   on("pointercancel", lift);
 }
@@ -78,7 +77,7 @@ function byKeyboard(pad, pen, { lower, extend, lift, show, isDown }) {
   let at = [50, 50];
   const move = (by) => {
     at = at.map((value, axis) => Math.min(98, Math.max(2, value + by[axis])));
-    if (isDown()) extend([at]);
+    if (isDown()) extend(at);
   };
   const draw = () => {
     pen.setAttribute("transform", `translate(${at})`);

@@ -1,4 +1,4 @@
-/** The page: which models there are, which of them is shown, the API key and the theme. */
+/** The page: the list of models, the view of one, the API key and the theme. */
 
 import { accumulator } from "./accumulator.js";
 import { classifier } from "./classifier.js";
@@ -21,13 +21,12 @@ const { documentElement: root } = document;
 const find = (id) => document.getElementById(id);
 let [models, view] = [[], null];
 
-/** Return the view of a model: its own, provided that it is the model of that name which comes with the service. */
+/** A view made for a model of this name, if its inputs are those; else the form. */
 function viewOf({ name, inputs, stateful }) {
   const [own, shape, keeps] = VIEWS[name] ?? [];
   return inputs.length === 1 && `${inputs[0].shape}` === `${shape}` && stateful === keeps ? own : form;
 }
 
-/** Return the model and the session that the page's URL names. */
 const place = () => (location.hash.match(/^#\/models\/([^/]+)(?:\/sessions\/([^/]+))?$/) ?? []).slice(1)
   .map((name) => name && decodeURIComponent(name));
 

@@ -1,4 +1,4 @@
-/** The recurrent digit reader: a drawing is fed row by row through a session. */
+/** The recurrent digit reader: a drawing goes row by row through a session. */
 
 import { bars } from "./charts.js";
 import { verdict } from "./classifier.js";
@@ -9,11 +9,10 @@ import { Session, sessionCard } from "./session.js";
 import { strip } from "./strip.js";
 
 const PACE = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 120; // milliseconds between rows
-const HELP = "Choose a frame to go back to its step, or forward again: its state is put into the session.";
+const HELP = "Choose a frame to bring the session back to its step, or forward again.";
 
 const foundIn = (frame) => frame?.predictions?.at(-1);
 
-/** Return the view of a stateful model that takes rows of 8 pixels. */
 export function rows(model, name, moved) {
   const session = new Session(model, name);
   const [chart, belief] = [bars(model.labels), h("p.belief")];
@@ -58,14 +57,12 @@ export function rows(model, name, moved) {
       card("Draw a digit", pad.element, h("div.tools", all, next)),
       card("What the model believes", belief, chart.element)),
     card("The hidden state, step by step",
-      sessionCard(session, moved), strip(session, details, title), h("p.soft", HELP)));
+      sessionCard(session, moved), strip(session, details), h("p.soft", HELP)));
   return { element, open: () => name && session.open(), close: session.close };
 }
 
-const title = (frame) => (foundIn(frame) ? `, the model reads ${foundIn(frame).label}` : "");
-
 function details(frame) {
   const found = foundIn(frame);
-  const words = found ? verdict(found).at(-1).replace(" with", found.label) : frame.followed ? "followed" : "initial";
+  const words = found ? verdict(found).at(-1).replace("with", `${found.label} ·`) : frame.followed ? "followed" : "initial";
   return [frame.pixels && dots(frame.pixels, "The row"), h("span.soft", words)];
 }

@@ -5,7 +5,7 @@ const KINDS = {
   I16: Int16Array, I8: Int8Array, U8: Uint8Array, BOOL: Uint8Array,
 };
 
-/** Return the tensors of a file: name, datatype, shape, and all values. */
+/** The tensors of a file: name, datatype, shape, and all values. */
 export function parse(file) {
   const start = 8 + Number(new DataView(file).getBigUint64(0, true));
   const header = Object.entries(JSON.parse(new TextDecoder().decode(file.slice(8, start))));

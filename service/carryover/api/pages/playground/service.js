@@ -1,24 +1,19 @@
-/** Calls to the service: relative to the page, with the API key, and sent again after what passes. */
+/** Calls to the service, relative to the page. */
 
 import { fresh, sleep } from "./dom.js";
 
 /** The service's URL: the page may be under a prefix. */
 export const BASE = new URL("./", document.baseURI.split("#")[0]);
 
-/** Fires `made` with how to make a call, and `served` with who responded to it. */
+/** `made` says how to make a call, `served` who responded to it. */
 export const calls = new EventTarget();
 
 const STORED = "carryover-key";
 const PASSING = [429, 502, 503, 504];
 const PATIENCE = 10000; // milliseconds
 
-/** What the service says is wrong; status 0 where it says nothing. */
-export class Problem extends Error {
-  constructor(status, detail) {
-    super(status ? `${status}: ${detail}` : detail);
-    this.status = status;
-  }
-}
+/** An error of the service. */
+export const problem = (status, detail) => Object.assign(new Error(`${status}: ${detail}`), { status });
 
 /** The API key, which the tab forgets when it is closed. */
 export const key = { get: () => sessionStorage.getItem(STORED) ?? "", set: (to) => sessionStorage.setItem(STORED, to) };
@@ -35,7 +30,6 @@ const WORDS = { true: "True", false: "False", null: "None" };
 const literal = (value) =>
   JSON.stringify(value).replace(/"(?:[^"\\]|\\.)*"|true|false|null/g, (found) => WORDS[found] ?? found);
 
-/** Return an idempotency key. */
 export const newKey = () => fresh("page-");
 
 /**
@@ -57,10 +51,9 @@ export async function call(method, where, { json, body, headers = {}, like, once
   tell("served", { replica, worker, spent: performance.now() - started });
   if (response.ok) return response;
   const said = await response.json().catch(() => ({}));
-  throw new Problem(response.status, said.detail ?? said.error ?? response.statusText);
+  throw problem(response.status, said.detail ?? said.error ?? response.statusText);
 }
 
-/** Return what a path has, as JSON. */
 export const read = async (where, asked) => (await call("GET", where, asked)).json();
 
 async function persist(url, init) {
@@ -68,7 +61,7 @@ async function persist(url, init) {
   for (let wait = 100; ; wait *= 1.6) {
     const response = await fetch(url, init).catch(() => null);
     if (response && !PASSING.includes(response.status)) return response;
-    if (performance.now() > until) return response ?? Promise.reject(new Problem(0, "The service does not respond."));
+    if (performance.now() > until) return response ?? Promise.reject(new Error("The service does not respond."));
     await sleep(wait * (0.5 + Math.random()));
   }
 }

@@ -1,23 +1,22 @@
-/** A session and the steps that this tab has seen of it, and the card that shows where it is. */
+/** A session, and the card that shows where it is. */
 
-import { alarm, button, fresh, guarded, h, newTab, say } from "./dom.js";
+import { button, fresh, guarded, h, newTab, say } from "./dom.js";
 import { follow } from "./events.js";
 import { parse } from "./safetensors.js";
 import { call, newKey, path, python } from "./service.js";
 import { connect } from "./socket.js";
 
 const MOST = 120; // frames
-const TTL = 3600; // seconds
 
-/** Return the part of the page's URL that names a model, and a session. */
+/** The part of the page's URL that names a model and a session. */
 export const fragment = (model, session) =>
   `#/${path`models/${model}`}${session ? path`/sessions/${session}` : ""}`;
 
-/** A session of a model; without the `name` of one that exists, the first step creates it. Fires `change`. */
+/** Without the `name` of one that exists, the first step creates it. Fires `change`. */
 export class Session extends EventTarget {
-  /** For each step: its number, the file of its state, the tensors in it, and what was `told` of it. */
+  /** For each step: its number, file of its state, tensors in it, and what was `told`. */
   frames = [];
-  /** The step that the session is at; null before it is created. */
+  /** Null before it is created. */
   at = null;
   #tail = Promise.resolve();
   #following = new AbortController();
@@ -32,10 +31,9 @@ export class Session extends EventTarget {
     return path`v1/models/${this.model.name}/sessions/${this.name}`;
   }
 
-  /** Look at a session that exists, and follow it. */
   open = () => this.#alone(() => this.#look().then(() => this.#follow()));
 
-  /** Take a step and return its predictions. It goes over `socket`, where there is one. */
+  /** Take a step, over `socket` where there is one. */
   step = (instances, told, socket) => this.#alone(async () => {
     await this.#create();
     const [once, json] = [newKey(), { instances }];
@@ -46,15 +44,15 @@ export class Session extends EventTarget {
     return predictions;
   });
 
-  /** Return a WebSocket for many steps; null where there is none, and steps are requests of their own. */
+  /** A WebSocket for many steps; null where steps must be requests of their own. */
   socket = () => this.#alone(async () => {
     await this.#create();
     return connect(`${this.path}:stream`).catch(() => null);
   });
 
-  /** Bring the session to the state of a frame. */
   go = (frame) => this.#alone(async () => {
-    await this.#change("PUT", "/state", { body: frame.file, like: 'put_state(open("state.safetensors", "rb").read())' });
+    const like = 'put_state(open("state.safetensors", "rb").read())';
+    await this.#change("PUT", "/state", { body: frame.file, like });
     this.#arrive(frame.step);
   });
 
@@ -64,7 +62,6 @@ export class Session extends EventTarget {
     await this.#look();
   });
 
-  /** Copy the session, and return the name of the copy. */
   fork = () => this.#alone(async () => {
     const session = fresh("fork-");
     await this.#change("POST", ":fork", { json: { session }, like: python`fork(${session}).describe()` });
@@ -76,14 +73,13 @@ export class Session extends EventTarget {
   async #create() {
     if (this.at !== null) return;
     this.name ??= fresh("page-");
-    const json = { session: this.name, ttl: TTL };
-    const like = python`client.create(${this.model.name}, ${this.name}, ttl=${TTL}).describe()`;
-    await call("POST", path`v1/models/${this.model.name}/sessions`, { json, like });
+    const like = python`client.create(${this.model.name}, ${this.name}).describe()`;
+    await call("POST", path`v1/models/${this.model.name}/sessions`, { json: { session: this.name }, like });
     await this.#look();
     this.#follow();
   }
 
-  /** Change it, provided that it is where this tab believes it to be; else look where it is. */
+  /** Change it if it is where this tab believes it to be. */
   async #change(method, what, { like, ...asked }) {
     const session = python`client.session(${this.model.name}, ${this.name}).`;
     const headers = { "If-Match": `"${this.at}"` };
@@ -92,7 +88,7 @@ export class Session extends EventTarget {
     } catch (error) {
       if (error.status !== 412) throw error;
       await this.#look();
-      throw new Error(`Another client has changed the session, which is at step ${this.at}; nothing was done.`);
+      throw new Error(`Another client has brought the session to step ${this.at}; nothing was done.`);
     }
   }
 
@@ -101,8 +97,9 @@ export class Session extends EventTarget {
     const response = await call("GET", `${this.path}/state`);
     const step = Number(response.headers.get("ETag").replaceAll('"', ""));
     const file = await response.arrayBuffer();
-    if (!this.frames.some((known) => known.step === step && same(known.file, file))) {
-      const frame = { step, file, tensors: parse(file), ...told };
+    const tensors = parse(file);
+    if (!this.frames.some((known) => known.step === step && same(known.tensors, tensors))) {
+      const frame = { step, file, tensors, ...told };
       this.frames = [...this.frames.filter((other) => other.step < step), frame].slice(-MOST);
     }
     this.#arrive(step);
@@ -114,20 +111,17 @@ export class Session extends EventTarget {
   }
 
   #follow() {
-    const heard = (event) => this.#alone(() => this.#hear(event)).catch(() => {});
+    const heard = (step) => this.#alone(() => this.#hear(step)).catch(() => {});
     follow(`${this.path}/events`, heard, this.#following.signal);
   }
 
-  /** `step` is of a step that anyone has committed; `state` of any other change. */
-  async #hear({ event, data }) {
+  async #hear(step) {
     const before = this.at;
-    if (event === "deleted" || event === "expired") alarm(`The session ${this.name} is ${event}.`);
-    if (event !== "state" && (event !== "step" || data.step <= before)) return;
+    if (step !== null && step <= before) return;
     await this.#look({ followed: true });
-    if (this.at !== before) say(`Another client has brought the session to step ${this.at}`);
+    if (this.at !== before) say(`Another client: step ${this.at}`);
   }
 
-  /** Do one thing after another. */
   #alone(work) {
     const done = this.#tail.then(work);
     this.#tail = done.catch(() => {});
@@ -135,13 +129,9 @@ export class Session extends EventTarget {
   }
 }
 
-/** Whether two files hold the same bytes. */
-function same(...files) {
-  const [a, b] = files.map((file) => new Uint8Array(file));
-  return a.length === b.length && a.every((byte, i) => byte === b[i]);
-}
+const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
 
-/** Return where a session is, and what can be done with it. `moved` gets the names of others, null for a new one. */
+/** The card; `moved` gets the name of another session, null for a new one. */
 export function sessionCard(session, moved) {
   const [name, step, link] = [h("code"), h("output.step", { "aria-label": "Step" }), newTab()];
   const reset = button("Reset", guarded(session.reset));

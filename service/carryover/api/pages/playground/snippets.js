@@ -1,11 +1,10 @@
-/** The last call that this page has made, as commands and programs to copy. */
+/** The last call, as a command and programs to copy. */
 
 import { button, h } from "./dom.js";
 import { BASE, calls, key } from "./service.js";
 
 const KINDS = { curl, Python: asPython, JavaScript: javascript };
 
-/** Show the last call in a place. */
 export function showSnippets(place) {
   const code = h("code");
   let [made, kind] = [null, "curl"];
@@ -55,11 +54,10 @@ with Client("${BASE.href.replace(/\/$/, "")}"${secret}) as client:
 function javascript({ method, url, json, body, headers }) {
   const all = Object.entries(headers).map((pair) => pair.map((text) => JSON.stringify(text)).join(": "));
   if (key.get()) all.push('Authorization: "Bearer " + key');
-  const init = [`method: "${method}"`, `headers: { ${all.join(", ")} }`];
-  if (json) init.push(`body: JSON.stringify(${JSON.stringify(json)})`);
-  if (body) init.push("body: state");
+  const data = json ? `JSON.stringify(${JSON.stringify(json)})` : body && "state";
   return `const response = await fetch("${url.href}", {
-  ${init.join(",\n  ")},
+  method: "${method}",
+  headers: { ${all.join(", ")} },${data ? `\n  body: ${data},` : ""}
 });
 console.log(response.status, await response.text());`;
 }

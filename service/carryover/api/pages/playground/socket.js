@@ -1,8 +1,8 @@
 /** Steps over one WebSocket: the lines of `:stream`, one a message. */
 
-import { BASE, Problem, key } from "./service.js";
+import { BASE, key, problem } from "./service.js";
 
-/** Open the stream of a session; the promise fails where there is none, as behind a proxy that does not pass it on. */
+/** It fails where there is no WebSocket, as behind some proxies. */
 export function connect(where) {
   const url = new URL(where, BASE);
   url.protocol = url.protocol.replace("http", "ws");
@@ -17,7 +17,7 @@ export function connect(where) {
   });
 }
 
-/** Return the response to a line; null where it was not run, or may not have been: the connection was lost. */
+/** The response to a line; null if the connection was lost, and the line may have run. */
 async function ask(socket, waiting, line) {
   const response = await new Promise((resolve) => {
     if (socket.readyState !== WebSocket.OPEN) return resolve(null);
@@ -25,6 +25,6 @@ async function ask(socket, waiting, line) {
     socket.send(JSON.stringify(line));
   });
   if (!response || response.type === "urn:carryover:stream-ended") return null;
-  if (response.status) throw new Problem(response.status, response.detail);
+  if (response.status) throw problem(response.status, response.detail);
   return response;
 }

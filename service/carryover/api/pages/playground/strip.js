@@ -1,17 +1,16 @@
-/** The film strip of a session: a frame for each step, with a heat map of its state; choosing one goes there. */
+/** The film strip of a session: its state after each step, to which a click goes back. */
 
 import { heat } from "./charts.js";
-import { guarded, h, short } from "./dom.js";
+import { button, guarded, h, short } from "./dom.js";
 
 const FEW = 4; // numbers that are shown as such
 
-/** Return the strip; `details` gives what a frame shows beside its state, and `title` what it is called. */
-export function strip(session, details = () => null, title = () => "") {
+/** `details` is what a frame shows beside its state. */
+export function strip(session, details = () => null) {
   const list = h("ol.strip", { tabindex: 0, "aria-label": "Steps" });
   const nodes = new WeakMap();
-  const make = (frame) => h("li", h("button", {
-    type: "button", click: guarded(() => session.go(frame)), "aria-label": `Step ${frame.step}${title(frame)}: go to it`,
-  }, h("b", `Step ${frame.step}`), frame.tensors.map(buffer), details(frame)));
+  const make = (frame) => h("li", button(
+    [h("b", `Step ${frame.step}`), frame.tensors.map(buffer), details(frame)], guarded(() => session.go(frame))));
   const show = () => {
     const shown = session.frames.map((frame) => nodes.get(frame) ?? nodes.set(frame, make(frame)).get(frame));
     for (const node of [...list.children]) if (!shown.includes(node)) node.remove();
@@ -27,7 +26,6 @@ export function strip(session, details = () => null, title = () => "") {
   return list;
 }
 
-/** Return a state buffer: its numbers where they are few, else a heat map. */
 function buffer({ name, dtype, shape, values }) {
   const title = `${name} ${dtype} [${shape.join(", ")}]`;
   return values.length > FEW ? heat(values, title) : h("code", { title }, values.map(short).join(" "));
