@@ -48,7 +48,7 @@ test-api: $(VENV)/.dev ## 10,000 requests that are made from the OpenAPI documen
 	$(BIN)/pytest tests/openapi -s
 
 test-alerts: ## test the alert rules; needs promtool, of Debian's package prometheus
-	promtool check rules deploy/monitoring/alerts.yml
+	promtool check config deploy/monitoring/prometheus.yml
 	promtool test rules deploy/monitoring/alerts.test.yml
 
 test-browser: $(VENV)/.browser ## use the page at / in a browser; needs chromium; SCREENSHOT=docs/playground.png takes its picture

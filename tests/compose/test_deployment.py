@@ -6,11 +6,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
 from statistics import median
+from typing import Any
 
 import pytest
 
 from tests.compose.conftest import PASSWORD, REPLICAS
-from tests.compose.deployment import TIMEOUT, Deployment, docker
+from tests.compose.deployment import TIMEOUT, Deployment, docker, run
 from tests.compose.faults import INTERVAL, Faults
 from tests.compose.load import Load
 from tests.compose.terminal import say
@@ -131,6 +132,42 @@ def test_websockets_and_events_go_through_the_proxy(deployment: Deployment) -> N
             assert events.steps(1) == [4]
     plain = deployment.get(f"{path}:stream")
     assert (plain.status, plain.headers["Upgrade"]) == (426, "websocket")
+
+
+# Debian's package in place of the image of Prometheus' makers, which takes another registry.
+PROMETHEUS = b"""
+FROM debian:bookworm-slim
+RUN apt-get update && apt-get install --yes --no-install-recommends prometheus && rm -rf /var/lib/apt/lists/* \\
+    && install -d -o 65534 /prometheus
+ENTRYPOINT ["prometheus"]
+"""
+
+
+def test_prometheus_scrapes_every_replica(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    tag, replicas = f"{deployment.project}-prometheus", deployment.containers("service")
+    run("docker", "build", "--tag", tag, "-", given=PROMETHEUS)
+    monkeypatch.setitem(deployment.variables, "PROMETHEUS_IMAGE", tag)
+    deployment.compose("--profile", "monitoring", "up", "--detach", "--no-deps", "prometheus")
+
+    def asked(path: str) -> Any:
+        program = f"from urllib.request import urlopen; print(urlopen('http://prometheus:9090/api/v1/{path}').read().decode())"
+        try:
+            return json.loads(deployment.python(replicas[0], program))["data"]
+        except RuntimeError:
+            return None  # it does not listen yet
+
+    def scraped() -> bool:
+        found = asked("query?query=up") or {"result": []}
+        return [one["value"][1] for one in found["result"]] == ["1"] * len(replicas)
+
+    try:
+        eventually("a scrape of every replica", scraped, interval=0.5)
+        assert {rule["health"] for group in asked("rules")["groups"] for rule in group["rules"]} <= {"ok", "unknown"}
+        (steps,) = asked("query?query=sum(carryover_steps_total)")["result"]
+        assert float(steps["value"][1]) > 0
+    finally:
+        deployment.compose("--profile", "monitoring", "rm", "--stop", "--force", "--volumes", "prometheus")
+        docker("image", "rm", "--force", tag)
 
 
 def test_it_is_the_service_that_limits_bodies(deployment: Deployment) -> None:
