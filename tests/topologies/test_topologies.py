@@ -24,6 +24,7 @@ from tests.support.proxy import Certificates, Proxy
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.repository import rnn, write_recurrent
 from tests.support.service import Launch, Service
+from tests.support.sockets import Events
 from tests.support.topologies import RedisCluster, Sentinels, command
 from tests.support.waiting import eventually, together
 
@@ -102,7 +103,10 @@ def whole_api(service: Service) -> None:
         problem(post(other, SESSIONS, {"session": name}), 409)
         assert other.step(address, [ROW])["predictions"][0] == expected(1)
         stream = service.stream(address)
-        assert [stream.step([ROW])["step"] for _ in range(3)] == [2, 3, 4]
+        with Events(service.port, address) as events:
+            assert getattr(events.next(), "kind", "") == "state"
+            assert [stream.step([ROW])["step"] for _ in range(3)] == [2, 3, 4]
+            assert events.steps(3) == [2, 3, 4]
         stream.finish()
         assert stream.line() is None
         stream.close()

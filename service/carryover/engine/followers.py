@@ -5,9 +5,9 @@ not do: they take rights of their own, a failover loses them, and in a cluster e
 nothing: steps count up, so that those between two looks are known.
 """
 
+import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 
 import gevent
@@ -17,10 +17,14 @@ from carryover.store import Record, Store
 from carryover.store.record import DELETED
 
 INTERVAL = 0.05
-"""Seconds between two looks; more where a look takes more than the share of them below."""
+"""Seconds between two looks; up to `_LONGEST` where looks would take more than one in `_SHARE` of them."""
 _SHARE = 20
+_LONGEST = 1.0
 _AT_ONCE = 256
 """Sessions that are read in one round trip."""
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +62,23 @@ class Follower:
 
     def see(self, record: Record) -> None:
         """Take note of what a look has found."""
-        before = self._record
-        if record.header != before.header or record.live != before.live:
+        if not _same(record, self._record):
             self._record, self._new = record, True
             self._notify()
+
+
+@dataclass(slots=True)
+class _Followed:
+    """A session's followers, and the record that all of them have seen; None if one of them may not have."""
+
+    followers: set[Follower]
+    seen: Record | None = None
+
+    def see(self, record: Record) -> None:
+        if self.seen is None or not _same(record, self.seen):
+            self.seen = record
+            for follower in self.followers:
+                follower.see(record)
 
 
 class Followers:
@@ -69,30 +86,36 @@ class Followers:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._of: dict[str, set[Follower]] = {}
+        self._of: dict[str, _Followed] = {}
         self._looking = False
 
     def add(self, key: str, follower: Follower) -> None:
         """Look at a session from now on, for `follower`."""
-        self._of.setdefault(key, set()).add(follower)
+        followed = self._of.setdefault(key, _Followed(set()))
+        followed.followers.add(follower)
+        followed.seen = None
         if not self._looking:
             self._looking = True
             gevent.spawn(self._look)
 
     def remove(self, key: str, follower: Follower) -> None:
         """Look no longer."""
-        self._of[key].discard(follower)
-        if not self._of[key]:
+        followers = self._of[key].followers
+        followers.discard(follower)
+        if not followers:
             del self._of[key]
 
     def _look(self) -> None:
         while self._of:
             started = time.monotonic()
             keys = list(self._of)
-            with suppress(StoreUnavailableError):
+            try:
                 for start in range(0, len(keys), _AT_ONCE):
                     self._look_at(keys[start : start + _AT_ONCE])
-            gevent.sleep(max(INTERVAL, _SHARE * (time.monotonic() - started)))
+            except Exception:
+                log.exception("looking at sessions that are followed failed")
+            pause = _SHARE * (time.monotonic() - started)
+            gevent.sleep(min(max(INTERVAL, pause), _LONGEST))
         self._looking = False
 
     def _look_at(self, keys: list[str]) -> None:
@@ -100,6 +123,10 @@ class Followers:
         if self._store.health.reason is not None:
             return
         for key, found in zip(keys, self._store.heads(keys), strict=True):
-            if not isinstance(found, StoreUnavailableError):
-                for follower in self._of.get(key, ()):
-                    follower.see(DELETED if found is None else found)
+            followed = self._of.get(key)
+            if followed is not None and not isinstance(found, StoreUnavailableError):
+                followed.see(DELETED if found is None else found)
+
+
+def _same(one: Record, other: Record) -> bool:
+    return one.header == other.header and one.live == other.live
