@@ -46,10 +46,10 @@ _PARAMETERS: dict[str, tuple[str, Schema]] = {
     "file": ("The name of a file.", {"enum": list(docs.FILES)}),
     "asset": ("The name of a file.", {"enum": list(playground.FILES)}),
 }
-_ETAG = {"type": "string", "pattern": '^"[0-9]+"$'}
+_ETAG = {"type": "string", "pattern": '^(W/)?"[0-9a-f]+"$'}
 _HEADERS: dict[str, Schema] = {
     request_ids.HEADER: {"description": "The id of the request.", "schema": {"type": "string"}},
-    "ETag": {"description": "The session's step.", "schema": _ETAG},
+    "ETag": {"description": "The session's step; of a file, a digest.", "schema": _ETAG},
     "Location": {"description": "The path of what was created.", "schema": {"type": "string"}},
     "Idempotency-Replayed": {"description": "The response is that of an earlier request.", "schema": {"const": "true"}},
     rates.POLICY: {
@@ -250,7 +250,8 @@ def _successes(route: Route, schemas: _Schemas) -> dict[str, Schema]:
     found: dict[str, Schema] = {}
     for status, kind in route.responses.items():
         used = _common(route)
-        if _has_step(route) and status != HTTPStatus.NO_CONTENT and not route.streams:
+        cached = HTTPStatus.NOT_MODIFIED in route.responses
+        if cached or (_has_step(route) and status != HTTPStatus.NO_CONTENT and not route.streams):
             used.append("ETag")
         if route.changes and not route.streams:
             used.append("Idempotency-Replayed")
