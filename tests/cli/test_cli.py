@@ -575,6 +575,43 @@ class TestNew:
         assert load(folder).batched is batched
         assert "the module's own initial values; no checkpoint was given" in done.stdout
 
+    def test_a_size_that_fits_by_broadcasting_only_is_not_chosen(self, tmp_path: Path, run: Run) -> None:
+        done = run("new", tmp_path / "codebook", "--from", f"{MODULES}:Codebook")
+        assert done.exit_code == 0, done.stderr
+        assert done.stderr == ""
+        (spec,) = manifest(tmp_path / "codebook")["inputs"]
+        assert spec["shape"][-1] == 8
+
+    def test_a_list_that_grows_is_named(self, tmp_path: Path, run: Run) -> None:
+        done = run("new", tmp_path / "list", "--from", f"{MODULES}:Lists", "--input", "x:FP32:1,4")
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr.startswith("Error: state.past: its structure is another after each of 40 steps")
+        assert not (tmp_path / "list").exists()
+
+    @pytest.mark.parametrize(
+        ("name", "state"),
+        [
+            ("Ring3", {"place": {"attribute": "place"}}),
+            ("Layers", {"hidden": {"attribute": "layers.*.hidden", "batch_dim": 0}}),
+            (
+                "Everywhere",
+                {
+                    "trace": {"batch_dim": 0},
+                    "hx": {"input": "hx", "output": 1, "batch_dim": 0},
+                    "steps": {"attribute": "steps", "shared": True},
+                },
+            ),
+            ("Slotted", {"memory": {"attribute": "memory", "batch_dim": 0}}),
+        ],
+    )
+    def test_state_in_attributes_is_found(
+        self, tmp_path: Path, run: Run, name: str, state: dict[str, dict[str, Any]]
+    ) -> None:
+        source = MODULES if hasattr(cli_models, name) else CARRIED
+        done = run("new", tmp_path / "model", "--from", f"{source}:{name}", "--input", "x:FP32:1,3")
+        assert done.exit_code == 0, done.stderr
+        assert manifest(tmp_path / "model")["state"] == state
+
     def test_what_is_given_is_not_guessed(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "streams"
         options = ("--arguments", "features=5", "hidden_size=7", "--input", "frames:FP32:-1,1,5", "--json")

@@ -215,7 +215,7 @@ CASES = {
         ("trace", "hx", "steps"),
         (1,) * 6,
     ),
-    "long deque": Carried(
+    "long-deque": Carried(
         carried.Averages60,
         tensors("[1, 3]") + '[state.past]\nattribute = "past"\n',
         itself,

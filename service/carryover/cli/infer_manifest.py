@@ -124,12 +124,12 @@ class _Attempt:
         found, axes = self._found, set(self._found.batch.values())
         fitting = [guess.datatype.kind == "float" or likely(name) for name, guess in self._choice.items()]
         steps = bool(found.time) or not found.state
-        return found.keeps_shape(), sum(map(bool, fitting)), steps, bool(axes), len(axes) == 1
+        return not found.broadcast, found.keeps_shape(), sum(map(bool, fitting)), steps, bool(axes), len(axes) == 1
 
     @property
     def perfect(self) -> bool:
         """Whether nothing could score higher."""
-        return self.score == (True, len(self._choice), True, True, True)
+        return self.score == (True, True, len(self._choice), True, True, True)
 
     def with_zeros(self) -> "_Attempt":
         """Return the same with zeros for floating inputs, if it is for others that forward does not take them."""
@@ -182,7 +182,7 @@ class _Attempt:
         # What zeros do not reveal must be named.
         named = [name for name in found.buffers if found.batch or name not in found.zeros]
         if named or found.found:
-            state = {name: _entry(manifest.state.get(name)) for name in (*named, *found.found)}
+            state = {name: manifest.state.get(name, StateSpec()).said() for name in (*named, *found.found)}
             document["state"] = _brief(state, found) if len(state) > _MOST_ENTRIES else state
         why = {spec.name: self._why(spec) for spec in manifest.inputs}
         return Draft(document, why, list(self._notes()), found.probabilities())
@@ -214,14 +214,6 @@ class _Attempt:
             yield f"batch_dim: {who} in one batch gave what each gave alone"
         else:
             yield f"no batch_dim: no axis was found along which {who} in one batch give what each gives alone"
-
-
-def _entry(spec: StateSpec | None) -> dict[str, Any]:
-    """What a manifest says of an entry of state."""
-    said = spec.model_dump(exclude_defaults=True, exclude={"datatype"}) if spec else {}
-    if str(said.get("output", "")).isdecimal():
-        said["output"] = int(said["output"])
-    return said
 
 
 def _brief(state: dict[str, dict[str, Any]], found: Experiment) -> dict[str, Any]:

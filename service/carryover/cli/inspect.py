@@ -12,8 +12,7 @@ from carryover.cli.report import report_text, version_report
 from carryover.cli.summary import HEADINGS, cells, hint, summary
 from carryover.cli.terminal import json_option, show_json, table, working
 from carryover.errors import ConfigurationError
-from carryover.runtime import classes, programs, weights, weights_advice
-from carryover.runtime import manifest as manifests
+from carryover.runtime import programs, weights, weights_advice
 
 _UNKNOWN = (
     "A bare checkpoint does not say which of its tensors are buffers, nor which of those are state: its class does. "
@@ -29,16 +28,16 @@ _UNKNOWN = (
 def inspect(path: Path, folder: Path | None, *, as_json: bool) -> None:
     """Show a model or a checkpoint, tensor by tensor.
 
-    PATH is a model's folder, a version's folder or a bare checkpoint. Each parameter and buffer is summarized, with
-    what was found to be state and why, and every problem. Exits with 1 where the service would not load the model. Of a
-    checkpoint that lies in a model's folder, or with --model, it is also said what [weights] must say in the manifest.
+    PATH is a model's folder, a version's folder or a checkpoint: of this one, if it lies in a model's folder or with
+    --model, it says what [weights] must say. Each parameter and buffer is summarized, with what was found to be state
+    and why, and every problem. Exits with 1 where the service would not load the model.
     """
     if path.name in ("", ".."):
         path = path.resolve()
     errors: list[str] = []
     with working():
         if path.is_file():
-            found, text = _checkpoint(path, _manifest_for(path, folder)), _checkpoint_text
+            found, text = _checkpoint(path, folder), _checkpoint_text
         else:
             (found, report), text = version_report(*_version(path), settings.read()), report_text
             errors = report.errors
@@ -62,30 +61,11 @@ def _version(path: Path) -> tuple[Path, str | None]:
     )
 
 
-def _manifest_for(checkpoint: Path, folder: Path | None) -> Path | None:
-    """The manifest of a model that is named, or in whose folder a checkpoint lies; None where there is none."""
-    if folder is not None:
-        return folder / "model.toml"
-    version = checkpoint.absolute().parent
-    return next((path for path in (version / "model.toml", version.parent / "model.toml") if path.is_file()), None)
-
-
-def _fit(path: Path, manifest: Path) -> str | None:
-    """How a checkpoint fits the class that a manifest names, as a sentence; None where it names none."""
-    found, faults = manifests.read(manifest)
-    if found is None:
-        raise ConfigurationError(faults[0])
-    if found.target is None:
-        return None
-    return weights_advice.fit(path, classes.build(found.target, found.arguments, manifest), found.weights)
-
-
-def _checkpoint(path: Path, manifest: Path | None) -> dict[str, Any]:
-    """What a checkpoint, or a program, holds, and how it fits the class that a manifest names."""
-    trusted = settings.read().trust_pt2
-    program = programs.load(path, trusted=trusted) if path.suffix == ".pt2" else None
+def _checkpoint(path: Path, folder: Path | None) -> dict[str, Any]:
+    """What a checkpoint, or a program, holds, and how it fits the class of the model in a folder, or of its own."""
+    program = programs.load(path, trusted=settings.read().trust_pt2) if path.suffix == ".pt2" else None
     groups = list(weights.groups(dict(program.module.state_dict()) if program else weights.contents(path)))
-    fit = _fit(path, manifest) if manifest is not None and program is None else None
+    fit = None if program else weights_advice.fit(path, folder)
     advice = [sentence for group in groups for sentence in group.advice()] + list(weights_advice.parts(groups))
     return {
         "path": str(path),

@@ -1,6 +1,7 @@
 """What the commands have in common: `--json`, errors as one sentence, and plain aligned tables."""
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import Any
@@ -21,10 +22,11 @@ json_option: Callable[[Any], Any] = click.option(
 def working() -> Iterator[None]:
     """While a model's own code may run: what that prints goes to stderr, and any error is one sentence and exit 1.
 
-    `flask --debug` shows the traceback of what is no error of the service's own.
+    Python's warnings, such as torch's of each input that is tried, are shown where `PYTHONWARNINGS` or `-W` asks for
+    them. `flask --debug` shows the traceback of what is no error of the service's own.
     """
     try:
-        with redirect_stdout(sys.stderr):
+        with redirect_stdout(sys.stderr), warnings.catch_warnings(action=None if sys.warnoptions else "ignore"):
             yield
     except CarryoverError as error:
         raise click.ClickException(str(error)) from None

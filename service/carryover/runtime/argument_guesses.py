@@ -15,6 +15,8 @@ from carryover.runtime.weights import StateDict
 
 _LAYERS = {1, 2, 3, 4}
 """Tried beside the sizes that occur in the checkpoint: numbers of layers, heads or kernels."""
+_SHOWN = 8
+"""Arguments that a note names."""
 _MOST = 20_000
 """Modules that may be constructed to find the arguments; without memory, on torch's meta device."""
 
@@ -53,7 +55,8 @@ def fit(cls: Make, given: Mapping[str, Any], held: Iterable[StateDict], path: Pa
         notes.append(f"arguments: {shown}: the only sizes that make the class fit the checkpoint")
     if others:
         which = "all others" if given or found else "all"
-        notes.append(f"arguments: {which} as the class has them: {', '.join(others)}")
+        rest = f" and {len(others) - _SHOWN} more" if len(others) > _SHOWN else ""
+        notes.append(f"arguments: {which} as the class has them: {', '.join(others[:_SHOWN])}{rest}")
     return {**given, **found}, notes
 
 

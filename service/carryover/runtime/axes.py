@@ -38,15 +38,40 @@ Axes = Mapping[str, int]
 """An axis of some inputs, outputs or buffers, by name."""
 _ROWS = 3
 """Steps, or sessions, that are compared with as many forwards of one."""
+_SIZES = 8
+"""Sizes of a module that are tried in the place of 1."""
 _MOST = 1000
 """The most ways to choose axes that are tried."""
+
+
+def broadcast(forward: Forward, inputs: Sequence[TensorSpec], given: Collection[str]) -> bool:
+    """Whether an axis has size 1 only because that is broadcast to a size of the module's: 2 does not fit there.
+
+    `given` are the inputs of which the sizes are known.
+    """
+    tensors = [*forward.module.parameters(), *forward.module.buffers()]
+    sizes = sorted({size for tensor in tensors for size in tensor.shape if size > 2})[:_SIZES]  # noqa: PLR2004
+
+    def takes(spec: TensorSpec, axis: int, size: int) -> bool:
+        with suppress(ModelFailedError):
+            dry_run(forward, zeros([with_sizes(one, {axis}, size) if one is spec else one for one in inputs]))
+            return True
+        return False
+
+    return any(
+        size == 1 and not takes(spec, axis, 2) and any(takes(spec, axis, other) for other in sizes)
+        for spec in inputs
+        if spec.name not in given
+        for axis, size in enumerate(spec.shape)
+    )
 
 
 class Experiment:
     """A module on example inputs: which buffers it changes, and what the axes of its inputs mean.
 
     `given` names the inputs whose shapes are final, with -1 for the axes that vary. `zeros` are the changes on zeros,
-    `changes` those on any numbers, `state` the names of the state buffers, `time` the axes that hold steps.
+    `changes` those on any numbers, `state` the names of the state buffers, `time` the axes that hold steps. `broadcast`
+    says that they fit by accident.
 
     Raises:
         ModelFailedError: forward does not take the inputs.
@@ -96,6 +121,7 @@ class Experiment:
             self.time = next((axes for axes in ways if rows_are_steps(self.version, axes)), {})
             self._vary(self.time)
         self.version = batched(self.version, self.time) or self.version
+        self.broadcast = broadcast(forward, inputs, given)
 
     @property
     def batch(self) -> Axes:

@@ -200,6 +200,13 @@ class StateSpec(_Strict):
         """Whether it is a buffer of the module."""
         return self.input is None and self.attribute is None
 
+    def said(self) -> dict[str, Any]:
+        """Return what a manifest says of it."""
+        said = self.model_dump(exclude_defaults=True, exclude={"datatype"})
+        if str(said.get("output", "")).isdecimal():
+            said["output"] = int(said["output"])
+        return said
+
     def dim_of(self, path: str) -> int | None:
         """Return the batch axis of the tensor under a path of the entry."""
         return self.batch_dim.get(path) if isinstance(self.batch_dim, dict) else self.batch_dim

@@ -5,10 +5,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from carryover.errors import ConfigurationError
-from carryover.runtime import toml
+from carryover.runtime import classes, toml
+from carryover.runtime import manifest as manifests
 from carryover.runtime.manifest import WeightsSpec
 from carryover.runtime.weights import Group, StateDict, adapt, faults, read, renamed, starts, state_dicts
 
@@ -43,12 +44,30 @@ def advise(path: Path, expected: Expected, buffers: Collection[str] = ()) -> str
     return None
 
 
-def fit(path: Path, module: nn.Module, said: WeightsSpec) -> str:
-    """Say whether a checkpoint fits a module as a manifest says it does, or what this must say, as a sentence."""
+def fit(path: Path, folder: Path | None) -> str | None:
+    """Say whether a checkpoint fits the class of the model in a folder, or what the manifest there must say.
+
+    Without a folder it is that of the model that the checkpoint lies in. None where there is no such class.
+
+    Raises:
+        ConfigurationError: the manifest is invalid, or its class cannot be made.
+
+    """
+    version = path.absolute().parent
+    places = [version, version.parent] if folder is None else [folder]
+    manifest = next((place / "model.toml" for place in places if folder or (place / "model.toml").is_file()), None)
+    if manifest is None:
+        return None
+    described, wrong = manifests.read(manifest)
+    if described is None:
+        raise ConfigurationError(wrong[0])
+    if described.target is None:
+        return None
+    module = classes.build(described.target, described.arguments, manifest)
     expected, buffers = module.state_dict(), {name for name, _ in module.named_buffers()}
     called = type(module).__name__
     try:
-        given = adapt(expected, read(path, said))
+        given = adapt(expected, read(path, described.weights))
         found = faults({name: held for name, held in expected.items() if name in given or name not in buffers}, given)
     except ConfigurationError as error:
         found = [str(error)]

@@ -42,6 +42,66 @@ class Causal(nn.Module):
         return convolved
 
 
+class Codebook(nn.Module):
+    """The nearest of 32 codes of 8 numbers: (N, 8) to (N, 8)."""
+
+    codes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("codes", torch.randn(32, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.codes[(x[..., None, :] - self.codes).square().sum(-1).argmin(-1)]
+
+
+class Lists(nn.Module):
+    """Its state is a list that grows for ever: (1, F) to (1, F)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.past.append(x)
+        return torch.stack(self.past).mean(0)
+
+
+class Ring3(nn.Module):
+    """A ring of 3 whose place is a number: (1, F) to (1, F)."""
+
+    ring: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("ring", torch.zeros(3, 3))
+        self.place = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.ring[self.place] = x[0]
+        self.place = (self.place + 1) % 3
+        return x + self.ring[self.place]
+
+
+class Slotted(nn.Module):
+    """Keeps its state in the slots of an object: (B, F) to (B, F)."""
+
+    class Memory:
+        __slots__ = ("mean",)
+
+        def __init__(self) -> None:
+            self.mean: Tensor | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Slotted.Memory()
+
+    def forward(self, x: Tensor) -> Tensor:
+        mean = self.memory.mean
+        self.memory.mean = x if mean is None else 0.5 * (mean + x)
+        return self.memory.mean
+
+
 class Ring(nn.Module):
     """The same with a ring buffer and an integer position, one sample a call: (1, C) to (1, C)."""
 
