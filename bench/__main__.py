@@ -76,7 +76,7 @@ def _show(cells: Sequence[Cell], used: Memory, several: Live | None, folder: Pat
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench", description=__doc__)
     names = [row.name for row in ROWS if row is not BASELINE]
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each measurement; every row has several")
+    parser.add_argument("--seconds", type=float, default=1.2, help="of each measurement; every row has several")
     parser.add_argument(
         "--only", nargs="+", metavar="ROW", choices=[*names, LIVE], help=f"of {', '.join([*names, LIVE])}"
     )

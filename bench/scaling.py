@@ -1,7 +1,7 @@
 """`python -m bench.scaling`: what a step costs with more models, workers and replicas, and on a Redis Cluster.
 
 All services run at once and are measured in turn. The table has the least CPU of several rounds, as other programs only
-ever add to it.
+ever add to it: compare only what was measured together.
 """
 
 import argparse
@@ -29,7 +29,6 @@ from tests.support.service import Service
 from tests.support.topologies import RedisCluster
 from tests.support.waiting import eventually
 
-CONNECTIONS = 32
 SESSIONS = 1000
 _ROUNDS = 5
 _LAZY = ("--appendfsync", "everysec")
@@ -45,6 +44,7 @@ class Case:
     services: Sequence[Service]
     redis: Sequence[int]
     models: int = 1
+    connections: int = 32
     samples: list[tuple[Sample, Sample]] = field(default_factory=list)
 
     def measure(self, generator: Generator, seconds: float) -> None:
@@ -58,8 +58,8 @@ class Case:
 
     def _connections(self) -> list[Connection]:
         found = []
-        for number in range(CONNECTIONS):
-            own = [_step(session, session % self.models) for session in range(number, SESSIONS, CONNECTIONS)]
+        for number in range(self.connections):
+            own = [_step(session, session % self.models) for session in range(number, SESSIONS, self.connections)]
             Random(number).shuffle(own)
             port = self.services[number % len(self.services)].port
             found.append(Connection(Repeated(own), port=port))
@@ -78,7 +78,7 @@ class Case:
         """Return its row of the table: steps/s, and the CPU of a step, all of it and that of Redis."""
         rate = max(sample.rate for sample, _ in self.samples)
         spent, redis = (1e6 * min(sample.cpu for sample in column) for column in zip(*self.samples, strict=True))
-        return f"| {self.title} | {rate:,.0f} | {spent:.0f} | {redis:.1f} |"
+        return f"| {self.title} | {self.connections} | {rate:,.0f} | {spent:.0f} | {redis:.1f} |"
 
 
 def main() -> int:
@@ -94,17 +94,24 @@ def main() -> int:
         for _ in tqdm(range(_ROUNDS), desc="rounds", unit="round", disable=None):
             for case in cases:
                 case.measure(generator, options.seconds)
-    print("| service | steps/s | CPU µs a step | of that Redis |", "|---|---|---|---|", *map(Case.row, cases), sep="\n")
+    print(
+        "| service | connections | steps/s | CPU µs a step | of that Redis |",
+        "|---|---|---|---|---|",
+        *map(Case.row, cases),
+        sep="\n",
+    )
     return 0
 
 
 def _cases(stack: ExitStack, models: int) -> Iterator[Case]:
-    for count in (1, models):
+    for count in (1, models):  # over one connection: steps of different models are not batched
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-models-")))
         for number in range(count):
             shutil.copytree(CHECKPOINTS / RNN, folder / _model(number))
         service = stack.enter_context(_running(MODEL_REPOSITORY=folder))
-        yield Case(f"{count:,} model{'s' * (count > 1)}, 2 workers", [service], _pids(service.data), count)
+        yield Case(
+            f"{count:,} model{'s' * (count > 1)}, 2 workers", [service], _pids(service.data), count, connections=1
+        )
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-models-")))
     shutil.copytree(CHECKPOINTS / RNN, folder / _model(0))
     for title, replicas, workers in (("1 worker", 1, 1), ("2 replicas of 1 worker", 2, 1)):

@@ -6,8 +6,11 @@ so it has where a session's commit lost a race.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+
+from gevent.lock import Semaphore
 
 from carryover.engine.costs import SMALL
 from carryover.engine.executor import Executor
@@ -21,7 +24,8 @@ from carryover.store import Outcome, Records, Store
 from carryover.telemetry.counters import Statistics
 from carryover.telemetry.metrics import Metrics
 
-_AGAIN = (Outcome.CONFLICT, Outcome.GONE)
+_AT_ONCE = 4
+"""Calls of a model that are carried out at once: while one waits for Redis, others run."""
 
 
 @dataclass(slots=True)
@@ -49,6 +53,7 @@ class ColumnRunner:
         self._metrics = metrics
         self._limits = limits
         self._running = 0
+        self._turns = defaultdict[str, Semaphore](lambda: Semaphore(_AT_ONCE))
 
     def run(self, model: Model, keys: Sequence[str], inputs: Mapping[str, Array]) -> Stepped | None:
         """Run a step of the session at each key; None, and nothing has changed, unless all are plain.
@@ -59,9 +64,18 @@ class ColumnRunner:
             return None  # who waits, and for how long, is for the queue to say
         self._running += 1
         try:
-            return self._run(model, keys, inputs)
+            return self._in_turn(model, keys, inputs)
         finally:
             self._running -= 1
+
+    def _in_turn(self, model: Model, keys: Sequence[str], inputs: Mapping[str, Array]) -> Stepped | None:
+        turns = self._turns[model.name]
+        if not turns.acquire(timeout=self._limits.timeout):
+            return _failed(keys, ForwardTimeoutError(model.name, self._limits.timeout))
+        try:
+            return self._run(model, keys, inputs)
+        finally:
+            turns.release()
 
     def _run(self, model: Model, keys: Sequence[str], inputs: Mapping[str, Array]) -> Stepped | None:
         started = time.perf_counter_ns()
