@@ -80,8 +80,9 @@ class ColumnRunner:
     def _run(self, model: Model, keys: Sequence[str], inputs: Mapping[str, Array]) -> Stepped | None:
         started = time.perf_counter_ns()
         found = self._store.read(keys)
-        if isinstance(found, StoreUnavailableError):
-            return _failed(keys, found)
+        errors = [value if isinstance(value, StoreUnavailableError) else None for value in found]
+        if any(errors):
+            return Stepped({}, [None] * len(keys), errors)  # those of other servers are run again
         records = Records.of(found)
         version = None if records is None else model.of_fingerprint(records.fingerprint)
         if records is None or version is None or not self._plain(version, records, inputs):

@@ -112,9 +112,9 @@ class Records:
         self.state_bytes = width - HEADER_BYTES
 
     @classmethod
-    def of(cls, values: Sequence[bytes | None]) -> "Records | None":
+    def of(cls, values: Sequence[object]) -> "Records | None":
         """Return what as many keys hold; None unless all are such records."""
-        present = [value for value in values if value is not None]
+        present = [value for value in values if isinstance(value, bytes)]
         widths = set(map(len, present))
         if len(present) != len(values) or len(widths) != 1 or (width := widths.pop()) < HEADER_BYTES:
             return None

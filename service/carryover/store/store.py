@@ -221,16 +221,15 @@ class Store:
         commands += [("EVALSHA", release, 1, self._response_key(key, held)) for key, held in releases]
         return self._outcomes(groups, commands, len(commits))
 
-    def read(self, keys: Sequence[str]) -> list[bytes | None] | StoreUnavailableError:
-        """Read the records of sessions as they are, in one round trip; an error if that fails for any of them."""
+    def read(self, keys: Sequence[str]) -> list[bytes | StoreUnavailableError | None]:
+        """Read the records of sessions as they are, in one round trip; an error for those whose server failed."""
         places = [names.session(self._prefix, key) for key in keys]
         groups = self._topology.groups(places)
         replies = self._run([("MGET", *[places[i] for i in group]) for group in groups])[0]
-        found: list[bytes | None] = [None] * len(keys)
+        found: list[bytes | StoreUnavailableError | None] = [None] * len(keys)
         for group, values in zip(groups, replies, strict=True):
-            if isinstance(values, Exception):
-                return unavailable(values)
-            for i, value in zip(group, values, strict=True):
+            held = [unavailable(values)] * len(group) if isinstance(values, Exception) else values
+            for i, value in zip(group, held, strict=True):
                 found[i] = value
         return found
 
