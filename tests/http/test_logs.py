@@ -14,6 +14,7 @@ from carryover.telemetry.request_log import Entry, RequestLog
 from tests.support.client import Client
 from tests.support.connections import Wire
 from tests.support.service import Launch, Service
+from tests.support.sockets import Events, speak, talking
 from tests.support.waiting import PATIENCE, eventually
 
 RNN = "/v1/models/digits-rnn"
@@ -113,6 +114,27 @@ def test_a_stream_has_its_line_when_it_ends(logging_all: Service) -> None:
     assert line["status"] == 200
     assert line["session"] == path.rpartition("/")[2]
     assert said / 2 < line["bytes"] < said * 2
+
+
+def test_a_websocket_and_events_have_their_lines_when_they_end(logging_all: Service) -> None:
+    with logging_all.client() as client:
+        path = client.create("digits-rnn")
+    with Events(logging_all.port, path, **{"X-Request-ID": "follows"}) as events:
+        assert events.next() is not None
+        with talking(logging_all.port, path, headers={"X-Request-ID": "talks"}) as socket:
+            assert speak(socket, [ROW])["step"] == 1
+            assert "talks" not in {line.get("request_id") for line in lines(logging_all)}
+        assert events.steps(1) == [1]
+    line = line_of(logging_all, "talks")
+    assert (line["status"], line["method"], line["session"]) == (101, "GET", path.rpartition("/")[2])
+    assert line["route"].endswith("{session}:stream")
+    assert 100 < line["bytes"] < 1000
+    with logging_all.client() as client:
+        # What is sent shows that the follower has left.
+        eventually("its line", lambda: client.step(path, [ROW]) and "follows" in logging_all.err(), interval=0.1)
+        line = line_of(logging_all, "follows")
+    assert (line["status"], line["session"]) == (200, path.rpartition("/")[2])
+    assert 100 < line["bytes"] < 1000
 
 
 def test_requests_without_a_route_are_logged(logging_all: Service) -> None:

@@ -137,6 +137,8 @@ def _respond(route: Route, engine: Engine, bodies: Bodies, streams: Streams, **p
         inbound.local = _is_local(environ)
     if route.streams:
         headers.update((name, environ[key]) for name, key in _OF_STREAMS if key in environ)
+        if environ["SERVER_PROTOCOL"] == "HTTP/1.0":  # which has no Upgrade
+            headers.pop("upgrade", None)
         return _stream(route, engine, streams, inbound)
     try:
         response = driver.respond(route, engine, inbound, partial(bodies.read, environ))

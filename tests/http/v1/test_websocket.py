@@ -211,6 +211,14 @@ def test_a_request_that_is_no_handshake_is_a_problem(
         assert client.request(method, f"{client.create('sum')}:stream", body or None).status in (200, 415, 426)
 
 
+def test_http_1_0_has_no_upgrade(service: Service, client: Client) -> None:
+    wire = Wire(service.port)
+    head = request_bytes("GET", f"{client.create('sum')}:stream", UPGRADE)
+    wire.send(head.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert wire.rest().startswith(b"HTTP/1.0 426 ")
+    wire.close()
+
+
 def test_a_handshake_is_accepted_as_the_standard_has_it(service: Service, client: Client) -> None:
     same = {"Origin": f"http://localhost:{service.port}", "Host": f"LOCALHOST:{service.port}"}
     offered = {"Sec-WebSocket-Protocol": "other, carryover", "Sec-WebSocket-Extensions": "permessage-deflate"}

@@ -48,6 +48,7 @@ def follow(engine: Engine, inbound: Inbound) -> Response:
             f"state=true is for states of at most {MAX_STATE} bytes; this one has {len(record.state)}: read it with "
             f"GET {inbound.path.removesuffix('/events')}/state"
         )
+    record.state = b""  # each event that shows it reads it: the stream holds none
     told = _Told(engine, model, session, seen, shown=shown)
     return Response(_events(told, record, inbound), media_type=EVENTS, headers=_HEADERS)
 
@@ -88,8 +89,6 @@ class _Told:
 
     def _with_state(self, record: Record) -> Record:
         """The session with its state: as it is by now, or without one where that cannot be read."""
-        if record.state:
-            return record
         try:
             found = self.engine.look(self.model, self.session)
         except StoreUnavailableError:
