@@ -38,11 +38,17 @@ def test_a_digit_that_is_drawn_with_the_mouse_is_read(visitor: Visitor, digit: s
     expect(page.locator(".bars .best")).to_contain_text(digit)
 
 
-def test_all_examples_are_read_by_both_models(visitor: Visitor) -> None:
-    page = visitor.open("models/digits-batchnorm")
-    for digit in "0123456789":
-        press(page, f"Draw an example of {digit}")
-        expect(page.locator(".belief b")).to_have_text(digit)
+@pytest.mark.parametrize("model", ["digits-batchnorm", "digits-rnn"])
+def test_all_examples_are_read(browser: Browser, playground: Service, model: str) -> None:
+    with Visitor(browser, f"http://127.0.0.1:{playground.port}/", reduced_motion="reduce") as someone:
+        page = someone.open(f"models/{model}")
+        for digit in "0123456789":
+            press(page, f"Draw an example of {digit}")
+            if model == "digits-rnn":
+                press(page, "Read all rows")
+                expect(page.get_by_role("button", name="Read all rows")).to_be_enabled()
+                current_step(page, 8)
+            expect(page.locator(".belief b")).to_have_text(digit)
 
 
 def test_eight_rows_are_read_and_a_session_goes_back_and_is_forked(visitor: Visitor, playground: Service) -> None:
@@ -304,3 +310,13 @@ def test_the_picture_of_the_documentation(browser: Browser, playground: Service,
         taken = Image.open(BytesIO(page.screenshot(animations="disabled")))
     taken.convert("RGB").quantize(128).save(target, optimize=True)
     assert 10_000 < target.stat().st_size < 150_000
+
+
+@pytest.mark.parametrize(
+    "where", ["models/%3Cimg src=x onerror=document.title=1%3E", "models/%E0", "models/digits-rnn/sessions/no such"]
+)
+def test_names_in_the_url_are_only_text(unlucky: Visitor, where: str) -> None:
+    page = unlucky.context.new_page()
+    page.goto(f"{unlucky.url}#/{where}")
+    expect(page.locator("body")).to_contain_text(re.compile("<img src=x|no model .|400"))
+    assert page.locator("main img").count() == 0

@@ -160,6 +160,7 @@ def test_who_prefers_it_gets_the_times_of_the_stages(client: Client, way: dict[s
     times = dict(re.findall(r"(\w+);dur=([0-9.]+)", response.headers["Server-Timing"]))
     assert list(times) == [*STAGES, "total"]
     assert 0 < sum(float(times[stage]) for stage in STAGES) <= float(times["total"]) + 0.001
+    assert re.search(r'replica;desc="[0-9a-f]{6}", worker;desc="\d+"$', response.headers["Server-Timing"])
     assert response.headers["Preference-Applied"] == "server-timing"
     for other in ({}, {"Prefer": "wait=5"}):
         assert "Server-Timing" not in step(client, path, way | other).headers

@@ -7,7 +7,7 @@
 
 const DOTS = 32;
 const BLOCK = 4;
-const RADIUS = 1.9; // of the pen, in dots
+const RADIUS = 2.3; // of the pen, in dots
 export const SIDE = DOTS / BLOCK;
 
 /** 64 numbers from 0 to 16, row after row; null of no strokes, which are lists of points [x, y]. */
@@ -42,7 +42,7 @@ function distance(x, y, [ax, ay], [bx, by]) {
 /** Drawings of the ten digits: points, in percent of the pad. */
 export const EXAMPLES = [
   "5010 3216 2436 2464 3284 5090 6884 7664 7636 6816 5010",
-  "3828 5410 5490",
+  "4418 5210 5290",
   "2630 3414 5210 6818 7134 5854 4072 2589 7889",
   "2817 4610 6514 7129 6343 4649 6654 7570 6785 4691 2683",
   "5410 4032 2462 7861;6142 5890",

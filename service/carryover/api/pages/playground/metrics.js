@@ -2,7 +2,7 @@
 
 import { sparkline } from "./charts.js";
 import { h, short } from "./dom.js";
-import { BASE, authorization, calls } from "./service.js";
+import { BASE, authorization, calls, key } from "./service.js";
 
 const PERIOD = 2000; // milliseconds
 const LENGTH = 45; // periods that are shown
@@ -24,7 +24,7 @@ export function showMetrics(place) {
   place.replaceChildren(h("h2", "Live metrics"), said, h("div.tiles", tiles.map(({ element }) => element)), served());
   let [then, closedTo] = [null, null];
   const look = async () => {
-    const { Authorization: secret = "" } = authorization();
+    const secret = key.get();
     if (document.hidden || closedTo === secret) return;
     const response = await fetch(new URL("metrics", BASE), { headers: authorization() }).catch(() => ({ status: 0 }));
     if (response.status >= 400 && response.status < 500) closedTo = secret;

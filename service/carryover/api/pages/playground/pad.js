@@ -6,7 +6,7 @@ import { heat } from "./charts.js";
 
 const STEP = 8; // of the keyboard's pen, in percent of the pad
 const MOVES = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] };
-const HELP = "Draw with mouse or finger. Keyboard: arrow keys move the pen, space lowers or lifts it, Delete clears.";
+const HELP = "Draw with mouse or finger, or by keyboard: arrows move the pen, space lowers or lifts it.";
 const SIGHT = "What the model sees: 8 × 8 pixels.";
 
 export const dots = (values, label) => heat(values, label, { columns: SIDE, scale: 16, tag: "svg.heat.dots" });

@@ -28,7 +28,7 @@ function viewOf({ name, inputs, stateful }) {
 }
 
 const place = () => (location.hash.match(/^#\/models\/([^/]+)(?:\/sessions\/([^/]+))?$/) ?? []).slice(1)
-  .map((name) => name && decodeURIComponent(name));
+  .map((name) => name && new URLSearchParams(`=${name.replaceAll("+", "%2B")}`).get(""));
 
 const open = guarded(async () => {
   const [wanted, session] = place();
@@ -36,7 +36,7 @@ const open = guarded(async () => {
   view?.close?.();
   alarm("");
   mark(model?.name);
-  document.title = model ? `${model.name} · Carryover` : "Carryover";
+  document.title = `${model?.name ?? "…"} · Carryover`;
   view = model && viewOf(model)(model, session, go(model.name));
   find("main").replaceChildren(
     ...(model ? [title(model), view.element] : [h("p", `There is no model ${wanted ?? "yet"}.`)]));

@@ -9,7 +9,7 @@ export const BASE = new URL("./", document.baseURI.split("#")[0]);
 export const calls = new EventTarget();
 
 const STORED = "carryover-key";
-const PASSING = [429, 502, 503, 504];
+const PASSING = [502, 503, 504];
 const PATIENCE = 10000; // milliseconds
 
 /** An error of the service. */
@@ -60,7 +60,8 @@ async function persist(url, init) {
   const until = performance.now() + PATIENCE;
   for (let wait = 100; ; wait *= 1.6) {
     const response = await fetch(url, init).catch(() => null);
-    if (response && !PASSING.includes(response.status)) return response;
+    const passes = !response || PASSING.includes(response.status) || response.headers.has("Retry-After");
+    if (!passes) return response;
     if (performance.now() > until) return response ?? Promise.reject(new Error("The service does not respond."));
     await sleep(wait * (0.5 + Math.random()));
   }

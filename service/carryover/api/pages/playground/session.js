@@ -138,7 +138,7 @@ export function sessionCard(session, moved) {
   const fork = button("Fork", guarded(async () => moved(await session.fork())));
   const show = () => {
     const none = session.at === null;
-    name.textContent = none ? "none yet: the first step creates it" : session.name;
+    name.textContent = none ? "none: the first step creates it" : session.name;
     step.textContent = session.at ?? "–";
     link.hidden = reset.disabled = fork.disabled = none;
     link.href = fragment(session.model.name, session.name);
