@@ -9,6 +9,7 @@ from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
 
+import gevent
 from websockets.frames import BINARY, CONT, TEXT, CloseCode, Frame
 from websockets.protocol import OPEN, SERVER, Protocol
 from websockets.utils import accept_key
@@ -181,7 +182,10 @@ class Conversation(Duplex):
     def check(self, now: float) -> None:
         """End it if it is over one of its time limits, or if the client does not respond to pings."""
         super().check(now)
-        if self._ended is not None or self._finished or len(self._arrived) > AHEAD:
+        if self._ended is not None or self._finished:
+            return
+        if len(self._arrived) > AHEAD:  # nothing is read until there is room again
+            self._heard = now
             return
         if now - self._heard > _SILENT_SECONDS:
             self._end(f"the client has not responded for {_SILENT_SECONDS:g} s")
@@ -201,6 +205,7 @@ class Conversation(Duplex):
                 yield lines
             if not frames.open:
                 break
+            gevent.sleep(0)  # whoever sends without end, and nothing that is a line, gets no more than a turn
         if frames.too_long:
             raise BodyTooLargeError(f"the message is longer than {self._streams.bodies.limit} bytes (MAX_BODY_BYTES)")
         if not frames.closed_by_client:

@@ -71,7 +71,8 @@ class ColumnRunner:
     def _in_turn(self, model: Model, keys: Sequence[str], inputs: Mapping[str, Array]) -> Stepped | None:
         turns = self._turns[model.name]
         if not turns.acquire(timeout=self._limits.timeout):
-            return _failed(keys, ForwardTimeoutError(model.name, self._limits.timeout))
+            error = ForwardTimeoutError(model.name, self._limits.timeout)
+            return self._failed(model.default, [error] * len(keys), time.perf_counter_ns())
         try:
             return self._run(model, keys, inputs)
         finally:
@@ -82,7 +83,7 @@ class ColumnRunner:
         found = self._store.read(keys)
         errors = [value if isinstance(value, StoreUnavailableError) else None for value in found]
         if any(errors):
-            return Stepped({}, [None] * len(keys), errors)  # those of other servers are run again
+            return self._failed(model.default, errors, started)  # those of other servers are run again
         records = Records.of(found)
         version = None if records is None else model.of_fingerprint(records.fingerprint)
         if records is None or version is None or not self._plain(version, records, inputs):
@@ -90,7 +91,7 @@ class ColumnRunner:
         loaded = time.perf_counter_ns()
         result = self._forward(version, records, inputs)
         if not isinstance(result, Result):
-            return None if result is None else _failed(keys, result)
+            return None if result is None else self._failed(version, [result] * len(keys), started)
         ran = time.perf_counter_ns()
         steps, written = records.advanced(version.number, result.state)
         outcomes = self._store.write(keys, written)
@@ -125,6 +126,12 @@ class ColumnRunner:
             result.outputs[spec.name] = columns.unbatched(spec, output, count)
         return result
 
+    def _failed(self, version: ModelVersion, errors: Sequence[CarryoverError | None], started: int) -> Stepped:
+        """Return, and count, steps of which nothing was written."""
+        failed, now = [error for error in errors if error is not None], time.perf_counter_ns()
+        self._count(version, Stepped({}, [None] * len(failed), failed), (started, now, now, now))
+        return Stepped({}, [None] * len(errors), errors)
+
     def _count(self, version: ModelVersion, stepped: Stepped, times: tuple[int, int, int, int]) -> None:
         started, loaded, ran, now = times
         done = sum(step is not None for step in stepped.steps)
@@ -144,10 +151,6 @@ class ColumnRunner:
         )
         if again := len(stepped.steps) - done - failed:
             counters.retried(again, 0)
-
-
-def _failed(keys: Sequence[str], error: CarryoverError) -> Stepped:
-    return Stepped({}, [None] * len(keys), [error] * len(keys))
 
 
 def _stepped(

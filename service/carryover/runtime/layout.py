@@ -208,8 +208,10 @@ class Layout:
 
         Both states are those of `count` sessions. An infinity that was there before is no fault: a running minimum
         starts at one. Where a buffer has changed its shape, it is at fault if it holds NaN, or infinity, and held none
-        before.
+        before. Which one that is cannot be told for several sessions: the first buffer is named.
         """
+        if count > 1 and len(before) != len(after):
+            return self.buffers[0].name
         for buffer, old, new in zip(self.buffers, self.join([before], count), self.join([after], count), strict=True):
             if new is None or not new.is_floating_point():
                 continue

@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+
+from carryover.runtime.dispatch import DispatchMode
 
 
-class MeanRandom(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class MeanRandom(DispatchMode):  # type: ignore[no-untyped-call]
     """Where numbers are drawn from a distribution, gives its mean: dropout then changes nothing.
 
     What has no mean, as a permutation, is drawn as ever.

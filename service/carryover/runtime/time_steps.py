@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from carryover.errors import ModelFailedError
 from carryover.runtime.datatypes import Array
+from carryover.runtime.dispatch import DispatchMode
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.selfcheck import NUMBERS, Numbers, difference, example_inputs
 from carryover.runtime.version import Call, ModelVersion, Result
@@ -162,7 +162,7 @@ def _of_all_magnitudes(numbers: Numbers) -> Numbers:
     return scaled
 
 
-class _Unconditional(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Unconditional(DispatchMode):  # type: ignore[no-untyped-call]
     """Ends a forward that reads a value, which may decide how it goes on."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

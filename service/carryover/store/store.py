@@ -555,7 +555,10 @@ def _head(head: bytes | Exception, left: int | Exception) -> Record | StoreUnava
     for reply in (head, left):
         if isinstance(reply, Exception):
             return unavailable(reply)
-    return _remaining(_parsed(head or None), left)  # type: ignore[arg-type]
+    found = _remaining(_parsed(head or None), left)  # type: ignore[arg-type]
+    if isinstance(found, Record):
+        found.state = b""  # where the header is shorter, the head has some bytes of it
+    return found
 
 
 def _remaining(

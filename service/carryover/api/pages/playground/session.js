@@ -37,7 +37,8 @@ export class Session extends EventTarget {
   step = (instances, told, socket) => this.#alone(async () => {
     await this.#create();
     const [once, json] = [newKey(), { instances }];
-    const sent = await socket?.ask({ ...json, idempotency_key: once });
+    const line = { ...json, idempotency_key: once };
+    const sent = (await socket?.ask(line)) ?? (socket && (await this.#again(line)));
     const asked = { json, once, like: python`step(${instances}).predictions` };
     const { predictions } = sent ?? (await (await this.#change("POST", ":predict", asked)).json());
     await this.#look({ predictions, ...told });
@@ -69,6 +70,12 @@ export class Session extends EventTarget {
   });
 
   close = () => this.#following.abort();
+
+  /** Send a line over another connection: if it has run, its response is replayed. */
+  async #again(line) {
+    const socket = await connect(`${this.path}:stream`).catch(() => null);
+    return socket?.ask(line).finally(socket.close);
+  }
 
   async #create() {
     if (this.at !== null) return;
