@@ -6,10 +6,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 # It shows its progress: torch takes minutes to download.
 PIP := $(BIN)/pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-# What `make test` runs: a file, a test or any options of pytest; by default all tests, after lint and types, some files
-# at a time.
+# What `make test` runs: a file, a test or any options of pytest; by default all tests, after lint and types, three files
+# at a time: a test often waits.
 T ?=
-ALL := --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+ALL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-compose test-zoo test-chaos test-kubernetes test-package soak test-api test-alerts test-browser test-gpu lint docs sbom audit bench checkpoints clean

@@ -16,6 +16,7 @@ from websockets.frames import CLOSE, PING, TEXT, Close, Frame
 
 from tests.support.client import JSON, problem, sentence
 from tests.support.connections import Stream, Wire, line_of, request_bytes
+from tests.support.metrics import Scrape
 from tests.support.repository import write_batching
 from tests.support.service import Launch, Service
 from tests.support.sockets import UPGRADE, Events, ending, frames_of, speak, talking
@@ -378,6 +379,7 @@ def test_streams_that_are_not_read_hold_little_and_are_closed(hasty: Service) ->
     address = session(hasty, "talks")
     with hasty.client() as client:
         client.step(address, [[1]] * 1_000)
+        eventually("the end of all other streams", lambda: Scrape(client).value("carryover_streams") == 0)
     before = worker.memory_info().rss
     streams = [hasty.stream(address) for _ in range(3)]
     peak = 0

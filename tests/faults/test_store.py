@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 import redis
@@ -554,3 +555,14 @@ def test_a_command_does_not_wait_for_ever_for_a_connection(
         replies = [pool.submit(topology.run, [("BLPOP", "test:list", 0)]) for _ in range(2)]
         assert {type(reply.result()[0]) for reply in replies} == {redis.TimeoutError}
     assert topology.run([("PING",)]) == [b"PONG"]
+
+
+def test_a_head_has_no_state_whatever_the_format(store: Store, place: Place) -> None:
+    record = created(store)
+    (key,) = place.redis.redis.keys("test:*")
+    data = cast("bytes", place.redis.redis.get(key))
+    for value in (data, b"\1" + data[1:45] + data[HEADER_BYTES:]):
+        place.redis.redis.set(key, value, keepttl=True)
+        (head,) = store.heads([KEY])
+        assert isinstance(head, Record)
+        assert (head.step, head.state) == (record.step, b"")

@@ -280,6 +280,11 @@ REFUSED: dict[str, Refused] = {
         lambda _: None,
         KEEPS.format("position"),
     ),
+    "what the first call was given": Refused(
+        Case(own_models.Calibrating, same_axes("[-1]")),
+        lambda _: None,
+        KEEPS.format("mean"),
+    ),
     "a class that remembers": Refused(
         Case(own_models.OfItsClass, same_axes("[-1]")),
         lambda _: None,

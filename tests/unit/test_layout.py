@@ -118,3 +118,11 @@ def test_no_cut_of_a_state_is_complete(shape: tuple[int, int]) -> None:
     complete = [length for length in range(len(state) + 1) if whole.complete(state[:length])]
     # A buffer that has grown and is cut to the length that it had at first is not distinguished from one that has not.
     assert set(complete) - {whole.nbytes} == {len(state)} - {whole.nbytes}
+
+
+def test_states_that_have_grown_are_not_finite_together() -> None:
+    layout = Layout([StateBuffer("a", Contents(Datatype.FP32, (1, 2)), 0)])
+    (before,), _ = layout.split([torch.zeros(1, 2)], 1)
+    after, finite = layout.split([torch.full((2, 2, 2), float("nan")).flatten(0, 1)], 1)
+    assert not finite
+    assert layout.non_finite(before * 2, after[0] * 2, 2) == "a"

@@ -20,6 +20,8 @@ from carryover.runtime.manifest import StateSpec, TensorSpec
 _EXAMPLES = {"int": 1, "float": 0.5}
 _TRIED: Mapping[tuple[str, ...], float] = {(): 30.0, ("int", "float"): 15.0}
 """Kinds of inputs that are tried with these, as forward need not take 0, and how long that may take, in seconds."""
+_TIME_AFTER_THE_FIRST = 3.0
+"""How long others are tried once one was found that forward takes, in seconds."""
 _ENOUGH = 12
 """Inputs that forward takes and that are compared before the best of them is chosen."""
 
@@ -96,6 +98,8 @@ def _best(forward: Forward, given: Given, kinds: Collection[str], seconds: float
         except ModelFailedError as error:
             failure = failure or str(error)
             continue
+        if not seen:
+            end = min(end, time.monotonic() + _TIME_AFTER_THE_FIRST)
         seen.add(family)
         best = attempt if best is None else max(best, attempt, key=lambda one: one.score)
     return best, failure, tried

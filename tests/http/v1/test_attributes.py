@@ -19,7 +19,6 @@ CASES = {
     "membrane": Case(own_models.Membrane, same_axes("[1, 6]")),
     "normalize-until": Case(own_models.NormalizeUntil, same_axes("[-1, 3]")),
     "filling": Case(own_models.Filling, AXES),
-    "calibrating": Case(own_models.Calibrating, AXES),
     "locked": Case(own_models.Locked, AXES),
     "enabling": Case(own_models.Enabling, AXES),
     "seeding": Case(own_models.Seeding, AXES),
@@ -91,12 +90,6 @@ def test_seeding_is_no_concern_of_other_models_and_workers(clients: list[Client]
             drawn.append(client.predict("drawing", [[1, 1, 1]])[0])
     for numbers in zip(*drawn, strict=True):
         assert len(set(numbers)) == len(drawn), numbers
-
-
-def test_calls_do_not_calibrate_each_other(clients: list[Client]) -> None:
-    for client in clients:
-        assert client.predict("calibrating", [1, 3]) == [-1, 1]
-        assert client.predict("calibrating", [10, 30]) == [-10, 10]
 
 
 def test_what_every_first_call_fills_in_alike_is_kept(clients: list[Client], tmp_path: Any) -> None:

@@ -376,7 +376,7 @@ METHODS = [
     ("PATCH", "/v1/models/sum/sessions/a", "DELETE"),
     ("GET", "/v1/models/sum/sessions/a:predict", "POST"),
     ("DELETE", "/v1/models/sum/sessions/a:predict", "POST"),
-    ("GET", "/v1/models/sum/sessions/a:stream", "POST"),
+    ("DELETE", "/v1/models/sum/sessions/a:stream", "POST"),
     ("GET", "/v1/models/sum/sessions:predict", "POST"),
     ("PUT", "/v1/accumulators/a", "POST"),
     ("PATCH", "/v1/accumulators/a", "DELETE"),

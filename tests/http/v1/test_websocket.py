@@ -1,11 +1,12 @@
 """Streams over WebSocket: each message is a line, and so is each response."""
 
 import json
+import threading
 from typing import Any
 
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.frames import CLOSE, CONT, TEXT, Close, Frame
+from websockets.frames import CLOSE, CONT, PONG, TEXT, Close, Frame
 
 from tests.support.client import Client, problem, sentence
 from tests.support.connections import Wire, line_of, request_bytes
@@ -274,3 +275,31 @@ def test_conversations_keep_their_sessions_apart(service: Service, client: Clien
                 assert (answer["step"], answer["predictions"]) == (step, [float(step * number)])
 
     together(run, list(range(12)))
+
+
+@pytest.mark.parametrize(
+    ("first", "more"),
+    [(b"", Frame(PONG, b"")), (Frame(TEXT, b"{", fin=False).serialize(mask=True), Frame(CONT, b"", fin=False))],
+    ids=["pongs", "a message without end"],
+)
+def test_frames_that_are_no_lines_hold_up_nobody(single: Service, first: bytes, more: Frame) -> None:
+    flood, enough = more.serialize(mask=True) * 10_000, threading.Event()
+    with single.client() as client:
+        address = client.create("total")
+        wire = handshake(single, address, UPGRADE)
+        assert wire.head()[0] == 101
+        wire.send(first)
+
+        def send() -> None:
+            while not enough.is_set():
+                wire.send(flood)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        try:
+            for step in (1, 2, 3):
+                assert client.step(address, [1])["step"] == step
+        finally:
+            enough.set()
+            sender.join()
+            wire.close()
