@@ -6,13 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 # It shows its progress: torch takes minutes to download.
 PIP := $(BIN)/pip install --disable-pip-version-check $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
-# What `make test` runs: a file, a test or any options of pytest; by default all tests, after lint and types, three files
-# at a time: a test often waits.
+# What `make test` runs: a file, a test or any options of pytest; by default all tests that need no more than it
+# installs, after lint and types, three files at a time: a test often waits. Those of the documentation are a target of
+# their own, as they take minutes.
 T ?=
-ALL := --numprocesses 3 --dist loadfile --no-loadscope-reorder
+ALL := --numprocesses 3 --dist loadfile --no-loadscope-reorder --ignore tests/docs
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test test-compose test-zoo test-chaos test-kubernetes test-package soak test-api test-alerts test-browser test-gpu lint docs sbom audit bench checkpoints clean
+.PHONY: help run check test test-docs test-compose test-zoo test-chaos test-kubernetes test-package soak test-api test-alerts test-browser test-gpu lint docs sbom audit bench checkpoints clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 17
@@ -25,6 +26,9 @@ check: lint ## lint, types and unit tests, in under a minute
 
 test: $(if $(T),$(VENV)/.dev,lint) ## lint, types and all tests; with T=tests/http/v1/test_sessions.py that file only
 	$(BIN)/pytest $(or $(T),$(ALL))
+
+test-docs: $(VENV)/.dev ## run every command of README and docs, and compare what it prints
+	$(BIN)/pytest tests/docs --numprocesses 3
 
 test-compose: $(VENV)/.dev ## test the deployment; needs a container engine
 	$(BIN)/pytest tests/compose

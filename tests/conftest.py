@@ -22,7 +22,7 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("suite")
 
-LONGEST = ("docs", "topologies", "faults", "client", "cli", "http", "models", "runtime", "unit")
+LONGEST = ("topologies", "faults", "client", "cli", "http", "models", "runtime", "unit")
 """Folders of tests, those first whose files take longest: else some would still run when there are no others left."""
 
 

@@ -29,10 +29,13 @@ class Columns:
 
 
 def fit(version: ModelVersion) -> bool:
-    """Whether sessions of a version may be columns: it runs all that have its usual state as one batch."""
-    specs = (*version.inputs, *version.outputs)
+    """Whether sessions of a version may be columns: it runs all that have its usual state as one batch.
+
+    A state of which something is not there at step 0 has another size after that.
+    """
+    specs, layout = (*version.inputs, *version.outputs), version.layout
     axes = all(spec.instance_axis is not None and spec.batch_dim is not None and not spec.optional for spec in specs)
-    return axes and version.batched and version.stateful and not version.layout.shares
+    return axes and version.batched and version.stateful and not layout.absent and not layout.shares
 
 
 def batched(spec: TensorSpec, instances: Array, sessions: int) -> Array:

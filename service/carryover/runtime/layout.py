@@ -96,6 +96,7 @@ class Layout:
         self.buffers = tuple(buffers)
         self._registered = tuple(buffer.registered for buffer in buffers)
         self.nbytes = sum(contents.nbytes for contents in self._registered if contents)
+        self.absent = None in self._registered
         self.batched = bool(buffers) and all(buffer.batch_dim is not None or buffer.shared for buffer in buffers)
         self.shares = any(buffer.shared for buffer in buffers)
         self._single = _Single.of(self.buffers[0]) if len(buffers) == 1 else None
