@@ -165,7 +165,7 @@ class Engine:
             ForbiddenError: the caller may not use sessions.
 
         """
-        owner = "" if self.key is None else _owner(self.key)
+        owner = self._whose()
         if self.charge is not None or self.timing is not None:
             return None
         return self._columns.run(model, [key(model, session, owner) for session in sessions], inputs)
@@ -215,7 +215,11 @@ class Engine:
             self._followers.remove(place, follower)
 
     def _key(self, model: Model, name: str) -> str:
-        return key(model, name, "" if self.key is None else _owner(self.key))
+        return key(model, name, self._whose())
+
+    def _whose(self) -> str:
+        """Whose sessions the caller uses."""
+        return "" if self.key is None else _owner(self.key)
 
     def version_of(self, model: Model, session: str) -> Model:
         """Return a model with the version only that a session is on; the model where there is no such session."""

@@ -40,23 +40,20 @@ def fit(version: ModelVersion) -> bool:
 
 def batched(spec: TensorSpec, instances: Array, sessions: int) -> Array:
     """Return the instances of equally long calls of so many sessions, of one after another, as a batch."""
-    axis, dim = spec.instance_axis or 0, spec.batch_dim or 0
-    if axis == dim:
-        return instances
-    shape = instances.shape
-    apart = instances.reshape(*shape[:axis], sessions, shape[axis] // sessions, *shape[axis + 1 :])
-    merged = np.moveaxis(apart, axis, dim)
-    shape = merged.shape
-    return merged.reshape(*shape[:dim], sessions * shape[dim + 1], *shape[dim + 2 :])
+    return _moved(instances, sessions, spec.instance_axis or 0, spec.batch_dim or 0)
 
 
 def unbatched(spec: TensorSpec, batch: Array, sessions: int) -> Array:
     """Return a batch of so many sessions, as `batched` makes it, with the instances of one after another."""
-    axis, dim = spec.instance_axis or 0, spec.batch_dim or 0
-    shape = batch.shape
-    if axis == dim:
-        return batch
-    apart = batch.reshape(*shape[:dim], sessions, shape[dim] // sessions, *shape[dim + 1 :])
-    merged = np.moveaxis(apart, dim, axis)
+    return _moved(batch, sessions, spec.batch_dim or 0, spec.instance_axis or 0)
+
+
+def _moved(array: Array, sessions: int, source: int, target: int) -> Array:
+    """Return an array that has so many sessions one after another along one axis with them along another one."""
+    if source == target:
+        return array
+    shape = array.shape
+    apart = array.reshape(*shape[:source], sessions, shape[source] // sessions, *shape[source + 1 :])
+    merged = np.moveaxis(apart, source, target)
     shape = merged.shape
-    return merged.reshape(*shape[:axis], sessions * shape[axis + 1], *shape[axis + 2 :])
+    return merged.reshape(*shape[:target], sessions * shape[target + 1], *shape[target + 2 :])
