@@ -8,6 +8,7 @@ from gunicorn.http import RequestParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from carryover.api.inbound import Inbound
 from carryover.api.routes import ROUTES
 from carryover.server.fast_path import FastPath
 from carryover.server.heads import ordinary
@@ -55,6 +56,45 @@ def test_headers_that_are_known_make_no_other_line_ordinary(line: bytes) -> None
     changed = path.find(head(*HEADERS, line=b"POST " + PATH.replace(b"/a:", b"/b:") + b" HTTP/1.1"))
     assert changed is not None
     assert changed[1].parameters["session"] == "b"
+
+
+KEY, MATCH = b"Idempotency-Key: ", b"if-match: "
+
+
+def test_known_headers_have_the_values_of_this_request() -> None:
+    path = FastPath(None, None, Bodies(), Config(), 1.0)  # type: ignore[arg-type]
+    for number in range(3):
+        key, match = b"key-%d" % number, b'"%d"' % number
+        taken = path.find(head(HEADERS[0], KEY + key, *HEADERS[1:], MATCH + match))
+        assert taken is not None
+        assert taken[1].headers == {
+            "content-type": "application/json", "idempotency-key": key.decode(), "if-match": match.decode(),
+        }  # fmt: skip
+        plain = path.find(head(*HEADERS))
+        assert plain is not None
+        assert plain[1].headers == {"content-type": "application/json"}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [(KEY + b"a", KEY + b"b"), (KEY + b"a", KEY), (KEY + b"a\tb",), (KEY + b"\xff",), (KEY + b"a\rX: b",),
+     (KEY + b"a\0",),
+     (KEY + b"a", b"IDEMPOTENCY-KEY:b"), (KEY + b"a ", MATCH + b"*"), (KEY + b"a", MATCH + b"*", MATCH + b"*"),
+     (KEY + b"a", b" folded"), (KEY + b"a", MATCH + b"*", b"Expect: 100-continue")],
+)  # fmt: skip
+def test_known_headers_make_no_others_ordinary(headers: tuple[bytes, ...]) -> None:
+    path = FastPath(None, None, Bodies(), Config(), 1.0)  # type: ignore[arg-type]
+    for known in ((KEY + b"a",), (MATCH + b"*",), (KEY + b"a", MATCH + b"*")):
+        assert path.find(head(*HEADERS, *known)) is not None
+    assert path.find(head(*HEADERS, *headers)) is None
+
+
+def test_an_empty_value_is_not_that_of_the_request_before() -> None:
+    path = FastPath(None, None, Bodies(), Config(), 1.0)  # type: ignore[arg-type]
+    for value in (b'"3"', b"", b'"4", "5"', b"7\t"):
+        taken = path.find(head(*HEADERS, KEY + b"a", MATCH + value))
+        alone = FastPath(None, None, Bodies(), Config(), 1.0).find(head(*HEADERS, KEY + b"a", MATCH + value))  # type: ignore[arg-type]
+        assert (taken and taken[1].headers) == (alone and alone[1].headers)
 
 
 @pytest.mark.parametrize("route", [route for route in ROUTES if route.hot], ids=lambda route: route.name)
@@ -126,10 +166,20 @@ PIECES = st.sampled_from(
         b"Host: a", b"Content-Length: 12", b"Content-Length:12", b"Content-Length: 012", b"Content-Length: 1 2",
         b"Content-Length: 12 ", b"Transfer-Encoding: chunked", b"Connection: close", b"Connection: keep-alive",
         b"Connection: KEEP-ALIVE ", b"content-length: 3", b"X", b"X-Y: z", b"X_Y: z", b"!#$%&'*+-.^`|~: a", b"X: ",
-        b"Expect: 100-continue", b"If-Match: *", b'If-Match: "1", "2"', b" folded", b"Upgrade: h2c", b"X:", b"_",
+        b"Expect: 100-continue", b"\r\nif-match: *", b'If-Match: "1", "2"',
+        b"If-Match: ", b"\r\nIdempotency-Key: b", b" folded", b"Upgrade: h2c", b"X:", b"_",
         b"http://a", b"X-Forwarded-Proto: https", b"X-Forwarded-Proto: http",
     )
 )  # fmt: skip
+
+
+KNOWING = FastPath(None, None, Bodies(), Config(), 1.0)  # type: ignore[arg-type]
+for known in ((), (KEY + b"a",), (MATCH + b"*",), (KEY + b"a", MATCH + b"*"), (MATCH + b"*", KEY + b"a")):
+    KNOWING.find(head(*HEADERS, *known))
+
+
+def headers_of(taken: tuple[object, Inbound, int] | None) -> object:
+    return taken and (taken[1].headers, taken[2])
 
 
 @settings(max_examples=500, deadline=None)
@@ -145,6 +195,7 @@ def test_what_is_taken_gunicorn_reads_in_the_same_way(
         at = min(start, len(data) - 4)
         data = data[:at] + b"".join(pieces) + data[at + length :]
     data = data[: data.find(b"\r\n\r\n") + 4]
+    assert headers_of(KNOWING.find(data)) == headers_of(FastPath(None, None, Bodies(), Config(), 1.0).find(data))  # type: ignore[arg-type]
     taken = ordinary(data) if data else None
     if taken is None:
         return

@@ -105,6 +105,8 @@ def flag(query: str, name: str) -> bool:
         InvalidInputError: it is neither.
 
     """
+    if not query:
+        return False
     values = parse_qs(query, keep_blank_values=True, max_num_fields=None).get(name, ["false"])
     if values[0] not in ("true", "false"):
         raise InvalidInputError(f"{name}={values[0]!r:.80} is invalid; expected true or false")

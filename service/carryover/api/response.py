@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Generator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import orjson
 
@@ -44,7 +45,7 @@ class Response:
     def dump(self) -> bytes:
         """Return it as bytes: a head, the length of which `load` knows, media type and headers as JSON, the body."""
         body = self.content()
-        named = orjson.dumps([self.media_type, self.headers])
+        named = _named(self.media_type, self.headers)
         step = -1 if self.step is None else self.step
         return _HEAD.pack(_FORMAT, self.status, step, len(named)) + named + body
 
@@ -85,3 +86,8 @@ class Response:
         if not isinstance(self.body, bytes):
             raise TypeError("the body is sent piece by piece")
         return self.body
+
+
+@lru_cache(maxsize=64)  # steps have all the same
+def _named(media_type: str | None, headers: Headers) -> bytes:
+    return orjson.dumps([media_type, headers])

@@ -31,7 +31,7 @@ from carryover.api.route import Route
 from carryover.api.routes import ROUTES
 from carryover.api.sending import send
 from carryover.engine import Engine
-from carryover.server.heads import ordinary
+from carryover.server.heads import KnownHeaders, ordinary
 from carryover.server.waits import IdleError, Waits
 
 MAX_HEAD = 4096
@@ -39,8 +39,6 @@ MAX_HEADERS = 50
 MAX_BODY = 64 * 1024
 """Bytes of a body; larger ones gain little."""
 _PIECE = 16 * 1024
-_KNOWN = 1024
-"""Different headers that are kept."""
 _PATIENCE = 1.0
 """Seconds in which a body must arrive."""
 _HEADERS = tuple((name, name.encode()) for name in HEADERS)
@@ -75,7 +73,7 @@ class FastPath:
         self._max_head = _least(MAX_HEAD, cfg.limit_request_line, cfg.limit_request_field_size)
         self._max_headers = _least(MAX_HEADERS, cfg.limit_request_fields)
         self._paths, self._matched = _patterns([route for route in ROUTES if route.hot])
-        self._known: dict[bytes, tuple[dict[str, str], int]] = {}
+        self._known = KnownHeaders()
         self._second = 0
         self._starts: dict[tuple[int, str], str] = {}
 
@@ -109,10 +107,11 @@ class FastPath:
     def find(self, head: bytes) -> tuple[Route, Inbound, int] | None:
         """Return the request that has this head, without its body, and how long that is; None if it is not ordinary.
 
-        A client's headers are often the same, byte for byte: those that were ordinary before are not read again.
+        Headers that were ordinary before are not read again.
         """
-        line, _, fields = head.partition(b"\r\n")
-        known = None if b"?" in line else self._known.get(fields)
+        end = head.find(b"\r\n")
+        line, fields = head[:end], head[end:]
+        known = None if b"?" in line else self._known.find(fields)
         if known is None or not (line.startswith(b"POST ") and line.endswith(b" HTTP/1.1")):
             return self._read(head, fields)
         return self._routed(line[5:-9].decode("latin-1"), "", *known)
@@ -129,10 +128,8 @@ class FastPath:
             return None
         if length > MAX_BODY or length > self._bodies.limit or (self.pages and b"origin" in headers):
             return None
-        if len(self._known) >= _KNOWN:
-            self._known.clear()
         held = {name: headers[raw].decode() for name, raw in _HEADERS if raw in headers}
-        self._known[fields] = held, length
+        self._known.add(fields, held, length)
         return self._routed(path, query, held, length)
 
     def _routed(self, path: str, query: str, held: dict[str, str], length: int) -> tuple[Route, Inbound, int] | None:

@@ -29,31 +29,29 @@ def is_response(found: bytes) -> bool:
     return found[:1] == _RESPONSE
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class IdempotencyKey:
     """A client's key, and the request that it stands for.
 
-    `path` is the URL's path, `request` a digest of path and body (16 bytes).
+    `path` is the URL's path, `request` a digest of path and body (16 bytes). `name` is what the response is stored
+    under, beside its session: of fixed length, whatever the client has chosen.
     """
 
     key: str
     path: str
     request: bytes
+    name: str
 
     @classmethod
     def of(cls, key: str, path: str, body: bytes) -> "IdempotencyKey":
         """Return the key of the request to this path with this body."""
-        return cls(key, path, blake2b(path.encode() + b"\0" + body, digest_size=16).digest())
+        request = blake2b(path.encode() + b"\0" + body, digest_size=16).digest()
+        return cls(key, path, request, blake2b(key.encode(), digest_size=16).hexdigest())
 
     @property
     def session(self) -> str:
         """The name of the session that the request creates, if it gives none: a retry finds the same one."""
         return blake2b(f"{self.key}\0{self.path}".encode(), digest_size=16).hexdigest()
-
-    @property
-    def name(self) -> str:
-        """What the response is stored under, beside its session: of fixed length, whatever the client has chosen."""
-        return blake2b(self.key.encode(), digest_size=16).hexdigest()
 
     def lock(self) -> bytes:
         """Return the bytes that say: in flight."""
