@@ -24,7 +24,7 @@ from tests.support.topologies import RedisCluster, Sentinels
 from tests.support.waiting import eventually
 
 CLIENTS = 12
-OWN = 12
+OWN = 48
 """Sessions of each kind that a client has to itself."""
 SHARED = 2
 """Sessions of each kind that all clients step."""

@@ -133,7 +133,7 @@ class Stepper(threading.Thread):
     def _stream(self, session: Session) -> None:
         """Step in a stream."""
         with self._client.session(session.kind.model, session.name).stream() as stream:
-            for _ in range(self._rng.randint(2, 24)):
+            for _ in range(self._rng.randint(2, 48)):
                 rows = session.kind.rows(self._rng)
                 with self._timed():
                     step = stream.step(rows, key=self._key())
