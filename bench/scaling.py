@@ -5,6 +5,7 @@ ever add to it: compare only what was measured together.
 """
 
 import argparse
+import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +24,7 @@ from bench.messages import Repeated, request, session_name
 from bench.rounds import WARM_UP
 from bench.rows import RNN, SESSION
 from bench.server import ServerError
+from tests.support.client import JSON
 from tests.support.paths import CHECKPOINTS, GUNICORN
 from tests.support.redis_server import RedisServer, free_port, servers_on
 from tests.support.service import Service
@@ -45,6 +47,7 @@ class Case:
     redis: Sequence[int]
     models: int = 1
     connections: int = 32
+    headers: tuple[tuple[str, str], ...] = ()
     samples: list[tuple[Sample, Sample]] = field(default_factory=list)
 
     def measure(self, generator: Generator, seconds: float) -> None:
@@ -59,18 +62,24 @@ class Case:
     def _connections(self) -> list[Connection]:
         found = []
         for number in range(self.connections):
-            own = [_step(session, session % self.models) for session in range(number, SESSIONS, self.connections)]
+            own = [self._step(session) for session in range(number, SESSIONS, self.connections)]
             Random(number).shuffle(own)
             port = self.services[number % len(self.services)].port
             found.append(Connection(Repeated(own), port=port))
         return found
+
+    def _step(self, session: int) -> bytes:
+        path = SESSION.path.replace(RNN, _model(session % self.models))
+        return request(replace(SESSION, path=path, headers=SESSION.headers + self.headers), [session])
 
     def create(self) -> None:
         """Create the sessions."""
         with self.services[0].client() as client:
             for number in range(SESSIONS):
                 path = f"/v1/models/{_model(number % self.models)}/sessions"
-                response = client.post(path, {"session": session_name(number)})
+                headers = {"Content-Type": JSON, **dict(self.headers)}
+                body = json.dumps({"session": session_name(number)}).encode()
+                response = client.request("POST", path, body, headers)
                 if response.status != HTTPStatus.CREATED:
                     raise ServerError(f"POST {path}: {response.status}: {response.body[:500]!r}")
 
@@ -87,20 +96,25 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=1.0, help="of each measurement; every case has several")
     parser.add_argument("--models", type=int, default=1000, help="models of the case with many")
     options = parser.parse_args()
-    with Generator() as generator, ExitStack() as stack:
-        cases = list(_cases(stack, options.models))
+    with ExitStack() as stack:
+        measure(list(_cases(stack, options.models)), options.seconds)
+    return 0
+
+
+def measure(cases: Sequence[Case], seconds: float) -> None:
+    """Measure cases in turn, and print the table."""
+    with Generator() as generator:
         for case in cases:
             case.create()
         for _ in tqdm(range(_ROUNDS), desc="rounds", unit="round", disable=None):
             for case in cases:
-                case.measure(generator, options.seconds)
+                case.measure(generator, seconds)
     print(
         "| service | connections | steps/s | CPU µs a step | of that Redis |",
         "|---|---|---|---|---|",
         *map(Case.row, cases),
         sep="\n",
     )
-    return 0
 
 
 def _cases(stack: ExitStack, models: int) -> Iterator[Case]:
@@ -108,9 +122,9 @@ def _cases(stack: ExitStack, models: int) -> Iterator[Case]:
         folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-models-")))
         for number in range(count):
             shutil.copytree(CHECKPOINTS / RNN, folder / _model(number))
-        service = stack.enter_context(_running(MODEL_REPOSITORY=folder))
+        service = stack.enter_context(running(MODEL_REPOSITORY=folder))
         yield Case(
-            f"{count:,} model{'s' * (count > 1)}, 2 workers", [service], _pids(service.data), count, connections=1
+            f"{count:,} model{'s' * (count > 1)}, 2 workers", [service], pids_of(service.data), count, connections=1
         )
     folder = Path(stack.enter_context(TemporaryDirectory(prefix="bench-models-")))
     shutil.copytree(CHECKPOINTS / RNN, folder / _model(0))
@@ -118,16 +132,16 @@ def _cases(stack: ExitStack, models: int) -> Iterator[Case]:
         redis = RedisServer(*_LAZY).start()
         stack.callback(redis.end)
         settings: dict[str, str | int | Path] = {"MODEL_REPOSITORY": folder, "REDIS_URL": redis.url, "WORKERS": workers}
-        services = [stack.enter_context(_running(**settings)) for _ in range(replicas)]
-        yield Case(title, services, _pids(redis.folder))
+        services = [stack.enter_context(running(**settings)) for _ in range(replicas)]
+        yield Case(title, services, pids_of(redis.folder))
     cluster = RedisCluster(*_LAZY).start()
     stack.callback(cluster.end)
-    service = stack.enter_context(_running(MODEL_REPOSITORY=folder, REDIS_URL=cluster.url))
-    masters = [pid for server in cluster.masters() for pid in _pids(server.folder)]
+    service = stack.enter_context(running(MODEL_REPOSITORY=folder, REDIS_URL=cluster.url))
+    masters = [pid for server in cluster.masters() for pid in pids_of(server.folder)]
     yield Case("2 workers, Redis Cluster of three masters", [service], masters)
 
 
-def _pids(folder: Path) -> list[int]:
+def pids_of(folder: Path) -> list[int]:
     """Return the Redis servers that keep their data in a folder."""
     return [process.pid for process in servers_on(folder)]
 
@@ -136,12 +150,9 @@ def _model(number: int) -> str:
     return f"m{number:04d}"
 
 
-def _step(session: int, model: int) -> bytes:
-    return request(replace(SESSION, path=SESSION.path.replace(RNN, _model(model))), [session])
-
-
 @contextmanager
-def _running(**settings: str | int | Path) -> Iterator[Service]:
+def running(**settings: str | int | Path) -> Iterator[Service]:
+    """Run a service with these settings until the block ends."""
     with TemporaryDirectory(prefix="bench-") as folder:
         port = free_port()
         service = Service(Path(folder), (GUNICORN,), BIND=f"127.0.0.1:{port}", **settings)
