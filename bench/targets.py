@@ -9,6 +9,13 @@ from bench.sessions import Memory
 
 # The least that requests/s may be, as a share of the baseline's at the same number of connections.
 LEAST_RATE = {("predict", 32): 0.75, ("predict", 128): 0.75, ("session", 32): 0.5, ("session", 128): 0.6}
+# The same, as a multiple of what Triton does with the same module.
+LEAST_OF_TRITON = {
+    ("predict", 1): 1.1, ("predict", 32): 1.1, ("predict", 128): 1.1,
+    ("infer-json", 32): 1.0, ("infer-json", 128): 1.0,
+    ("session", 1): 0.85, ("session", 32): 1.05, ("session", 128): 1.25,
+}  # fmt: skip
+LEAST_STEPS = {("pipelined", 1): 20_000, ("many", 32): 60_000}
 MOST_P50 = {("session", 1): 2.5}
 MOST_KEYED = 1.15
 LEAST_MANY = 8.0
@@ -45,6 +52,11 @@ def targets(cells: Sequence[Cell], memory: Memory, live: Live | None) -> Iterato
             yield Target(
                 f"{where}, requests/s as a share of the baseline's", cell.ratio(rate), LEAST_RATE[place], at_least=True
             )
+        if place in LEAST_OF_TRITON and cell.triton is not None:
+            what = f"{where}, requests/s as a multiple of Triton's"
+            yield Target(what, cell.ratio_to(cell.triton, rate), LEAST_OF_TRITON[place], at_least=True)
+        if place in LEAST_STEPS:
+            yield Target(f"{where}, steps/s", cell.steps, LEAST_STEPS[place], at_least=True)
         if place in MOST_P50:
             yield Target(f"{where}, p50 over the baseline's", cell.ratio(p50), MOST_P50[place], at_least=False)
         if cell.row.keyed and (plain := cell.beside):
