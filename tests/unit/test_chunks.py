@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from carryover.api.transport import _chunked
 
 HEADS = (b"%x", b"%X", b"0%x", b"%x;name=value", b"%x ", b"-%x")
-ENDS = (b"0\r\n\r\n", b"0\r\nTrailer: x\r\n\r\n", b"0\r\n", b"")
+ENDS = (b"0\r\n\r\n", b"0\r\nTrailer: x\r\n\r\n", b"0\r\n", b"", b"fedcba9876543210\r\nab\r\n0\r\n\r\n")
 
 
 class Request:

@@ -109,7 +109,7 @@ def _chunked(reader: Any) -> Iterator[bytes]:
     while size > 0:
         complete: list[bytes] = []
         start = 0
-        while found := _NEXT_CHUNK.match(data, start + size):
+        while start + size < len(data) and (found := _NEXT_CHUNK.match(data, start + size)):
             complete.append(data[start : start + size])
             start, size = found.end(), int(found[1], 16)
         data = data[start:]
