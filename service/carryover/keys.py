@@ -87,6 +87,11 @@ class Keys:
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def rated(self) -> bool:
+        """Whether any of them has a rate."""
+        return any(key.rate is not None for key in self._keys.values())
+
     def find(self, secret: str) -> Key | None:
         """Return the key; None where it is unknown."""
         return self._keys.get(digest(secret))

@@ -2,18 +2,30 @@
 
 import asyncio
 import os
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import psutil
 import pytest
+import trustme
 from safetensors.numpy import load
 
-from carryover.client import AsyncClient, Client, NoResponseError, ProblemError, Retries, Session, Step
+from carryover.client import (
+    AsyncClient,
+    CertificateError,
+    Client,
+    NoResponseError,
+    ProblemError,
+    Retries,
+    Session,
+    Step,
+)
 from tests.support.calls import fresh
 from tests.support.paths import ROOT
 from tests.support.proxy import Proxy
@@ -263,3 +275,25 @@ def test_a_service_that_is_not_there_is_one_sentence() -> None:
         pytest.raises(NoResponseError, match=f"there is no response: .*127.0.0.1:{port}"),
     ):
         client.models()
+
+
+def test_a_url_without_a_scheme_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"'127\.0\.0\.1:8000' is invalid; expected http:// or https://"):
+        Client("127.0.0.1:8000")
+
+
+def test_a_certificate_of_an_authority_of_ones_own(service: Service, tmp_path: Path) -> None:
+    authority, context = trustme.CA(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    with Proxy(service.port, context) as encrypted:
+        url = f"https://127.0.0.1:{encrypted.port}"
+        # At once, and not after a minute of retries.
+        with Client(url) as client, pytest.raises(CertificateError, match="SSL_CERT_FILE") as caught:
+            client.models()
+        assert not caught.value.temporary
+        program = f"from carryover.client import Client; print(len(Client({url!r}).models()))"
+        environment = os.environ | {"SSL_CERT_FILE": str(tmp_path / "ca.pem"), "PYTHONPATH": str(ROOT / "service")}
+        command = [sys.executable, "-c", program]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert int(done.stdout) > 0

@@ -71,7 +71,12 @@ class Deployment:
                 shutil.copy2(ROOT / source, folder / source)
 
     def compose(self, *arguments: str) -> str:
-        return self._run(_docker(), "compose", *arguments).stdout.decode()
+        return self.composed(*arguments)[0]
+
+    def composed(self, *arguments: str) -> tuple[str, str]:
+        """Run a command of compose, and return what it prints to standard output and to standard error."""
+        done = self._run(_docker(), "compose", *arguments)
+        return done.stdout.decode(), done.stderr.decode()
 
     def script(self, name: str, given: bytes = b"", arguments: tuple[str, ...] = ()) -> bytes:
         """Run one of the deployment's own scripts."""

@@ -11,12 +11,14 @@ import pytest
 import yaml
 
 from tests.compose.conftest import PASSWORD
-from tests.compose.deployment import Deployment, docker
+from tests.compose.deployment import TIMEOUT, Deployment, docker
+from tests.support.client import Client
 from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
 DETECTOR = "/v1/models/detector"
 SAMPLES = {"instances": [[1.0, 2.0, 3.0, 4.0]]}
+MAKE_KEY = ("python", "-m", "carryover.cli", "keys", "new")
 LIST_MODELS = ("python", "-m", "carryover.cli", "models")
 BROKEN = "\nRUN printf '#!/bin/sh\\necho broken on purpose\\nexit 3\\n' >/venv/bin/gunicorn\n"
 
@@ -55,6 +57,13 @@ def test_ones_own_models_and_packages_are_served(own: Deployment) -> None:
     assert own.python(replica, "import einops; print(einops.__version__)").strip() == "0.8.1"
     with pytest.raises(RuntimeError, match="Read-only"):
         docker("exec", replica, "touch", "/models/file")
+
+
+def test_the_metrics_of_one_replica_are_shown_from_inside_it(own: Deployment) -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    (program,) = re.findall(r"\$ docker exec carryover-service-1 python -c '(.+)'", page)
+    for replica in own.containers("service"):
+        assert "carryover_redis_up 1.0" in own.python(replica, program)
 
 
 def test_a_model_that_is_added_is_served_on_a_signal(own: Deployment) -> None:
@@ -112,6 +121,42 @@ def test_a_backup_can_be_made_and_restored(own: Deployment) -> None:
     own.script("restore", backup)
     eventually("readiness", own.ready)
     assert step(own, "backed-up") == 2
+
+
+def asked(own: Deployment, key: str) -> int:
+    """The status of a request with an API key."""
+    with Client(own.port, TIMEOUT) as client:
+        return client.request("GET", "/v1/models", None, {"Authorization": f"Bearer {key}"}).status
+
+
+def test_settings_and_api_keys_are_applied_by_an_upgrade_and_keys_are_replaced(
+    own: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, before = own.folder / "keys.toml", own.containers("service")
+
+    def new() -> tuple[str, str]:
+        """A key, and its entry in the file, both made by the service's own image."""
+        entry, said = own.composed("run", "--rm", "--no-deps", "-T", "service", *MAKE_KEY, "app")
+        return re.findall(r"carryover_\S+", said)[-1], entry
+
+    first, entry = new()
+    file.write_text(entry)
+    monkeypatch.setitem(own.variables, "API_KEYS_FILE", "keys.toml")
+    monkeypatch.setitem(own.variables, "SESSION_TTL", "1234")
+    own.script("upgrade")
+    assert not set(own.containers("service")) & set(before)
+    assert asked(own, first) == 200
+    with Client(own.port, TIMEOUT) as client:
+        body, headers = b"{}", {"Authorization": f"Bearer {first}", "Content-Type": "application/json"}
+        assert client.request("POST", f"{DETECTOR}/sessions", body, headers).expect(201)["ttl"] == 1234
+    second, other = new()
+    digests = re.findall(r'"[0-9a-f]{64}"', entry + other)
+    file.write_text(re.sub(r"sha256 = .*", f"sha256 = [{', '.join(digests)}]", entry))  # in place, as `cat >` does
+    own.compose("kill", "--signal", "HUP", "service")
+    eventually("the second key", lambda: all(asked(own, second) == HTTPStatus.OK for _ in range(8)))
+    assert asked(own, first) == 200
+    monkeypatch.undo()
+    own.script("upgrade")
 
 
 def test_an_upgrade_that_fails_changes_nothing_and_the_next_one_works(own: Deployment) -> None:

@@ -43,7 +43,7 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _RUN = re.compile(
     r"^(?P<settings>.*?)(?:\bmake run\b|\.venv/bin/carryover serve\b(?P<arguments>[^#\n]*)).*$", re.MULTILINE
 )
-OTHERS = ("console", "dockerfile", "protobuf", "yaml")
+OTHERS = ("console", "dockerfile", "ini", "protobuf", "yaml")
 """Languages of blocks that are for other programs; `console` is done by the tests that need a container engine."""
 
 

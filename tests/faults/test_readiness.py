@@ -1,5 +1,7 @@
 """The service is ready when a step can be committed: it asks for no right that steps do not need."""
 
+import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -9,21 +11,28 @@ from pathlib import Path
 import pytest
 from redis import ResponseError
 
+from carryover.keys import digest
 from carryover.store import Store
+from carryover.store.counting import count
 from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.sweeper import sweep
 from tests.support.calls import call, fresh, post
-from tests.support.client import Client, problem, sentence
+from tests.support.client import Client, Response, problem, sentence
+from tests.support.paths import ROOT
 from tests.support.redis_server import RedisServer, free_port
 from tests.support.service import Service
+from tests.support.sockets import Events
 from tests.support.topologies import command
 from tests.support.waiting import eventually
 
 ROW = [1, 2, 3, 4, 5, 6, 7, 8]
 SESSIONS = "/v1/models/digits-rnn/sessions"
 ALL = ("~*", "&*", "+@all")
-COMMANDS = ["mget", "get", "set", "pttl", "getrange", "del", "exists", "strlen", "scan", "eval", "evalsha"]
-"""All that the service runs, as docs/guarantees.md lists them."""
+COMMANDS = ["mget", "get", "set", "pttl", "getrange", "del", "exists", "strlen", "scan", "eval", "evalsha", "ping"]
+"""All that the service runs, as docs/guarantees.md lists them; with rates, `time` as well."""
+DEPLOYMENT = ROOT / "docs" / "deployment.md"
+STEP = {"instances": [ROW]}
+BURST = 12
 
 
 @dataclass
@@ -97,6 +106,61 @@ def test_it_is_ready_with_the_rights_that_steps_need(place: Place, client: Clien
         sweep(store)
     finally:
         place.allow(*ALL)
+
+
+@pytest.fixture
+def rated(place: Place, tmp_path: Path) -> Iterator[Place]:
+    """Another service at this Redis, whose only key has a rate."""
+    (rights,) = re.findall(r"^ACL SETUSER carryover on >password (.+)$", DEPLOYMENT.read_text(), re.MULTILINE)
+    place.allow(*rights.split())
+    command(place.server.redis, "ACL", "LOG", "RESET")
+    entry = f'[keys.app]\nsha256 = "{digest("app")}"\nrights = ["predict", "sessions", "admin"]\nrate = "{BURST}/day"\n'
+    (tmp_path / "keys.toml").write_text(entry)
+    url = place.server.url.replace("//", "//app:secret@")
+    try:
+        with Service(tmp_path, WORKERS=1, REDIS_URL=url, API_KEYS=tmp_path / "keys.toml") as service:
+            yield Place(place.server, service)
+    finally:
+        place.allow(*ALL)
+
+
+def test_all_that_the_service_does_needs_no_other_rights(rated: Place) -> None:
+    key = {"Authorization": "Bearer app"}
+    path = f"{SESSIONS}/rights"
+
+    def ask(method: str, path: str, body: object = None, **headers: str) -> Response:
+        data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+        kind = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        return app.request(method, path, data, {"Content-Type": kind, **key, **headers})
+
+    with rated.service.client() as app:
+        assert ask("POST", f"{path}:predict?create=true", STEP, **{"Idempotency-Key": "k"}).expect()["step"] == 1
+        assert ask("POST", f"{path}:fork", {"session": "copy"}).status == 201
+        state = ask("GET", f"{path}/state").body
+        assert ask("PUT", f"{path}/state", state).expect()["step"] == 1
+        assert ask("POST", f"{SESSIONS}:predict", {"sessions": {"rights": [ROW], "copy": [ROW]}}).status == 200
+        assert len(ask("GET", SESSIONS).expect()["sessions"]) == 2
+        assert ask("GET", f"{SESSIONS}:count").expect()["count"] == 2
+        with Events(rated.service.port, path, **key) as events:
+            assert getattr(events.next(), "kind", "") == "state"
+        assert ask("DELETE", f"{SESSIONS}?prefix=copy").expect()["deleted"] == 1
+        assert ask("POST", "/v1/accumulators/rights", {"values": [1]}).expect()["step"] == 1
+        assert ask("DELETE", path).status == 204
+        assert ask("GET", "/v1/models").status == 429
+    store = Store(rated.server.url.replace("//", "//app:secret@"), 1, 60)
+    assert store.elect("some-office", 60)
+    store.note_counts(count(store), 60)
+    store.hold("some-office", 60)
+    sweep(store)
+    denied = {entry["object"] for entry in rated.server.redis.acl_log()}
+    assert denied <= {"info"}, "INFO is asked for, and gone without"
+
+
+def test_a_service_with_rates_is_not_ready_without_the_right_that_they_need(rated: Place) -> None:
+    rated.allow("~carryover:*", *(f"+{name}" for name in COMMANDS))
+    assert "credentials" in (rated.ready() or "")
+    rated.allow(*ALL)
+    assert rated.ready() is None
 
 
 @pytest.mark.parametrize("missing", ["mget", "pttl", "evalsha", "set", "get", "getrange"])

@@ -43,12 +43,15 @@ def variables(resources: list[Any]) -> Mapping[str, Any]:
 def test_what_is_rendered_is_valid() -> None:
     resources = rendered(FOLDER)
     assert sorted(one["kind"] for one in resources) == [
-        "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service"
+        "ConfigMap", "Deployment", "HorizontalPodAutoscaler", "NetworkPolicy", "PodDisruptionBudget", "Service"
     ]  # fmt: skip
     for one in resources:
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
     assert container(resources)["image"] == "registry.example.com/carryover:0.1.0"
     assert "API_KEYS" not in variables(resources)
+    (settings,) = (one for one in resources if one["kind"] == "ConfigMap")
+    assert container(resources)["envFrom"] == [{"configMapRef": {"name": settings["metadata"]["name"]}}]
+    assert settings["data"]["LOG_FORMAT"] == "json"
 
 
 def test_api_keys_come_from_a_secret_with_the_component(tmp_path: Path) -> None:
@@ -60,8 +63,8 @@ def test_api_keys_come_from_a_secret_with_the_component(tmp_path: Path) -> None:
         kubernetes_validate.validate(one, KUBERNETES, strict=True)
     mounts = {mount["name"]: mount["mountPath"] for mount in container(resources)["volumeMounts"]}
     assert variables(resources)["API_KEYS"] == f"{mounts['api-keys']}/keys.toml"
-    assert {"REDIS_URL", "GRACEFUL_TIMEOUT"} <= set(variables(resources))
-    assert "tmp" in mounts
+    assert "REDIS_URL" in variables(resources)
+    assert {"tmp", "redis"} <= set(mounts)
 
 
 @pytest.mark.parametrize("file", ["runtime.yaml", "inference-service.yaml"])

@@ -6,6 +6,7 @@ import pytest
 
 from carryover.errors import ConfigurationError
 from carryover.store import Store
+from carryover.store.redis.sentinel import master
 from tests.support.proxy import Certificates
 
 TIMEOUT = 1
@@ -56,3 +57,12 @@ def test_a_cluster_has_no_numbered_databases() -> None:
 def test_certificates_that_are_right_are_accepted(tmp_path: Path) -> None:
     for url in FORMS:
         Store(f"{url}?{Certificates(tmp_path).query}", TIMEOUT, 60)
+
+
+def test_sentinels_have_credentials_of_their_own() -> None:
+    given = {"username": "app", "password": "secret", "sentinel_username": "watcher", "sentinel_password": "word"}
+    pool = master([("localhost", 26379)], "/service", given, {}).connection_pool
+    (sentinel,) = pool.sentinel_manager.sentinels
+    for held, expected in ((sentinel.connection_pool, ("watcher", "word")), (pool, ("app", "secret"))):
+        assert (held.connection_kwargs["username"], held.connection_kwargs["password"]) == expected
+    Store("redis+sentinel://localhost/service?sentinel_username=watcher&sentinel_password=word", TIMEOUT, 60)

@@ -229,6 +229,8 @@ def _http_error(error: HTTPException) -> _Response:
             (("Allow", allowed),),
         )
     elif status == HTTPStatus.NOT_FOUND:
-        sentence = "there is nothing at this path; docs/api.md lists the interface"
+        sentence = "there is nothing at this path; /docs shows the interface"
+        if request.path.startswith("/v2/"):
+            sentence += ", which has no shared memory, and no trace or log settings"
     made = _request_id()
     return _Response(problems.of_status(status, sentence, request.path, made).with_headers(*headers), made)

@@ -16,7 +16,8 @@ from carryover.engine import Engine
 from carryover.errors import CarryoverError
 from carryover.telemetry.request_log import Entry
 
-_ADMIN = Scope.ADMIN
+_ADMIN, _HEALTH = Scope.ADMIN, Scope.HEALTH
+_ERROR = 400
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,13 @@ def respond(route: Route, engine: Engine, inbound: Inbound, read_body: Callable[
         response = timing.noted(route, engine, inbound, response, started)
     spent = time.perf_counter_ns() - started
     engine.metrics.requests.observe((route, response.status), spent)
-    if response.status >= engine.request_log.least_status and isinstance(response.body, bytes):
+    status = response.status
+    # Proxies ask for the health several times a second.
+    if (
+        status >= engine.request_log.least_status
+        and isinstance(response.body, bytes)
+        and (status >= _ERROR or route.scope is not _HEALTH)
+    ):
         engine.request_log.add(entry(route, inbound, response, spent, len(response.body)))
     return response
 

@@ -10,7 +10,7 @@ except ModuleNotFoundError as error:
 
 from carryover.client.asynchronous import AsyncAccumulator, AsyncClient, AsyncSession
 from carryover.client.blocking import Accumulator, Client, Session, Stream
-from carryover.client.errors import ClientError, NoResponseError, ProblemError, StreamOrderError
+from carryover.client.errors import CertificateError, ClientError, NoResponseError, ProblemError, StreamOrderError
 from carryover.client.results import Predictions, SessionInfo, Step, Totals
 from carryover.client.retries import Retries
 from carryover.client.streams import AsyncStream
@@ -21,6 +21,7 @@ __all__ = [
     "AsyncClient",
     "AsyncSession",
     "AsyncStream",
+    "CertificateError",
     "Client",
     "ClientError",
     "NoResponseError",

@@ -28,6 +28,12 @@ class NoResponseError(ClientError):
     temporary = True
 
 
+class CertificateError(NoResponseError):
+    """The service's certificate is not trusted, or is of another host; a retry would not help."""
+
+    temporary = False
+
+
 class StreamOrderError(ClientError):
     """A step that had to be sent again ran after one that was sent behind it; neither is lost or doubled."""
 

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 from yarl import URL
 
-from carryover.client.errors import ClientError, NoResponseError, ProblemError
+from carryover.client.errors import CertificateError, ClientError, NoResponseError, ProblemError
 from carryover.client.retries import Attempts, Retries
 
 JSON = "application/json"
@@ -54,13 +54,18 @@ def path_of(*parts: str) -> str:
 
 def lost(error: BaseException) -> NoResponseError:
     """Return the client's error for one of aiohttp's."""
-    return NoResponseError(f"there is no response: {str(error) or type(error).__name__}")
+    said = f"there is no response: {str(error) or type(error).__name__}"
+    if isinstance(error, aiohttp.ClientConnectorCertificateError):
+        return CertificateError(f"{said}; SSL_CERT_FILE names the certificate of an authority of your own")
+    return NoResponseError(said)
 
 
 class Transport:
     """Connections to one service, shared by all that a client hands out."""
 
     def __init__(self, url: str, headers: Mapping[str, str], timeout: float, retries: Retries) -> None:
+        if not url.startswith(("http://", "https://")):
+            raise ValueError(f"the URL {url!r} is invalid; expected http:// or https:// and a host")
         self.timeout = timeout
         self._url = url.rstrip("/")
         self._headers = dict(headers)

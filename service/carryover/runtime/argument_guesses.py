@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_overloads
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ _SHOWN = 8
 _MOST = 20_000
 """Modules that may be constructed to find the arguments; without memory, on torch's meta device."""
 
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 Shapes = dict[str, torch.Size]
 Make = Callable[..., nn.Module]
 
@@ -102,17 +103,27 @@ def _shapes(cls: Make, arguments: Mapping[str, Any]) -> Shapes | None:
 
 
 def _parameters(cls: Make, given: Mapping[str, Any]) -> list[inspect.Parameter]:
+    parameters: Mapping[str, inspect.Parameter]
     try:
         parameters = inspect.signature(cls).parameters
     except (TypeError, ValueError):
         return []
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    if not any(p.kind in _NAMED for p in parameters.values()):
+        parameters = _overloaded(cls)
     unknown = [name for name in given if name not in parameters]
-    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+    if unknown and not takes_any:
         names = ", ".join(parameters) or "none"
         raise ConfigurationError(
             f"--arguments: {name_of(cls)} has no argument {unknown[0]!r}; its arguments are {names}"
         )
-    return [p for p in parameters.values() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p for p in parameters.values() if p.kind in _NAMED]
+
+
+def _overloaded(cls: Make) -> Mapping[str, inspect.Parameter]:
+    """The parameters of the first overload of a constructor that takes anything, as that of `torch.nn.GRU` does."""
+    overloads = get_overloads(cls.__init__)
+    return dict([*inspect.signature(overloads[0]).parameters.items()][1:]) if overloads else {}
 
 
 def _needs(cls: Make, names: Sequence[str], why: str = "") -> ConfigurationError:

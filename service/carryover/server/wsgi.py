@@ -59,6 +59,7 @@ def read_keys() -> None:
     """
     if configured.api_keys is not None:
         engine.keys = keys.read(configured.api_keys, configured.exempt)
+        engine.store.rated = engine.keys.rated
 
 
 def check_store() -> str | None:
@@ -68,7 +69,9 @@ def check_store() -> str | None:
     """
     try:
         with gevent.Timeout(_CHECK_SECONDS, TimeoutError(f"no response in {_CHECK_SECONDS:.0f} s")):
-            create_store(configured, redis_url, engine.store.health).ping()
+            store = create_store(configured, redis_url, engine.store.health)
+            store.rated = engine.store.rated
+            store.ping()
     except StoreUnavailableError:
         pass
     except TimeoutError as error:

@@ -101,9 +101,11 @@ class Store:
     ) -> None:
         """`timeout` is that of one attempt to connect, and of one reply; it and `keep_responses` are in seconds.
 
-        Stores that are used one after another share `health`.
+        Stores that are used one after another share `health`. Where callers have rates, `rated` is true, and `ping`
+        checks them as well.
         """
         self.health = health or StoreHealth()
+        self.rated = False
         self._watches = self._watching = False
         self._may_ask = True
         self._markers: dict[str, str] = {}
@@ -299,6 +301,8 @@ class Store:
                 ("PTTL", key),
                 ("EVALSHA", self._scripts["commit"].sha, 2, key, response, *write),
             ]
+            if self.rated:
+                commands.append(("EVALSHA", self._scripts["rate"].sha, 1, f"{key}:rate", 1, 1, 1))
             deletions.append(("DEL", key, response))
         _whole(self._run(commands, self._wait)[0])
         _whole(self._run(deletions)[0])
@@ -440,7 +444,7 @@ class Store:
 
     def hold(self, office: str, seconds: float) -> None:
         """Hold an office that this process has for so long from now on."""
-        _whole(self._run([("PEXPIRE", names.office(self._prefix, office), int(seconds * 1000))])[0])
+        _whole(self._run([("SET", names.office(self._prefix, office), 1, "XX", "PX", int(seconds * 1000))])[0])
 
     def _take(self, demand: Demand) -> Command:
         key = names.rate(self._prefix, demand.name)

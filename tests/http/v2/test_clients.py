@@ -155,7 +155,7 @@ def test_a_model_of_sequences_without_one(service: Service) -> None:
 def test_what_the_service_does_not_do_is_an_error(service: Service) -> None:
     with connected(service) as client:
         for call in (client.get_trace_settings, client.get_log_settings, client.get_system_shared_memory_status):
-            with pytest.raises(InferenceServerException, match="there is nothing at this path"):
+            with pytest.raises(InferenceServerException, match="no shared memory, and no trace or log settings"):
                 call()
 
 

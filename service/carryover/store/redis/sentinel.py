@@ -53,9 +53,7 @@ def master(hosts: list[tuple[str, int]], path: str, given: dict[str, Any], optio
     service, _, db = path.strip("/").partition("/")
     if not service:
         raise ValueError("redis+sentinel://host:port/service takes the name of the service that the sentinels watch")
-    password = given.pop("sentinel_password", None)
+    own = {key: given.pop(f"sentinel_{key}", None) for key in ("username", "password")}
     tls = {key: value for key, value in given.items() if key.startswith("ssl")}
-    sentinels: Any = _Sentinel(
-        hosts, sentinel_kwargs={**options, **tls, "password": password}, db=int(db or 0), **options | given
-    )
+    sentinels: Any = _Sentinel(hosts, sentinel_kwargs={**options, **tls, **own}, db=int(db or 0), **options | given)
     return sentinels.master_for(service)

@@ -43,6 +43,8 @@ def connect(url: str, timeout: float) -> Topology:
         "socket_connect_timeout": timeout,
         # What may be retried, and when, is for the store to decide.
         "retry": Retry(NoBackoff(), 0),
+        # To name the driver, CLIENT SETINFO, takes a right of its own; the server logs where it is denied.
+        "driver_info": None,
     }
     scheme, _, rest = url.partition("://")
     kind, _, form = scheme.partition("+")
