@@ -6,8 +6,10 @@ from itertools import cycle
 from random import Random
 from secrets import token_hex
 
+from websockets.frames import CLOSE, TEXT, Frame
+
 from bench.load import Connection
-from bench.responses import Lines
+from bench.responses import Lines, Messages
 from bench.rows import Row
 
 POOL = 1024
@@ -66,16 +68,24 @@ def sessions_needed(rows: Sequence[Row]) -> int:
 def connections(row: Row, count: int) -> list[Connection]:
     """Return so many connections, each with sessions of its own: requests that run at once never race for one."""
     if row.lines:
-        line = row.body([]) + b"\n"
-        source = Repeated([b"%x\r\n%s\r\n" % (len(line), line)])
-        heads = [_head(row, session_name(number), ("Transfer-Encoding", "chunked")) for number in range(count)]
-        return [Connection(source, Lines, row.ahead, head, b"0\r\n\r\n") for head in heads]
+        return [_stream(row, session_name(number)) for number in range(count)]
     if row.sessions > 1:
         blocks = [range(first, first + row.sessions) for first in range(0, _pool(row, count), row.sessions)]
         return [Connection(Repeated([request(row, block)])) for block in blocks]
     numbers = [range(index, _pool(row, count), count) for index in range(count)] if row.sessions else [range(1)] * count
     turns = Keyed if row.keyed else Repeated
     return [Connection(turns([request(row, [number]) for number in own])) for own in numbers]
+
+
+def _stream(row: Row, session: str) -> Connection:
+    if row.messages:
+        message = Frame(TEXT, row.body([])).serialize(mask=True)
+        head = _head(row, session, method="GET")
+        return Connection(Repeated([message]), Messages, row.ahead, head, Frame(CLOSE, b"").serialize(mask=True))
+    line = row.body([]) + b"\n"
+    chunk = b"%x\r\n%s\r\n" % (len(line), line)
+    head = _head(row, session, ("Transfer-Encoding", "chunked"))
+    return Connection(Repeated([chunk]), Lines, row.ahead, head, b"0\r\n\r\n")
 
 
 def drawn_connections(row: Row, count: int, sessions: int) -> list[Connection]:
@@ -95,8 +105,8 @@ def request(row: Row, numbers: Sequence[int]) -> bytes:
     return _head(row, names[0], ("Content-Length", str(len(body)))) + body
 
 
-def _head(row: Row, session: str, framing: tuple[str, str]) -> bytes:
+def _head(row: Row, session: str, *framing: tuple[str, str], method: str = "POST") -> bytes:
     key = (("Idempotency-Key", _KEY),) if row.keyed else ()
-    headers = (("Host", "127.0.0.1"), *row.headers, *key, framing)
-    lines = [f"POST {row.path.format(session=session)} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+    headers = (("Host", "127.0.0.1"), *row.headers, *key, *framing)
+    lines = [f"{method} {row.path.format(session=session)} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     return "\r\n".join([*lines, "", ""]).encode()

@@ -3,6 +3,8 @@
 import re
 from typing import Protocol
 
+_TWO_BYTES = 126
+"""What stands for a frame's length if that is in the two bytes that follow."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 
@@ -75,8 +77,40 @@ class Lines(ResponseReader):
         return lines.count(b"}\n") + 1
 
 
-def _check_head(head: bytes, tail: bytes) -> None:
-    if not head.startswith(b"HTTP/1.1 2"):
+class Messages(ResponseReader):
+    """The messages of a WebSocket, each of which is a frame of less than 64 KiB."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._begun = False
+
+    def feed(self, data: bytes) -> int:
+        """Take received bytes and return how many messages they complete."""
+        data = self._rest + data
+        if not self._begun:
+            head, end, tail = data.partition(b"\r\n\r\n")
+            if end:
+                _check_head(head, tail, b"HTTP/1.1 101")
+                self._begun, data = True, tail
+        done = start = 0
+        while self._begun and (end_ := _end(data, start)) <= len(data):
+            _check_body(data[start:end_])
+            start = end_
+            done += 1
+        self._rest = data[start:]
+        return done
+
+
+def _end(data: bytes, start: int) -> int:
+    """Where the frame ends that starts there; where less than its head is there, that is behind the data."""
+    if len(data) < start + 4:
+        return len(data) + 1
+    length = data[start + 1]
+    return start + (4 + int.from_bytes(data[start + 2 : start + 4]) if length == _TWO_BYTES else 2 + length)
+
+
+def _check_head(head: bytes, tail: bytes, expected: bytes = b"HTTP/1.1 2") -> None:
+    if not head.startswith(expected):
         status = head.split(b"\r\n", 1)[0].decode()
         raise LoadError(f"{status}: {tail[:500].decode(errors='replace')}")
 

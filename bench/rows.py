@@ -36,9 +36,9 @@ class Row:
     """One thing to measure.
 
     A request steps `sessions` sessions; where it is one, `{session}` in `path` is its name. With `lines` a connection
-    is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unfinished. With
-    `keyed` each request has an `Idempotency-Key` of its own. `beside` names another row that it is held against,
-    `triton` the one that asks Triton the same.
+    is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unfinished; with
+    `messages` as well they are those of a WebSocket. With `keyed` each request has an `Idempotency-Key` of its own.
+    `beside` names another row that it is held against, `triton` the one that asks Triton the same.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Row:
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
     sessions: int = 0
     lines: bool = False
+    messages: bool = False
     ahead: int = 1
     connections: tuple[int, ...] = (1, 32, 128)
     keyed: bool = False
@@ -103,6 +104,20 @@ _STREAM = Row(
     lines=True,
     connections=(1,),
 )
+
+_PIPELINED = replace(_STREAM, name="pipelined", title="session :stream, 64 lines ahead", ahead=64)
+
+
+def _socket(row: Row, name: str, title: str) -> Row:
+    """Return the row of the same lines as messages of a WebSocket."""
+    headers = (
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    )
+    return replace(row, name=name, title=title, messages=True, headers=headers, beside=row.name)
+
 
 BASELINE = Row("baseline", "empty Flask route", "/", fixed({"instances": [PIXELS]}), server="baseline")
 
@@ -159,17 +174,9 @@ ROWS = (
     _SEQUENCE,
     replace(SESSION, name="keyed", title="session :predict, with a key", keyed=True, beside=SESSION.name, triton=""),
     _STREAM,
-    Row(
-        name="pipelined",
-        title="session :stream, 64 lines ahead",
-        path=_STREAM.path,
-        body=_STREAM.body,
-        headers=_STREAM.headers,
-        sessions=1,
-        lines=True,
-        ahead=64,
-        connections=(1,),
-    ),
+    _socket(_STREAM, "socket", "session :stream, a WebSocket"),
+    _PIPELINED,
+    _socket(_PIPELINED, "socket-pipelined", "session :stream, a WebSocket, 64 messages ahead"),
     Row("many", f"sessions:predict, {MANY} sessions", f"/v1/models/{RNN}/sessions:predict", _many, sessions=MANY),
     Row("accumulator", "accumulator", "/v1/accumulators/{session}", fixed({"values": [0.5]}), sessions=1),
 )

@@ -1,9 +1,10 @@
 """Long-running work, in turns with others or in a native thread, which lets them run while it releases the GIL."""
 
-from collections.abc import Callable, Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from typing import Generic, TypeVar, cast
 
 import gevent
+from gevent.event import AsyncResult
 from gevent.hub import get_hub
 from gevent.threadpool import ThreadPool
 
@@ -23,6 +24,29 @@ def in_turns(items: Iterable[T], at_a_time: int = 64) -> Iterator[T]:
         yield item
         if number % at_a_time == 0:
             pause()
+
+
+class SingleFlight(Generic[T]):
+    """Work that is done once for all who want the same of it while it is being done, or were woken before it was."""
+
+    def __init__(self) -> None:
+        self._flights: dict[Hashable, AsyncResult[T]] = {}
+
+    def run(self, key: Hashable, work: Callable[[], T]) -> T:
+        """Return what `work` returns, or raise what it raises: that of another caller with this key, if one runs."""
+        flight = self._flights.get(key)
+        if flight is not None:
+            return cast("T", flight.get())
+        flight = self._flights[key] = AsyncResult()
+        try:
+            value = work()
+            flight.set(value)
+        except BaseException as error:
+            flight.set_exception(error)
+            raise
+        finally:
+            get_hub().loop.run_callback(self._flights.pop, key)  # after the callbacks that wake others
+        return value
 
 
 def run_in_thread(work: Callable[[], T], seconds: float | None = None, ended: Callable[[], None] | None = None) -> T:

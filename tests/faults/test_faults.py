@@ -550,7 +550,29 @@ def test_sessions_are_looked_at_only_while_they_are_followed(pair: Pair) -> None
         assert getattr(events.next(), "kind", "") == "state"
         before = looks()
         eventually("looks", lambda: looks() > before + 5)
+    start = time.monotonic()
     eventually("no more looks", still)
+    assert time.monotonic() - start < PROMPT / 4
+
+
+def test_the_followers_of_a_session_in_one_worker_read_its_state_together(pair: Pair) -> None:
+    def reads() -> int:
+        found: Any = pair.redis.redis.info("commandstats")
+        return int(found["cmdstat_get"]["calls"])
+
+    followers = 16
+    with pair.service.client() as client, ExitStack() as opened:
+        address = client.create("digits-rnn")
+        all_of_them = [
+            opened.enter_context(Events(pair.service.port, address, "?state=true")) for _ in range(followers)
+        ]
+        for events in all_of_them:
+            assert getattr(events.next(), "kind", "") == "state"
+        before = reads()
+        client.step(address, [ROW])
+        told = [events.next() for events in all_of_them]
+        assert reads() - before <= followers / 2
+    assert len({str(event and event.data) for event in told}) == 1
 
 
 def test_with_redis_stuck_the_response_is_503_within_a_bounded_time(pair: Pair) -> None:

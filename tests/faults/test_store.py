@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from carryover.errors import StoreUnavailableError
 from carryover.store import IdempotencyKey, Outcome, Record, Store
-from carryover.store.record import GRACE, HEADER_BYTES
+from carryover.store.record import GRACE, HEADER_BYTES, SESSION
 from carryover.store.redis import connect
 from carryover.store.redis import server as server_module
 from carryover.store.sweeper import sweep
@@ -555,6 +555,28 @@ def test_a_command_does_not_wait_for_ever_for_a_connection(
         replies = [pool.submit(topology.run, [("BLPOP", "test:list", 0)]) for _ in range(2)]
         assert {type(reply.result()[0]) for reply in replies} == {redis.TimeoutError}
     assert topology.run([("PING",)]) == [b"PONG"]
+
+
+def test_a_session_that_is_deleted_meanwhile_is_never_one_that_has_expired(store: Store, place: Place) -> None:
+    keys = [f"m/{number}" for number in range(2000)]
+    records = [new() for _ in keys]
+    writes = [Write(key, None, record, live=False) for key, record in zip(keys, records, strict=True)]
+    assert set(store.commit(writes)) == {Outcome.COMMITTED}
+    held = [record for record in store.load(keys)[0] if isinstance(record, Record)]
+    deletions = [Write(key, record, None, live=False) for key, record in zip(keys, held, strict=True)]
+    other = Store(place.redis.url, 2.0, 60, prefix="test")
+
+    def delete() -> None:
+        for start in range(0, len(deletions), 10):
+            other.commit(deletions[start : start + 10])
+
+    with ThreadPoolExecutor(1) as pool:
+        deleting = pool.submit(delete)
+        while not deleting.done():
+            found = [head for head in store.heads(keys) if isinstance(head, Record)]
+            assert len(found) == len(keys)
+            assert not [head for head in found if head.kind == SESSION and not head.live]
+        deleting.result()
 
 
 def test_a_head_has_no_state_whatever_the_format(store: Store, place: Place) -> None:

@@ -46,6 +46,21 @@ def test_every_row_is_answered(service: Service, client: Client, row: Row) -> No
     assert b'"error":' not in answer.body
 
 
+@pytest.mark.parametrize("name", ["stream", "pipelined", "socket", "socket-pipelined"])
+def test_lines_are_answered_one_by_one(service: Service, client: Client, name: str) -> None:
+    create(client, 1)
+    (connection,) = connections(ROW[name], 1)
+    responses, wire, count = connection.responses(), Wire(service.port), 0
+    before = client.step_of(f"/v1/models/digits-rnn/sessions/{session_name(0)}")
+    wire.send(connection.opening)
+    wire.send(b"".join(islice(connection.requests, 100)))
+    while count < 100:
+        count += responses.feed(wire.some())
+    wire.send(connection.closing)
+    wire.close()
+    assert client.step_of(f"/v1/models/digits-rnn/sessions/{session_name(0)}") == before + count == before + 100
+
+
 @pytest.mark.parametrize("suffix", ["", "-1mb"])
 def test_infer_asks_what_predict_asks(service: Service, suffix: str) -> None:
     predictions = send(service, ROW[f"predict{suffix}"])[0].json["predictions"]

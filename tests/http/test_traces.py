@@ -118,6 +118,16 @@ def test_a_stream_has_the_stages_of_its_batches_and_ends_with_its_last_line(
         assert {a.key: a.value.int_value for a in request.attributes}["carryover.batches"] == 2
 
 
+def test_a_head_without_a_body_ends_its_span(launch: Launch, collector: Collector) -> None:
+    service = launch(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_BSP_SCHEDULE_DELAY=50, WORKERS=1)
+    with service.client() as client:
+        path = client.create("digits-rnn")
+        headers = {"traceparent": f"00-{'d' * 32}-{SPAN}-01"}
+        assert client.request("HEAD", f"{path}/events", headers=headers).status == 200
+        (span,) = eventually("the span", lambda: collector.of("d" * 32))
+        assert span.name == "HEAD /v1/models/{model}/sessions/{session}/events"
+
+
 @both_ways
 def test_the_sessions_of_one_call_share_the_stages_of_their_batch(client: Client, way: dict[str, str]) -> None:
     names = [client.create("digits-rnn").rpartition("/")[2] for _ in range(20)]

@@ -53,6 +53,15 @@ def test_records_go_on_as_each_does() -> None:
     assert len(nonces) == 4
 
 
+def test_records_without_a_state_go_on() -> None:
+    found = Records.of([record(1, state=b""), record(2, state=b"")])
+    assert found is not None
+    assert (found.states(), found.state_bytes) == (b"", 0)
+    steps, written = found.advanced(8, b"")
+    assert steps == [2, 3]
+    assert [(parse(new).step, parse(new).state) for _, new, _ in written] == [(2, b""), (3, b"")]
+
+
 OTHERS = {
     "none": None,
     "tombstone": tombstone(),

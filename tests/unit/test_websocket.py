@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Iterator
-from io import BytesIO
+from pathlib import Path
+from socket import SHUT_WR
 from typing import Any
 
 import gevent
 import pytest
 from gevent import socket as sockets
+from gevent.event import Event
 from gunicorn.http.body import Body, LengthReader
 from gunicorn.http.unreader import SocketUnreader
 from hypothesis import given, settings
@@ -16,8 +18,9 @@ from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, CloseCode, 
 
 from carryover.api.bodies import Bodies
 from carryover.api.cors import Origins
-from carryover.api.duplex import StreamLimits, Streams
+from carryover.api.duplex import AHEAD, StreamLimits, Streams
 from carryover.api.following import BEAT_SECONDS, Following
+from carryover.api.hangups import Hangups
 from carryover.api.websocket import PING_SECONDS, Conversation, Frames, text
 from carryover.errors import EventsEndedError
 from carryover.telemetry.metrics import Gauge
@@ -107,8 +110,97 @@ def test_a_silent_client_is_asked_whether_it_is_there(streams: Streams, pair: tu
     assert len(sent) == 1
 
 
-def test_events_say_something_now_and_then_until_they_end(streams: Streams) -> None:
-    following = streams.open({"wsgi.input": BytesIO()}, Following)
+class Observed(Conversation):
+    """A conversation of which is known whether it reads no more."""
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._arrived) > AHEAD
+
+
+def test_a_client_whose_messages_wait_is_not_taken_to_be_silent(streams: Streams, pair: tuple[Any, Any]) -> None:
+    near, far = pair
+    body = Body(LengthReader(SocketUnreader(near), 0))
+    conversation = streams.open({"wsgi.input": body, "gunicorn.socket": near}, Observed)
+    taken = conversation.chunks()
+    ready = Event()
+
+    def responses() -> Any:
+        ready.wait()
+        yield from taken
+
+    conversation.respond(responses(), lambda _: None)
+    assert next(conversation) == b""
+    serving = gevent.spawn(list, conversation)
+    message = Frame(TEXT, b" " * 60_000).serialize(mask=True)
+    sending = gevent.spawn(far.sendall, 8 * message)
+    while not conversation.is_full:
+        gevent.sleep(0.001)
+    late = time.monotonic() + 4 * PING_SECONDS
+    conversation.check(late)
+    conversation.check(late + PING_SECONDS - 1)
+    ready.set()
+    sending.join(10)
+    far.settimeout(10)
+    assert far.recv(2) == Frame(TEXT, b" " * 60_000).serialize(mask=False)[:2]  # neither a ping nor the end
+    far.close()
+    serving.join(10)
+    conversation.close()
+
+
+def test_a_check_that_fails_ends_no_others(streams: Streams) -> None:
+    looks = [Event(), Event()]
+
+    class Failing:
+        def __init__(self, _: Streams, given: dict[str, Any]) -> None:
+            self._look = given["look"]
+
+        def check(self, _: float) -> None:
+            self._look.set()
+            raise RuntimeError
+
+    opened = [streams.open({"look": look}, Failing) for look in looks]
+    for _ in range(2):
+        for look in looks:
+            look.clear()
+        assert all(look.wait(10) for look in looks)
+    for one in opened:
+        streams.close(one)
+
+
+def test_a_socket_is_watched_for_its_end_and_for_nothing_else(pair: tuple[Any, Any]) -> None:
+    near, far = pair
+    other, _ = others = sockets.socketpair()
+    hangups, ends, calls = Hangups(), Event(), list[str]()
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+
+    def end() -> None:
+        calls.append("near")
+        ends.set()
+
+    hangups.watch(near.fileno(), end)
+    hangups.watch(other.fileno(), lambda: calls.append("other"))
+    far.sendall(b"data")
+    gevent.sleep(0.01)
+    assert calls == []
+    far.shutdown(SHUT_WR)
+    assert ends.wait(10)
+    gevent.sleep(0.01)
+    assert calls == ["near"]
+    assert near.recv(10) == b"data"
+    for one in (near, other, other):
+        hangups.forget(one.fileno())
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+    hangups.watch(near.fileno(), lambda: calls.append("again"))
+    gevent.sleep(0.01)
+    assert calls == ["near", "again"]
+    hangups.forget(near.fileno())
+    for one in others:
+        one.close()
+
+
+def test_events_say_something_now_and_then_until_they_end(streams: Streams, pair: tuple[Any, Any]) -> None:
+    following = streams.open({"gunicorn.socket": pair[0]}, Following)
     turns = following.chunks()
     now = time.monotonic()
     assert next(turns) == b""

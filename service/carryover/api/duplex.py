@@ -1,5 +1,6 @@
 """Streams: requests whose body is read while the response is sent, in bounded time and memory."""
 
+import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from gevent.event import Event
 
 from carryover.api.bodies import PROGRESS, Bodies
 from carryover.api.cors import Origins
+from carryover.api.hangups import Hangups
 from carryover.api.transport import draining, pieces, until_drained
 from carryover.errors import StreamEndedError, UnavailableError
 from carryover.telemetry.metrics import Gauge
@@ -20,6 +22,8 @@ PIECE = 64 * 1024
 """Most bytes of the responses that are sent at a time."""
 _INTERVAL = 0.5
 """Seconds between two looks at the time limits."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +63,7 @@ class Streams:
         self.limits = limits
         self.bodies = bodies
         self.origins = origins
+        self.hangups = Hangups()
         self._gauge = gauge
         self._opened: set[Open] = set()
         self._watching = False
@@ -91,7 +96,10 @@ class Streams:
             gevent.sleep(_INTERVAL)
             now = time.monotonic()
             for stream in list(self._opened):
-                stream.check(now)
+                try:
+                    stream.check(now)
+                except Exception:
+                    log.exception("checking the time limits of a stream failed")
         self._watching = False
 
 

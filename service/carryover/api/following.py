@@ -15,23 +15,29 @@ BEAT_SECONDS = 15.0
 
 
 class Following:
-    """One stream of events, which whoever has news of any wakes; it is also woken when nothing was sent for long."""
+    """One stream of events, which whoever has news of any wakes; it is also woken when nothing was sent for long.
 
-    def __init__(self, streams: Streams, _: dict[str, Any]) -> None:
+    Nothing is read from its client, and it ends when that closes its side of the connection.
+    """
+
+    def __init__(self, streams: Streams, environ: dict[str, Any]) -> None:
         self._streams = streams
+        self._socket: int = environ["gunicorn.socket"].fileno()
         self._woken = Event()
+        self._left = False
         self._ended: EventsEndedError | None = None
         self._opened = self._sent = time.monotonic()
         self._size = 0
         self._events: Generator[bytes] | None = None
         self._report: Callable[[int], None] | None = None
+        streams.hangups.watch(self._socket, self._leave)
 
     def wake(self) -> None:
         """Have whoever takes `chunks` look for news."""
         self._woken.set()
 
     def chunks(self) -> Iterator[bytes]:
-        """Yield nothing at once, and again whenever it is woken.
+        """Yield nothing at once, and again whenever it is woken, until the client has left.
 
         Raises:
             EventsEndedError: the stream ends.
@@ -41,6 +47,8 @@ class Following:
             yield b""
             self._woken.wait()
             self._woken.clear()
+            if self._left:
+                return
             if self._ended is not None:
                 raise self._ended
 
@@ -64,6 +72,7 @@ class Following:
     def close(self) -> None:
         """End it, when everything is sent or the connection is lost."""
         self._streams.close(self)
+        self._streams.hangups.forget(self._socket)
         if self._events is not None:
             self._events.close()
         if self._report is not None:
@@ -79,6 +88,10 @@ class Following:
             self._end("the service is stopping")
         elif now - self._sent > BEAT_SECONDS:
             self._woken.set()
+
+    def _leave(self) -> None:
+        self._left = True
+        self._woken.set()
 
     def _end(self, reason: str) -> None:
         if self._ended is None:

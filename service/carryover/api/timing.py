@@ -66,7 +66,15 @@ def _span(tracer: Tracer, trace: Trace, route: Route, inbound: Inbound, started:
 
 
 def _traced(body: Generator[bytes], span: Span, status: int) -> Generator[bytes]:
+    """Return a body whose end is that of its span, also if nothing of it is ever taken, as of a response to HEAD."""
+    traced = _until_its_end(body, span, status)
+    next(traced)
+    return traced
+
+
+def _until_its_end(body: Generator[bytes], span: Span, status: int) -> Generator[bytes]:
     try:
+        yield b""
         yield from body
     finally:
         span.end(status)

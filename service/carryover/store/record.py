@@ -140,7 +140,8 @@ class Records:
         columns["nonce"] = nonces - nonces % _EDITIONS + columns["nonce"] % _EDITIONS
         columns["step"] += 1
         columns["version"] = min(version, _LARGEST)
-        columns["state"] = np.frombuffer(states, columns.dtype["state"])
+        if states:
+            columns["state"] = np.frombuffer(states, columns.dtype["state"])
         width = columns.dtype.itemsize
         records = [bytes(data[start : start + width]) for start in range(0, count * width, width)]
         expiries = [ttl * 1000 + GRACE for ttl in columns["ttl"].tolist()]

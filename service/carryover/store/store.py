@@ -115,7 +115,8 @@ class Store:
         self._wait: Command | None = None
         self._topology = connect(url, timeout)
         self._scripts = {
-            name: _Script(name) for name in ("commit", "elect", "live", "policy", "rate", "release", "replay", "sweep")
+            name: _Script(name)
+            for name in ("commit", "elect", "heads", "live", "policy", "rate", "release", "replay", "sweep")
         }
         self._sources = {script.sha: script.source for script in self._scripts.values()}
 
@@ -192,12 +193,12 @@ class Store:
             For each key what it holds, None where there is no such key; an error where its server failed.
 
         """
-        commands: list[Command] = []
-        for key in keys:
-            place = names.session(self._prefix, key)
-            commands += [("GETRANGE", place, 0, HEADER_BYTES - 1), ("PTTL", place)]
-        replies = self._run(commands)[0]
-        return [_head(head, left) for head, left in zip(replies[::2], replies[1::2], strict=True)]
+        sha = self._scripts["heads"].sha
+        places = [names.session(self._prefix, key) for key in keys]
+        groups = self._topology.groups(places)
+        commands = [("EVALSHA", sha, len(group), *(places[i] for i in group), HEADER_BYTES) for group in groups]
+        found = _by_key(groups, self._run(commands)[0])
+        return [each if isinstance(each, StoreUnavailableError) else _head(*each) for each in found]
 
     def take(self, demand: Demand) -> None:
         """Settle a demand; where Redis fails, all is allowed, and nobody waits for a Redis that was lost before."""
@@ -227,13 +228,7 @@ class Store:
         """Read the records of sessions as they are, in one round trip; an error for those whose server failed."""
         places = [names.session(self._prefix, key) for key in keys]
         groups = self._topology.groups(places)
-        replies = self._run([("MGET", *[places[i] for i in group]) for group in groups])[0]
-        found: list[bytes | StoreUnavailableError | None] = [None] * len(keys)
-        for group, values in zip(groups, replies, strict=True):
-            held = [unavailable(values)] * len(group) if isinstance(values, Exception) else values
-            for i, value in zip(group, held, strict=True):
-                found[i] = value
-        return found
+        return _by_key(groups, self._run([("MGET", *[places[i] for i in group]) for group in groups])[0])
 
     def write(self, keys: Sequence[str], records: Sequence[Written]) -> list[Outcome | StoreUnavailableError]:
         """Commit the records of sessions that go on from what was read, as `commit` does."""
@@ -554,12 +549,19 @@ def _parsed(value: bytes | None) -> Record | StoreUnavailableError | None:
         return error
 
 
-def _head(head: bytes | Exception, left: int | Exception) -> Record | StoreUnavailableError | None:
+def _by_key(groups: Sequence[Sequence[int]], replies: Sequence[Any]) -> list[Any]:
+    """Return what the replies for groups of keys hold for each key; the error of its server, where that failed."""
+    found: list[Any] = [None] * sum(map(len, groups))
+    for group, values in zip(groups, replies, strict=True):
+        held = [unavailable(values)] * len(group) if isinstance(values, Exception) else values
+        for i, value in zip(group, held, strict=True):
+            found[i] = value
+    return found
+
+
+def _head(head: bytes, left: int) -> Record | StoreUnavailableError | None:
     """The record that starts with `head`, which is empty where there is no key, and has `left` milliseconds."""
-    for reply in (head, left):
-        if isinstance(reply, Exception):
-            return unavailable(reply)
-    found = _remaining(_parsed(head or None), left)  # type: ignore[arg-type]
+    found = _remaining(_parsed(head or None), left)
     if isinstance(found, Record):
         found.state = b""  # where the header is shorter, the head has some bytes of it
     return found

@@ -1,6 +1,8 @@
 """Following a session: an event for each step, whoever takes it, in order, and none twice."""
 
 import json
+import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,11 +12,14 @@ from safetensors.numpy import load
 from tests.support.calls import fresh, put_state, state
 from tests.support.client import Client, problem
 from tests.support.connections import Wire, line_of, request_bytes
+from tests.support.metrics import Scrape
 from tests.support.service import Service
-from tests.support.sockets import Event, Events, speak, talking
-from tests.support.waiting import together
+from tests.support.sockets import UPGRADE, Event, Events, speak, talking
+from tests.support.waiting import eventually, together
 
 ROW = [0.5, -1.0, 2.0]
+PROMPT = 8.0
+"""Seconds that are less than those between two comments (15), and enough for a busy machine."""
 
 
 def first(events: Events, step: int, kind: str = "state") -> Event:
@@ -82,6 +87,22 @@ def test_a_follower_goes_on_after_the_last_event_that_it_has_read(service: Servi
         assert events.steps(1) == [6]
     with Events(service.port, address) as events:
         first(events, 6)
+
+
+def test_a_client_that_has_missed_many_steps_is_told_how_many(service: Service, client: Client) -> None:
+    address = client.create("sum")
+    with Events(service.port, address) as events:
+        last = first(events, 0).id
+    with service.stream(address) as stream:
+        stream.send(line_of([1]) * 1001)
+        assert [stream.line()["step"] for _ in range(1001)][-1] == 1001
+    with Events(service.port, address, last=last) as events:
+        assert first(events, 1001).data["skipped"] == 1000
+        client.step(address, [1])
+        assert events.steps(1) == [1002]
+    made, edition, _ = str(last).split(".")
+    with Events(service.port, address, last=f"{made}.{edition}.2") as events:
+        assert events.steps(1000) == list(range(3, 1003))
 
 
 def test_what_is_no_step_is_told_as_where_the_session_is(service: Service, client: Client) -> None:
@@ -244,6 +265,72 @@ def _at_step(file: bytes, step: int) -> bytes:
     data = json.dumps(header).encode()
     data += b" " * (-len(data) % 8)
     return len(data).to_bytes(8, "little") + data + file[8 + length :]
+
+
+def ends(wire: Wire) -> None:
+    wire.shut()
+    assert wire.rest().endswith(b"\r\n0\r\n\r\n")
+    wire.close()
+
+
+def sends_and_closes(wire: Wire) -> None:
+    wire.send(b"no request\r\n" * 10_000)
+    wire.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "way"),
+    [
+        ("/events", Wire.close),
+        ("/events", Wire.abort),
+        ("/events", ends),
+        ("/events", sends_and_closes),
+        ("/events?state=true", Wire.close),
+        (":stream", Wire.close),
+        (":stream", Wire.abort),
+    ],
+    ids=["close", "abort", "end", "more", "state", "socket-close", "socket-abort"],
+)
+def test_a_client_that_goes_away_is_noticed_at_once(
+    service: Service, client: Client, query: str, way: Callable[[Wire], None]
+) -> None:
+    address = client.create("sum")
+
+    def held() -> tuple[float, int]:
+        ends = [end for worker in service.workers() for end in worker.net_connections("tcp4")]
+        here = [end for end in ends if end.raddr and end.laddr.port == service.port]
+        return Scrape(client).value("carryover_streams"), len(here)
+
+    eventually("no streams", lambda: held()[0] == 0)
+    before = held()
+    wires = [Wire(service.port) for _ in range(6)]
+    for wire in wires:
+        wire.send(request_bytes("GET", address + query, UPGRADE if query == ":stream" else {}))
+        assert wire.head()[0] in (101, 200)
+    assert held()[0] == 6
+    for wire in wires:
+        way(wire)
+    eventually("the end of them", lambda: held() == before, PROMPT)
+
+
+def test_what_a_follower_sends_is_its_next_request_and_costs_nothing(service: Service, client: Client) -> None:
+    def spent() -> float:
+        return sum(sum(worker.cpu_times()[:2]) for worker in service.workers())
+
+    address = client.create("sum")
+    with Events(service.port, address) as events:
+        first(events, 0)
+        events.wire.send(request_bytes("GET", "/v2/health/live", {}) * 100)
+        before = spent()
+        time.sleep(1)
+        assert spent() - before < 0.5
+        client.step(address, [1])
+        assert events.steps(1) == [1]
+        client.delete(address)
+        assert getattr(events.next(), "kind", "") == "deleted"
+        assert events.next() is None
+        for _ in range(100):
+            events.wire.response().expect()
 
 
 def test_a_client_that_goes_away_leaves_nothing(service: Service, client: Client) -> None:

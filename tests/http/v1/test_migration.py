@@ -14,6 +14,7 @@ from tests.support.client import Client, problem
 from tests.support.redis_server import RedisServer
 from tests.support.repository import spec, write_model, write_recurrent
 from tests.support.service import Launch, Service
+from tests.support.sockets import Event, Events
 from tests.support.sources import plain
 from tests.support.waiting import eventually
 
@@ -63,6 +64,8 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Versions]:
 def test_a_session_stays_and_goes_on_only_where_it_is_asked_to(versions: Versions) -> None:
     with versions.service.client() as client:
         stays, passes, streamed, reset = addresses = [client.create("rnn", fresh()) for _ in range(4)]
+        with Events(versions.service.port, passes) as events:
+            last = events.next()
         for address in addresses:
             client.step(address, [ROW])
         saved = state(client, stays)
@@ -75,6 +78,7 @@ def test_a_session_stays_and_goes_on_only_where_it_is_asked_to(versions: Version
     with versions.service.client() as client:
         _rejected_everywhere(client, stays)
         _migrated_by_a_step(client, passes)
+        _told_of_steps(versions.service, passes, last)
         _migrated_by_a_fork_and_a_reset(client, reset)
         _migrated_by_many_steps(versions.service, client, streamed)
         _migrated_as_a_file(client, saved)
@@ -126,6 +130,26 @@ def _migrated_by_a_step(client: Client, session: str) -> None:
     assert post(client, f"{session}:predict?migrate=true", {"instances": [ROW]}).expect()["step"] == 2
     assert client.get(session).expect()["version"] == "2"
     assert client.step(session, [ROW])["step"] == 3
+
+
+def _told_of_steps(service: Service, session: str, last: Event | None) -> None:
+    """Who has missed that the session has migrated is told the version of the last step, and of those that follow."""
+
+    def told(last: str | None, count: int) -> list[tuple[int, str | None]]:
+        with Events(service.port, session, last=last) as events:
+            found = [event for _ in range(count) if (event := events.next()) is not None]
+        ids.extend(event.id for event in found)
+        return [(event.data["step"], event.data.get("version")) for event in found]
+
+    assert last is not None
+    assert last.data["version"] == "1"
+    ids: list[str | None] = []
+    assert told(last.id, 3) == [(1, None), (2, None), (3, "2")]
+    with service.client() as client:
+        for _ in range(2):
+            client.step(session, [ROW])
+    assert told(ids[1], 3) == [(3, None), (4, None), (5, "2")]
+    assert told(ids[2], 2) == [(4, "2"), (5, "2")]
 
 
 def _migrated_by_many_steps(service: Service, client: Client, session: str) -> None:

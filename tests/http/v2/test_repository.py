@@ -179,6 +179,19 @@ def test_statistics_count_the_requests_of_all_workers(service: Service, client: 
     )
 
 
+def test_statistics_count_each_session_of_a_call_for_many(client: Client) -> None:
+    good, overflowing, deleted = (client.create("sum").rpartition("/")[2] for _ in range(3))
+    client.delete(f"/v1/models/sum/sessions/{deleted}")
+    before = counted(client, "sum")["inference_stats"]
+    steps = {good: [1], overflowing: [3e38, 3e38], deleted: [1], "never-there": [1]}
+    answer = client.post("/v1/models/sum/sessions:predict", {"sessions": steps}).expect()["sessions"]
+    assert [answer[name].get("status", 200) for name in steps] == [200, 422, 410, 404]
+    after = counted(client, "sum")["inference_stats"]
+    assert after["success"]["count"] - before["success"]["count"] == 1
+    assert after["fail"]["count"] - before["fail"]["count"] == 3
+    assert after["fail"]["ns"] > before["fail"]["ns"]
+
+
 def test_statistics_of_sequences_have_the_time_of_their_states(service: Service, client: Client) -> None:
     before = counted(client, "now-and-then")["inference_stats"]
     with connected(service) as triton:
