@@ -105,12 +105,10 @@ def test_the_service_does_not_start_at_an_address_of_another_machine(models: Pat
     assert said.startswith("carryover: BIND=192.0.2.1:8000: this machine has no such address")
 
 
-def test_bind_does_not_count_where_gunicorn_is_told_otherwise(launch: Launch, models: Path, taken: str) -> None:
-    launch(MODEL_REPOSITORY=models, WORKERS=1, BIND=taken, GUNICORN_CMD_ARGS="--bind 127.0.0.1:0")
-
-
-def test_the_service_does_not_start_on_the_data_of_another(launch: Launch, models: Path, tmp_path: Path) -> None:
-    first = launch(MODEL_REPOSITORY=models, WORKERS=1)
+def test_a_service_starts_where_gunicorn_is_told_to_and_another_does_not_start_on_its_data(
+    launch: Launch, models: Path, tmp_path: Path, taken: str
+) -> None:
+    first = launch(MODEL_REPOSITORY=models, WORKERS=1, BIND=taken, GUNICORN_CMD_ARGS="--bind 127.0.0.1:0")
     second = Service(tmp_path / "second", MODEL_REPOSITORY=models, DATA_DIR=first.data)
     assert second.launch().wait(PATIENCE) != 0
     assert str(first.data) in second.err()

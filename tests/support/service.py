@@ -91,6 +91,10 @@ class Service:
         eventually("all workers", lambda: len(self.workers()) == int(str(self._settings["WORKERS"])))
         return self
 
+    def runs(self) -> bool:
+        """Whether it was started, and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
     def listen(self) -> None:
         """Wait until it prints the URL that it listens on."""
         self.port = eventually("the service's URL on the terminal", self._announced)
@@ -180,7 +184,7 @@ class Service:
     def end(self) -> None:
         """Leave nothing running, whatever state it is in."""
         family: list[psutil.Process] = []
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.runs():
             # Stopped first: it must not start another worker in place of one that was killed.
             self.process.suspend()
             family = self.process.children(recursive=True)
