@@ -177,10 +177,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.update(DATA_DIR=folder, MODEL_REPOSITORY=str(Path(__file__).parents[1] / "checkpoints"))
         os.environ.pop("REDIS_URL", None)
-        from carryover.server import wsgi  # noqa: PLC0415 - it reads the environment
+        from carryover.server import storage, wsgi  # noqa: PLC0415 - they read the environment
 
         gc.freeze()  # as before a worker is forked: else a forward may seem long because a collection fell into it
-        valkey = wsgi.embedded_valkey
+        valkey = storage.embedded_valkey
         assert valkey is not None  # noqa: S101 - there is no REDIS_URL
         valkey.start()
         try:

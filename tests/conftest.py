@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.support.client import Client
+from tests.support.preloaded import Preloaded
 from tests.support.redis_server import RedisServer
 from tests.support.repository import write_batching, write_common, write_identities
 from tests.support.service import Launch, Service
@@ -34,6 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return LONGEST.index(folder) if folder in LONGEST else len(LONGEST)
 
     items.sort(key=rank)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def preloaded() -> Iterator[None]:
+    """Let services start without each importing torch again."""
+    Service.preloaded = Preloaded()
+    yield
+    Service.preloaded.end()
+    Service.preloaded = None
 
 
 @pytest.fixture(scope="session")

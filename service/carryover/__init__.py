@@ -20,12 +20,12 @@ def create_app() -> "Flask":
     """
     import click  # noqa: PLC0415 - a client needs none of these
 
-    from carryover import cli  # noqa: PLC0415
-    from carryover.api.application import create_app as create  # noqa: PLC0415
-
     context = click.get_current_context(silent=True)
     if context is not None and context.info_name == "run":
         raise click.UsageError("Flask's own server cannot serve this application; run `carryover serve` instead")
+    from carryover import cli  # noqa: PLC0415
+    from carryover.api.application import create_app as create  # noqa: PLC0415
+
     app = create()
     cli.register(app)
     return app

@@ -425,14 +425,12 @@ class TestNew:
             assert stat.S_IMODE((folder / file).stat().st_mode) == 0o644
         assert_serves(folder, module, *({"frames": torch.randn(rows, 1, 5)} for rows in (1, 4, 2)))
 
-    def test_a_causal_convolution(self, tmp_path: Path) -> None:
+    def test_a_causal_convolution(self, tmp_path: Path, run: Run) -> None:
         module = trained(Causal())
         save_file(module.state_dict(), tmp_path / "causal.safetensors")
         folder = tmp_path / "models/causal"
-        done = flask(
-            "new", folder, "--from", f"{MODULES}:Causal", "--weights", tmp_path / "causal.safetensors", "--json"
-        )
-        assert (done.returncode, done.stderr) == (0, "")
+        done = run("new", folder, "--from", f"{MODULES}:Causal", "--weights", tmp_path / "causal.safetensors", "--json")
+        assert (done.exit_code, done.stderr) == (0, "")
         told = json.loads(done.stdout)
         assert told["manifest"] == manifest(folder)
         assert told["fingerprint"] == load(folder).fingerprint.hex()
@@ -444,12 +442,12 @@ class TestNew:
         assert told["manifest"]["state"] == {"past": {"batch_dim": 0}}
         assert_serves(folder, module, *({"signal": torch.randn(1, 4, length)} for length in (1, 5, 2)))
 
-    def test_an_embedding_and_a_gru(self, tmp_path: Path) -> None:
+    def test_an_embedding_and_a_gru(self, tmp_path: Path, run: Run) -> None:
         module = trained(Words())
         torch.save(module.state_dict(), tmp_path / "words.pt")
         folder = tmp_path / "models/words"
-        done = flask("new", folder, "--from", f"{MODULES}:Words", "--weights", tmp_path / "words.pt")
-        assert (done.returncode, done.stderr) == (0, "")
+        done = run("new", folder, "--from", f"{MODULES}:Words", "--weights", tmp_path / "words.pt")
+        assert (done.exit_code, done.stderr) == (0, "")
         written = manifest(folder)
         assert shapes(written["inputs"]) == {"tokens": ("INT64", [1, -1], 0)}
         assert shapes(written["outputs"]) == {"logits": ("FP32", [1, -1, 20], 0), "last": ("FP32", [1, 16], 0)}

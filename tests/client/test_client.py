@@ -245,23 +245,34 @@ def test_nothing_is_lost_or_doubled_when_workers_are_killed(launch: Launch) -> N
         killer.join()
 
 
-def test_an_outage_of_redis_is_waited_for(launch: Launch, redis_server: RedisServer) -> None:
-    own = launch(REDIS_URL=redis_server.url)
-    with Client(f"http://127.0.0.1:{own.port}") as client:
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Service, RedisServer]]:
+    """A service and its Redis, which a test may kill."""
+    server = RedisServer().start()
+    try:
+        with Service(tmp_path_factory.mktemp("stored"), REDIS_URL=server.url) as service:
+            yield service, server
+    finally:
+        server.end()
+
+
+def test_an_outage_of_redis_is_waited_for(stored: tuple[Service, RedisServer]) -> None:
+    service, server = stored
+    with Client(f"http://127.0.0.1:{service.port}") as client:
         session = client.create("digits-rnn")
-        redis_server.kill()
-        timer = threading.Timer(2, redis_server.start)
+        server.kill()
+        timer = threading.Timer(2, server.start)
         timer.start()
         assert client.predict("digits-batchnorm", [[0] * 64]).array().shape == (1, 10)
         assert session.step(ROW).step == 1
         timer.join()
 
 
-def test_retry_after_is_honoured_and_bounded(launch: Launch, redis_server: RedisServer) -> None:
-    own = launch(REDIS_URL=redis_server.url)
-    redis_server.kill()
+def test_retry_after_is_honoured_and_bounded(stored: tuple[Service, RedisServer]) -> None:
+    service, server = stored
+    server.kill()
     with (
-        Client(f"http://127.0.0.1:{own.port}", retries=Retries(seconds=0.5)) as client,
+        Client(f"http://127.0.0.1:{service.port}", retries=Retries(seconds=0.5)) as client,
         pytest.raises(ProblemError) as caught,
     ):
         client.create("digits-rnn")

@@ -65,8 +65,34 @@ def others(service: Service, victims: list[psutil.Process]) -> bool:
     return not set(victims) & set(service.workers())
 
 
-def test_killing_workers_loses_nothing_that_was_answered(launch: Launch) -> None:
-    service = launch()
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service of the models that come with it, not yet started; whenever it is, its sessions are there again."""
+    made = Service(tmp_path_factory.mktemp("lasting"))
+    yield made
+    made.end()
+
+
+@pytest.fixture
+def service(lasting: Service) -> Service:
+    """The lasting service, which runs: a test may have ended it, in whatever way."""
+    if not lasting.runs():
+        lasting.end()
+        lasting.start()
+    return lasting
+
+
+def test_a_worker_that_is_told_to_stop_before_it_serves_ends(service: Service) -> None:
+    for _ in range(6):
+        workers = service.workers()
+        workers[0].kill()
+        (new,) = eventually("another worker", lambda known=workers: set(service.workers()) - set(known))  # type: ignore[misc]
+        new.terminate()
+        new.wait(10)
+    eventually("readiness", service.ready)
+
+
+def test_killing_workers_loses_nothing_that_was_answered(service: Service) -> None:
     ended = threading.Event()
     tallies = [Tally() for _ in range(9)]
     with service.client() as client:
@@ -126,8 +152,7 @@ def test_killing_workers_loses_nothing_that_was_answered(launch: Launch) -> None
     assert totals["sum"] == 3 * totals["step"]
 
 
-def test_a_stream_is_cut_with_its_worker_and_its_session_goes_on(launch: Launch) -> None:
-    service = launch()
+def test_a_stream_is_cut_with_its_worker_and_its_session_goes_on(service: Service) -> None:
     with service.client() as client:
         address = client.create("digits-rnn")
     stream = service.stream(address)
@@ -154,8 +179,7 @@ def test_a_stream_is_cut_with_its_worker_and_its_session_goes_on(launch: Launch)
     again.close()
 
 
-def test_sessions_survive_a_restart_of_the_service(launch: Launch) -> None:
-    service = launch()
+def test_sessions_survive_a_restart_of_the_service(service: Service) -> None:
     with service.client() as client:
         address = client.create("digits-rnn", ttl=1000)
         first = client.step(address, [ROW, ROW])
@@ -165,8 +189,7 @@ def test_sessions_survive_a_restart_of_the_service(launch: Launch) -> None:
         client.delete(forgotten)
     assert service.stop() == 0
     assert servers_on(service.data) == []
-    again = launch(DATA_DIR=service.data)
-    with again.client() as client:
+    with service.start().client() as client:
         after = client.get(address).expect()
         for told in ("last_used", "expires"):
             # Told by the time that Redis says is left, and a clock.
@@ -196,8 +219,7 @@ def test_a_worker_ends_though_its_interpreter_would_not(launch: Launch, tmp_path
     assert time.monotonic() - start < PROMPT
 
 
-def test_no_worker_outlives_a_master_that_is_killed(launch: Launch) -> None:
-    service = launch()
+def test_no_worker_outlives_a_master_that_is_killed(service: Service) -> None:
     workers = service.workers()
     service.process.kill()
     _, alive = psutil.wait_procs(workers, timeout=PROMPT)
@@ -225,9 +247,8 @@ def held() -> Iterator[ExitStack]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_the_service_ends_soon_though_connections_and_streams_are_open(
-    launch: Launch, held: ExitStack, number: signal.Signals
+    service: Service, held: ExitStack, number: signal.Signals
 ) -> None:
-    service = launch()
     with service.client() as client:
         address = client.create("digits-rnn")
     idle = [service.client() for _ in range(20)]
@@ -266,7 +287,7 @@ def test_the_service_ends_soon_though_connections_and_streams_are_open(
         wire.close()
     assert servers_on(service.data) == []
     assert not any(map(runs, workers))
-    with launch(DATA_DIR=service.data).client() as client:
+    with service.start().client() as client:
         assert client.step_of(address) == 20
 
 
@@ -293,8 +314,7 @@ def test_a_stop_answers_everything_that_was_accepted(launch: Launch, few: Path) 
         assert [client.step_of(address) for address in addresses] == [2] + [1] * 7
 
 
-def test_a_stop_ends_streams_that_are_busy_and_loses_none_of_their_lines(launch: Launch) -> None:
-    service = launch()
+def test_a_stop_ends_streams_that_are_busy_and_loses_none_of_their_lines(service: Service) -> None:
     with service.client() as client:
         addresses = [client.create("digits-rnn") for _ in range(8)]
     answered = [0] * len(addresses)
@@ -321,7 +341,7 @@ def test_a_stop_ends_streams_that_are_busy_and_loses_none_of_their_lines(launch:
         return int(time.monotonic() - start)
 
     seconds = at_once(stop, *(run(number) for number in range(8)))[0]
-    with launch(DATA_DIR=service.data).client() as client:
+    with service.start().client() as client:
         assert [client.step_of(address) for address in addresses] == answered
     assert seconds < PROMPT
 
@@ -340,14 +360,13 @@ def test_a_stop_waits_for_a_slow_client_no_longer_than_it_says(launch: Launch) -
     assert servers_on(service.data) == []
 
 
-def test_the_services_own_valkey_is_started_again_when_it_dies(launch: Launch) -> None:
-    service = launch()
+def test_the_services_own_valkey_is_started_again_when_it_dies(service: Service) -> None:
     with service.client() as client:
         address = client.create("digits-rnn")
         assert client.step(address, [ROW])["step"] == 1
         valkey = service.valkey()
         assert valkey is not None
-        time_of_the_next_write_to_disk(service)
+        until_on_disk(service, address)
         valkey.kill()
         eventually("another Valkey", lambda: service.valkey() not in (None, valkey))
         eventually("readiness", service.ready)
@@ -356,15 +375,15 @@ def test_the_services_own_valkey_is_started_again_when_it_dies(launch: Launch) -
     assert servers_on(service.data) == []
 
 
-def time_of_the_next_write_to_disk(service: Service) -> None:
-    """Wait until what the append-only file holds is all that was committed."""
+def until_on_disk(service: Service, address: str) -> None:
+    """Wait until the append-only file holds a session."""
     files = list((service.data / "appendonlydir").glob("*.incr.aof"))
     assert files
-    eventually("the file to hold a session", lambda: any(b"carryover:" in file.read_bytes() for file in files))
+    name = address.rpartition("/")[2].encode()
+    eventually("the file to hold the session", lambda: any(name in file.read_bytes() for file in files))
 
 
-def test_sessions_survive_when_everything_is_killed(launch: Launch) -> None:
-    service = launch()
+def test_sessions_survive_when_everything_is_killed(service: Service) -> None:
     with service.client() as client:
         address = client.create("digits-rnn")
         assert client.step(address, [ROW])["step"] == 1
@@ -372,11 +391,11 @@ def test_sessions_survive_when_everything_is_killed(launch: Launch) -> None:
     service.process.kill()
     eventually("the workers' end", lambda: not any(map(runs, workers)))
     service.stop(signal.SIGKILL)
-    again = launch(DATA_DIR=service.data)
+    service.start()
     assert len(servers_on(service.data)) == 1
-    with again.client() as client:
+    with service.client() as client:
         assert client.step(address, [ROW])["step"] == 2
-    assert again.stop() == 0
+    assert service.stop() == 0
     assert servers_on(service.data) == []
 
 

@@ -4,6 +4,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -37,80 +38,114 @@ def run(tmp_path: Path) -> Iterator[Run]:
         service.end()
 
 
-def lines(service: Service, words: str) -> list[str]:
-    return [line for line in service.err().splitlines() if words in line]
+def lines(service: Service, words: str, start: int = 0) -> list[str]:
+    """The lines of the log that hold some words, those after the first `start` characters."""
+    return [line for line in service.err()[start:].splitlines() if words in line]
+
+
+@dataclass
+class Pair:
+    """A service and its Redis, which work; `start` is how long the log was before the test."""
+
+    service: Service
+    redis: RedisServer
+    start: int = 0
+
+    def lines(self, words: str) -> list[str]:
+        """The lines of the log with some words that the test has made."""
+        return lines(self.service, words, self.start)
+
+
+@pytest.fixture(scope="module")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
+    server = RedisServer().start()
+    folder = tmp_path_factory.mktemp("outages")
+    try:
+        with Service(folder, WORKERS=1, REDIS_TIMEOUT="0.5", REDIS_URL=server.url) as service:
+            yield Pair(service, server)
+    finally:
+        server.end()
+
+
+@pytest.fixture
+def pair(started: Pair) -> Pair:
+    """The service with a Redis that works, before the test; a test leaves it so."""
+    assert started.service.ready()
+    return Pair(started.service, started.redis, len(started.service.err()))
+
+
+def test_with_a_redis_that_works_the_banner_says_where_sessions_are_stored(pair: Pair) -> None:
+    assert f"sessions are stored in Redis, {pair.redis.url}" in pair.service.out()
+    assert lines(pair.service, LOST) == []
 
 
 @pytest.mark.parametrize("lose", ["kill", "stop"])
-def test_an_outage_is_one_error_and_its_end_one_line(run: Run, redis_server: RedisServer, lose: str) -> None:
-    service = run(redis_server.url)
-    with service.client() as client:
+def test_an_outage_is_one_error_and_its_end_one_line(pair: Pair, lose: str) -> None:
+    with pair.service.client() as client:
         address = client.create("digits-rnn")
-        assert lines(service, LOST) == []
+        assert pair.lines(LOST) == []
         if lose == "kill":
-            redis_server.kill()
+            pair.redis.kill()
         else:
-            redis_server.signal(signal.SIGSTOP)
+            pair.redis.signal(signal.SIGSTOP)
         for _ in range(5):
             problem(client.post(f"{address}:predict", {"instances": [ROW]}), 503)
         assert client.get("/v2/health/ready").status == 503
-        (line,) = lines(service, LOST)
+        (line,) = pair.lines(LOST)
         assert "[ERROR]" in line
         assert "Redis does not answer" in line
         if lose == "kill":
-            redis_server.start()
+            pair.redis.start()
         else:
-            redis_server.signal(signal.SIGCONT)
+            pair.redis.signal(signal.SIGCONT)
         # Nothing is asked of the service meanwhile.
-        (line,) = eventually("the line that says so", lambda: lines(service, BACK))
+        (line,) = eventually("the line that says so", lambda: pair.lines(BACK))
         assert "[INFO]" in line
         client.step(address, [ROW])
-    assert len(lines(service, LOST)) == len(lines(service, BACK)) == 1
+    assert len(pair.lines(LOST)) == len(pair.lines(BACK)) == 1
 
 
-def test_a_server_that_comes_back_empty_is_one_error(run: Run, redis_server: RedisServer) -> None:
-    service = run(redis_server.url)
-    with service.client() as client:
-        client.get("/v2/health/ready").expect()
+def test_a_server_that_comes_back_empty_is_one_error(pair: Pair) -> None:
+    with pair.service.client() as client:
         address = client.create("digits-rnn")
-        redis_server.kill()
+        pair.redis.kill()
         problem(client.post(f"{address}:predict", {"instances": [ROW]}), 503)
-        assert lines(service, EMPTIED) == []
-        redis_server.start()
-        eventually("the line that says so", lambda: lines(service, BACK))
-        assert lines(service, EMPTIED) == []
+        assert pair.lines(EMPTIED) == []
+        pair.redis.start()
+        eventually("the line that says so", lambda: pair.lines(BACK))
+        assert pair.lines(EMPTIED) == []
         client.step(address, [ROW])
 
-        redis_server.redis.flushall()
+        pair.redis.redis.flushall()
         for _ in range(2):
             client.get("/v2/health/ready").expect()
-        (line,) = lines(service, EMPTIED)
+        (line,) = pair.lines(EMPTIED)
         assert "[ERROR]" in line
         problem(client.get(address), 404)
 
-        redis_server.kill()
-        shutil.rmtree(redis_server.folder / "appendonlydir")
+        pair.redis.kill()
+        shutil.rmtree(pair.redis.folder / "appendonlydir")
         problem(client.get(address), 503)
-        redis_server.start()
-        eventually("the second line", lambda: len(lines(service, EMPTIED)) == 2)
+        pair.redis.start()
+        eventually("the second line", lambda: len(pair.lines(EMPTIED)) == 2)
+        eventually("readiness", pair.service.ready)
 
 
-def test_what_is_wrong_with_one_key_is_no_outage(run: Run, redis_server: RedisServer) -> None:
-    service = run(redis_server.url)
-    redis_server.redis.hset("carryover:{digits-rnn/other}", "a", "b")
-    with service.client() as client:
+def test_what_is_wrong_with_one_key_is_no_outage(pair: Pair) -> None:
+    pair.redis.redis.hset("carryover:{digits-rnn/other}", "a", "b")
+    with pair.service.client() as client:
         problem(client.get("/v1/models/digits-rnn/sessions/other"), 503)
-    assert lines(service, LOST) == []
+    assert pair.lines(LOST) == []
+    pair.redis.redis.delete("carryover:{digits-rnn/other}")
 
 
-def test_a_connection_that_breaks_and_is_made_again_is_no_outage(run: Run, redis_server: RedisServer) -> None:
-    service = run(redis_server.url)
-    with service.client() as client:
+def test_a_connection_that_breaks_and_is_made_again_is_no_outage(pair: Pair) -> None:
+    with pair.service.client() as client:
         address = client.create("digits-rnn")
         for _ in range(3):
-            redis_server.redis.client_kill_filter(_type="normal", skipme=True)
+            pair.redis.redis.client_kill_filter(_type="normal", skipme=True)
             client.step(address, [ROW])
-    assert lines(service, LOST) == []
+    assert pair.lines(LOST) == []
 
 
 def wrong_port(_: RedisServer) -> tuple[str, str]:
@@ -168,12 +203,6 @@ def test_a_start_without_redis_is_over_when_redis_comes(run: Run) -> None:
         assert len(lines(service, LOST)) == 1
     finally:
         server.end()
-
-
-def test_with_a_redis_that_works_the_banner_says_where_sessions_are_stored(run: Run, redis_server: RedisServer) -> None:
-    service = run(redis_server.url)
-    assert f"sessions are stored in Redis, {redis_server.url}" in service.out()
-    assert lines(service, LOST) == []
 
 
 POLICY = "maxmemory-policy is allkeys-lru, expected noeviction"

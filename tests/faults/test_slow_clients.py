@@ -111,18 +111,27 @@ def test_a_large_body_that_keeps_arriving_may_take_longer(wire: Wire) -> None:
     assert wire.response().expect()["predictions"]
 
 
-def test_bodies_in_flight_are_bounded_together(launch: Launch, few: Path) -> None:
-    service = launch(MODEL_REPOSITORY=few, WORKERS=1, MAX_BODY_BYTES=2**20, MAX_INFLIGHT_BYTES=2**21)
-    silent = [Wire(service.port) for _ in range(2)]
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service that holds two large bodies at a time."""
+    folder = tmp_path_factory.mktemp("narrow")
+    write_batching(folder / "models")
+    limits = {"MAX_BODY_BYTES": 2**20, "MAX_INFLIGHT_BYTES": 2**21}
+    with Service(folder / "service", MODEL_REPOSITORY=folder / "models", WORKERS=1, **limits) as running:
+        yield running
+
+
+def test_bodies_in_flight_are_bounded_together(narrow: Service) -> None:
+    silent = [Wire(narrow.port) for _ in range(2)]
     for wire in silent:
         wire.send(sized(2**20) + padded(2**20)[:-10])
 
     def status() -> int:
-        with service.client() as client:
+        with narrow.client() as client:
             return client.post(PREDICT, padded(2**19)).status
 
     eventually("the limit", lambda: status() == HTTPStatus.SERVICE_UNAVAILABLE)
-    with service.client() as client:
+    with narrow.client() as client:
         response = client.post(PREDICT, padded(2**19))
         assert "MAX_INFLIGHT_BYTES" in problem(response, 503)
         assert int(response.headers["Retry-After"]) >= 1
@@ -131,7 +140,7 @@ def test_bodies_in_flight_are_bounded_together(launch: Launch, few: Path) -> Non
     silent[0].response().expect()
     silent[1].abort()
     eventually("room for others", lambda: status() == HTTPStatus.OK)
-    with service.clients(8) as clients:
+    with narrow.clients(8) as clients:
         for client in clients:
             client.post(PREDICT, padded(2**20)).expect()
     silent[0].close()
@@ -249,10 +258,9 @@ def test_a_long_line_that_stops_arriving_ends_its_stream(hasty: Service) -> None
         assert stream.line() is None
 
 
-def test_what_streams_hold_is_bounded_together(launch: Launch, few: Path) -> None:
-    service = launch(MODEL_REPOSITORY=few, WORKERS=1, MAX_BODY_BYTES=2**20, MAX_INFLIGHT_BYTES=2**21)
-    address = session(service)
-    first, second, third = (service.stream(address) for _ in range(3))
+def test_what_streams_hold_is_bounded_together(narrow: Service) -> None:
+    address = session(narrow)
+    first, second, third = (narrow.stream(address) for _ in range(3))
     first.send(b" " * 900_000)
     second.send(b" " * 900_000)
     third.send(b" " * 900_000)

@@ -9,6 +9,7 @@ import pytest
 
 from tests.runtime.test_refused_models import REFUSED
 from tests.support.edits import MANIFEST, SAFETENSORS, replace, source, weights
+from tests.support.paths import GUNICORN
 from tests.support.redis_server import servers_on
 from tests.support.repository import write_rnn
 from tests.support.service import Launch, Service
@@ -55,7 +56,7 @@ def of_a_checkpoint(models: Path) -> str:
 @pytest.mark.parametrize("break_it", [of_a_manifest, of_a_source, of_a_checkpoint])
 def test_the_service_does_not_start_for_a_fault(models: Path, tmp_path: Path, break_it: Callable[[Path], str]) -> None:
     file = break_it(models)
-    said = refused(Service(tmp_path / "service", MODEL_REPOSITORY=models))
+    said = refused(Service(tmp_path / "service", (GUNICORN,), MODEL_REPOSITORY=models))
     assert said.startswith(f"carryover: {file}")
 
 
@@ -79,7 +80,7 @@ SETTINGS: dict[str, tuple[dict[str, str], list[str]]] = {
 def test_the_service_does_not_start_with_a_bad_setting(
     models: Path, tmp_path: Path, given: dict[str, str], words: list[str]
 ) -> None:
-    said = refused(Service(tmp_path / "service", **({"MODEL_REPOSITORY": str(models)} | given)))
+    said = refused(Service(tmp_path / "service", (GUNICORN,), **({"MODEL_REPOSITORY": str(models)} | given)))
     for word in words:
         assert word in said
 
@@ -94,24 +95,22 @@ def taken() -> Iterator[str]:
 def test_the_service_does_not_start_at_a_port_in_use(models: Path, tmp_path: Path, taken: str) -> None:
     source("import time\ntime.sleep(60)\n")(models)  # which is not waited for
     start = time.monotonic()
-    said = refused(Service(tmp_path / "service", MODEL_REPOSITORY=models, BIND=taken))
+    said = refused(Service(tmp_path / "service", (GUNICORN,), MODEL_REPOSITORY=models, BIND=taken))
     why = "another process listens there; set BIND to another port, or end that process"
     assert said == f"carryover: BIND={taken}: {why}"
     assert time.monotonic() - start < 30
 
 
 def test_the_service_does_not_start_at_an_address_of_another_machine(models: Path, tmp_path: Path) -> None:
-    said = refused(Service(tmp_path / "service", MODEL_REPOSITORY=models, BIND="192.0.2.1:8000"))
+    said = refused(Service(tmp_path / "service", (GUNICORN,), MODEL_REPOSITORY=models, BIND="192.0.2.1:8000"))
     assert said.startswith("carryover: BIND=192.0.2.1:8000: this machine has no such address")
 
 
-def test_bind_does_not_count_where_gunicorn_is_told_otherwise(launch: Launch, models: Path, taken: str) -> None:
-    launch(MODEL_REPOSITORY=models, WORKERS=1, BIND=taken, GUNICORN_CMD_ARGS="--bind 127.0.0.1:0")
-
-
-def test_the_service_does_not_start_on_the_data_of_another(launch: Launch, models: Path, tmp_path: Path) -> None:
-    first = launch(MODEL_REPOSITORY=models, WORKERS=1)
-    second = Service(tmp_path / "second", MODEL_REPOSITORY=models, DATA_DIR=first.data)
+def test_a_service_starts_where_gunicorn_is_told_to_and_another_does_not_start_on_its_data(
+    launch: Launch, models: Path, tmp_path: Path, taken: str
+) -> None:
+    first = launch(MODEL_REPOSITORY=models, WORKERS=1, BIND=taken, GUNICORN_CMD_ARGS="--bind 127.0.0.1:0")
+    second = Service(tmp_path / "second", (GUNICORN,), MODEL_REPOSITORY=models, DATA_DIR=first.data)
     assert second.launch().wait(PATIENCE) != 0
     assert str(first.data) in second.err()
     assert "Traceback" not in second.err()
@@ -122,7 +121,7 @@ def test_the_service_does_not_start_on_the_data_of_another(launch: Launch, model
 def test_the_service_does_not_start_and_says_why(tmp_path: Path) -> None:
     refused = REFUSED["sessions that see each other"]
     folder = refused.case.write(tmp_path / "models", "mean")
-    service = Service(tmp_path / "service", MODEL_REPOSITORY=tmp_path / "models")
+    service = Service(tmp_path / "service", (GUNICORN,), MODEL_REPOSITORY=tmp_path / "models")
     assert service.launch().wait(60) != 0
     (said,) = [line for line in service.log().splitlines() if line.startswith("carryover: ")]
     assert said == f"carryover: {folder}/model.toml (version 1): {refused.sentence}"

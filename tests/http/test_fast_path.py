@@ -13,6 +13,7 @@ from carryover.api.routes import ROUTES
 from tests.support.client import Client
 from tests.support.connections import Wire
 from tests.support.service import Launch, Service
+from tests.support.waiting import PATIENCE, eventually
 
 RNN = "/v1/models/digits-rnn"
 ROW = [0, 0, 7, 15, 13, 1, 0, 0]
@@ -217,15 +218,16 @@ def test_a_request_that_is_cut_short_changes_nothing(service: Service, client: C
 def test_a_worker_that_has_handled_all_it_may_says_so_on_both_ways(launch: Launch) -> None:
     unusual = Case("", "/v1/accumulators/last", {"values": [1]}).data(UNUSUAL)
     ordinary = Case("", "/v1/accumulators/last", {"values": [1]}).data()
+    service = launch(WORKERS=1, GUNICORN_CMD_ARGS="--max-requests 50")
     for request in (ordinary, unusual):
-        service = launch(WORKERS=1, GUNICORN_CMD_ARGS="--max-requests 50")
-        with service.client() as client:
-            client.get("/v2/health/live").expect()
+        (worker,) = eventually("a worker", service.workers)
         wire = Wire(service.port)
         said: list[str | None] = []
         while not said or said[-1] == "keep-alive":
             wire.send(request)
             said.append(wire.response().headers["Connection"])
         assert said[-1] == "close"
+        assert len(said) > 20
         assert wire.rest() == b""
         wire.close()
+        worker.wait(PATIENCE)

@@ -45,13 +45,12 @@ FILE = "\n".join(
 
 
 @pytest.fixture(scope="module")
-def keyed(tmp_path_factory: pytest.TempPathFactory, common_models: Path) -> Iterator[Service]:
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("keyed")
     (folder / "keys.toml").write_text(FILE)
     running = Service(
-        folder, MODEL_REPOSITORY=common_models, API_KEYS=folder / "keys.toml", API_KEYS_EXEMPT="none",
-        REQUEST_LOG="all", LOG_FORMAT="json",
-    )  # fmt: skip
+        folder, API_KEYS=folder / "keys.toml", API_KEYS_EXEMPT="none", REQUEST_LOG="all", LOG_FORMAT="json"
+    )
     try:
         running.launch()
         running.listen()
@@ -339,16 +338,16 @@ def test_without_keys_administration_is_for_clients_on_this_machine(service: Ser
         assert ask(client, route, {}, "none-such").status not in (401, 403)
 
 
-def test_a_service_without_keys_that_others_can_reach_says_so(tmp_path: Path) -> None:
+def test_a_service_without_keys_that_others_can_reach_says_so(service: Service, tmp_path: Path) -> None:
     (tmp_path / "keys.toml").write_text(FILE)
     warning = "without API keys"
     everywhere: dict[str, str | int | Path] = {"BIND": "0.0.0.0:0"}
-    cases = [({}, False), (everywhere, True), (everywhere | {"API_KEYS": tmp_path / "keys.toml"}, False)]
-    for settings, warned in cases:
-        service = Service(tmp_path / f"bound-{len(settings)}", WORKERS=1, **settings)
+    assert warning not in service.err()
+    for settings, warned in ((everywhere, True), (everywhere | {"API_KEYS": tmp_path / "keys.toml"}, False)):
+        own = Service(tmp_path / f"bound-{len(settings)}", WORKERS=1, **settings)
         try:
-            service.launch()
-            eventually("the banner", lambda service=service: "listens at" in service.out())  # type: ignore[misc]
-            assert service.err().count(warning) == warned
+            own.launch()
+            eventually("the banner", lambda own=own: "listens at" in own.out())  # type: ignore[misc]
+            assert own.err().count(warning) == warned
         finally:
-            service.end()
+            own.end()

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import psutil
 import pytest
 
 from carryover.telemetry.request_log import Entry, RequestLog
+from tests.support.calls import fresh
 from tests.support.client import Client
-from tests.support.connections import Wire
+from tests.support.connections import Stream, Wire
 from tests.support.service import Launch, Service
 from tests.support.sockets import Events, speak, talking
 from tests.support.waiting import PATIENCE, eventually
@@ -36,9 +38,10 @@ def line_of(service: Service, request: str) -> dict[str, Any]:
     return line
 
 
-@pytest.fixture
-def logging_all(launch: Launch) -> Service:
-    return launch(LOG_FORMAT="json", REQUEST_LOG="all")
+@pytest.fixture(scope="module")
+def logging_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Service(tmp_path_factory.mktemp("logs"), LOG_FORMAT="json", REQUEST_LOG="all") as running:
+        yield running
 
 
 def test_every_line_of_the_service_is_json(launch: Launch) -> None:
@@ -65,10 +68,11 @@ def test_every_line_of_the_service_is_json(launch: Launch) -> None:
 
 @pytest.mark.parametrize("headers", [{}, UNUSUAL], ids=["short", "flask"])
 def test_a_request_has_one_line(logging_all: Service, headers: dict[str, str]) -> None:
+    name, request = fresh(), fresh()
     with logging_all.client() as client:
-        path = client.create("digits-rnn", "logged")
-        response = client.request("POST", f"{path}:predict", STEP, headers | {"X-Request-ID": "the-step"})
-    line = line_of(logging_all, "the-step")
+        path = client.create("digits-rnn", name)
+        response = client.request("POST", f"{path}:predict", STEP, headers | {"X-Request-ID": request})
+    line = line_of(logging_all, request)
     assert 0 < line.pop("duration") < 60
     assert line.pop("time").startswith("20")
     assert line.pop("process") in logging_all.pids()
@@ -76,13 +80,13 @@ def test_a_request_has_one_line(logging_all: Service, headers: dict[str, str]) -
         "level": "info",
         "logger": "carryover.requests",
         "message": "request",
-        "request_id": "the-step",
+        "request_id": request,
         "method": "POST",
         "route": "/v1/models/{model}/sessions/{session}:predict",
         "status": 200,
         "bytes": len(response.body),
         "model": "digits-rnn",
-        "session": "logged",
+        "session": name,
         "step": 1,
         "batch": 1,
     }
@@ -92,25 +96,26 @@ def test_a_request_has_one_line(logging_all: Service, headers: dict[str, str]) -
 def test_the_line_of_an_inference_names_its_sequence(logging_all: Service, headers: dict[str, str]) -> None:
     tensor = {"name": "rows", "shape": [1, 1, 8], "datatype": "FP32", "data": ROW}
     body = {"inputs": [tensor], "parameters": {"sequence_id": "scan", "sequence_start": True}}
+    sequence, none = fresh(), fresh()
     with logging_all.client() as client:
         path = "/v2/models/digits-rnn/infer"
-        client.request("POST", path, json.dumps(body).encode(), headers | {"X-Request-ID": "sequence"}).expect()
-        client.request("POST", path, json.dumps({"inputs": [tensor]}).encode(), headers | {"X-Request-ID": "none"})
-    line = line_of(logging_all, "sequence")
+        client.request("POST", path, json.dumps(body).encode(), headers | {"X-Request-ID": sequence}).expect()
+        client.request("POST", path, json.dumps({"inputs": [tensor]}).encode(), headers | {"X-Request-ID": none})
+    line = line_of(logging_all, sequence)
     assert (line["session"], line["step"], line["batch"]) == ("scan", 1, 1)
-    assert "session" not in line_of(logging_all, "none")
+    assert "session" not in line_of(logging_all, none)
 
 
 def test_a_stream_has_its_line_when_it_ends(logging_all: Service) -> None:
     with logging_all.client() as client:
         path = client.create("digits-rnn")
-    with logging_all.stream(path) as stream:
+    with Stream(logging_all.port, path, None, "", **{"X-Request-ID": "streams"}).open() as stream:
         said = len(json.dumps(stream.step([ROW]))) + len(json.dumps(stream.step([ROW])))
+        assert "streams" not in {line.get("request_id") for line in lines(logging_all)}
         stream.finish()
         assert stream.line() is None
-    (line,) = eventually(
-        "its line", lambda: [one for one in lines(logging_all) if one.get("route", "").endswith("stream")]
-    )
+    line = line_of(logging_all, "streams")
+    assert line["route"].endswith("{session}:stream")
     assert line["status"] == 200
     assert line["session"] == path.rpartition("/")[2]
     assert said / 2 < line["bytes"] < said * 2
@@ -203,12 +208,13 @@ def test_a_setting_says_which_requests_are_logged(launch: Launch, setting: str, 
     assert [request for request in seen if request in ("right", "wrong", "healthy")] == expected
 
 
-def test_a_worker_that_stops_loses_no_line(logging_all: Service) -> None:
-    with logging_all.client() as client:
+def test_a_worker_that_stops_loses_no_line(launch: Launch) -> None:
+    service = launch(LOG_FORMAT="json", REQUEST_LOG="all")
+    with service.client() as client:
         for number in range(50):
             client.request("GET", "/v1/models", headers={"X-Request-ID": f"request-{number}"}).expect()
-    logging_all.stop(signal.SIGTERM)
-    assert {line["request_id"] for line in lines(logging_all) if "request_id" in line} >= {
+    service.stop(signal.SIGTERM)
+    assert {line["request_id"] for line in lines(service) if "request_id" in line} >= {
         f"request-{number}" for number in range(50)
     }
 

@@ -4,7 +4,7 @@ import json
 import re
 import signal
 from collections import Counter
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -54,22 +54,28 @@ def test_two_workers_counters_sum_to_what_the_clients_counted(service: Service, 
     assert client.step_of(path) == 64
 
 
-def test_counters_outlive_workers_and_a_reload(launch: Launch) -> None:
-    service = launch(TRITON_METRICS="true")
-    with service.client() as client:
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """A service whose workers a test may kill."""
+    with Service(tmp_path_factory.mktemp("own"), TRITON_METRICS="true") as running:
+        yield running
+
+
+def test_counters_outlive_workers_and_a_reload(own: Service) -> None:
+    with own.client() as client:
         path = client.create("digits-rnn")
         for _ in range(5):
             client.step(path, STEP["instances"])
     for number in (signal.SIGKILL, signal.SIGTERM):
-        for worker in service.workers():
+        for worker in own.workers():
             worker.send_signal(number)
             worker.wait()
-        eventually("new workers", service.ready)
-    old = service.workers()
-    service.process.send_signal(signal.SIGHUP)
-    eventually("other workers", lambda: not {worker.pid for worker in old} & {w.pid for w in service.workers()})
-    eventually("readiness", service.ready)
-    with service.client() as client:
+        eventually("new workers", own.ready)
+    old = own.workers()
+    own.process.send_signal(signal.SIGHUP)
+    eventually("other workers", lambda: not {worker.pid for worker in old} & {w.pid for w in own.workers()})
+    eventually("readiness", own.ready)
+    with own.client() as client:
         client.step(path, STEP["instances"])
         scrape = Scrape(client)
     route = "/v1/models/{model}/sessions/{session}:predict"
@@ -167,28 +173,26 @@ def test_streams_are_shown_while_they_are_open(service: Service, client: Client)
     eventually("the end of the streams", lambda: Scrape(client).value("carryover_streams") == before)
 
 
-def test_what_a_killed_worker_was_busy_with_is_not_shown(launch: Launch) -> None:
-    service = launch()
-    with service.client() as client:
+def test_what_a_killed_worker_was_busy_with_is_not_shown(own: Service) -> None:
+    with own.client() as client:
         path = client.create("digits-rnn")
-    streams = [service.stream(path) for _ in range(4)]
-    with service.client() as client:
+    streams = [own.stream(path) for _ in range(4)]
+    with own.client() as client:
         assert Scrape(client).value("carryover_streams") == 4
-    for worker in service.workers():
+    for worker in own.workers():
         worker.kill()
         worker.wait()
-    eventually("new workers", service.ready)
-    with service.client() as client:
+    eventually("new workers", own.ready)
+    with own.client() as client:
         eventually("the end of what was shown", lambda: Scrape(client).value("carryover_streams") == 0)
     for stream in streams:
         stream.close()
 
 
-def test_requests_that_wait_are_shown(few: Path, launch: Launch) -> None:
-    service = launch(MODEL_REPOSITORY=few, WORKERS=1)
+def test_requests_that_wait_are_shown(single: Service) -> None:
     body = b'{"instances": [[1.0]]}'
     head = f"POST /v1/models/slow:predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n".encode()
-    wires = [Wire(service.port) for _ in range(4)]
+    wires = [Wire(single.port) for _ in range(4)]
 
     def queued() -> bool:
         for wire in wires:
@@ -198,7 +202,7 @@ def test_requests_that_wait_are_shown(few: Path, launch: Launch) -> None:
             wire.response().expect()
         return seen
 
-    with service.client() as client:
+    with single.client() as client:
         eventually("a queue", queued)
         assert Scrape(client).value("carryover_queue_requests", model="slow") == 0
     for wire in wires:

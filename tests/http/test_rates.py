@@ -4,7 +4,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,7 +12,7 @@ from carryover import keys
 from carryover.api.route import Route, Scope
 from carryover.api.routes import ROUTES
 from tests.support.client import Client, Response, problem
-from tests.support.service import Launch, Service
+from tests.support.service import Service
 from tests.support.waiting import together
 
 UNUSUAL = {"Keep-Alive": "timeout=5"}
@@ -38,7 +37,7 @@ def key_of(route: Route, way: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def rated(tmp_path_factory: pytest.TempPathFactory, common_models: Path) -> Iterator[Service]:
+def rated(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder = tmp_path_factory.mktemp("rated")
     entries = [entry(key_of(route, way), f"{BURST}/day", BURST) for route in RATED for way in ("short", "flask")]
     entries += [entry(name, "5/day", 5) for name in ("counted", "streams", "bulk", "bad")]
@@ -46,10 +45,11 @@ def rated(tmp_path_factory: pytest.TempPathFactory, common_models: Path) -> Iter
         entry("quick", "50/second", 1),
         entry("patient", "10/second", 1),
         entry("looks", "9/second", 9),
+        entry("stateless", "1/day", 1),
         f'[keys.free]\nsha256 = "{keys.digest("free")}"\nrights = ["sessions"]',
     ]
     (folder / "keys.toml").write_text("\n".join(entries))
-    running = Service(folder, MODEL_REPOSITORY=common_models, API_KEYS=folder / "keys.toml", API_KEYS_EXEMPT="none")
+    running = Service(folder, API_KEYS=folder / "keys.toml", API_KEYS_EXEMPT="none")
     try:
         running.launch()
         running.listen()
@@ -150,16 +150,15 @@ def test_a_key_without_a_rate_has_none(client: Client) -> None:
     assert "RateLimit-Policy" not in response.headers
 
 
-def test_predictions_continue_without_redis(launch: Launch, tmp_path: Path) -> None:
-    (tmp_path / "keys.toml").write_text(entry("stateless", "1/day", 1))
-    service = launch(API_KEYS=tmp_path / "keys.toml", WORKERS=1)
-    with service.client() as client:
+def test_predictions_continue_without_redis(rated: Service, client: Client) -> None:
+    call(client, "stateless", "POST", "/v1/models/digits-rnn:predict", STEP).expect()
+    problem(call(client, "stateless", "POST", "/v1/models/digits-rnn:predict", STEP), 429)
+    embedded = rated.valkey()
+    assert embedded is not None
+    embedded.suspend()
+    try:
         call(client, "stateless", "POST", "/v1/models/digits-rnn:predict", STEP).expect()
-        problem(call(client, "stateless", "POST", "/v1/models/digits-rnn:predict", STEP), 429)
-        embedded = service.valkey()
-        assert embedded is not None
-        embedded.suspend()
-        call(client, "stateless", "POST", "/v1/models/digits-rnn:predict", STEP).expect()
+    finally:
         embedded.resume()
 
 

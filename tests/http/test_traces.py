@@ -57,54 +57,33 @@ class Collector:
         self._server.server_close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def collector() -> Iterator[Collector]:
     running = Collector()
     yield running
     running.close()
 
 
+@pytest.fixture(scope="module")
+def traced(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Service]:
+    """A service that sends its spans to the collector."""
+    settings: dict[str, str | int] = {"OTEL_BSP_SCHEDULE_DELAY": 50, "WORKERS": 1, "REQUEST_LOG": "all"}
+    folder = tmp_path_factory.mktemp("traced")
+    with Service(folder, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **settings) as running:
+        yield running
+
+
 def step(client: Client, path: str, headers: dict[str, str]) -> Response:
     return client.request("POST", f"{path}:predict", STEP, headers)
 
 
-def test_a_sampled_request_has_spans_and_no_other_has_any(launch: Launch, collector: Collector) -> None:
-    service = launch(
-        OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_BSP_SCHEDULE_DELAY=50, WORKERS=1, REQUEST_LOG="all"
-    )
-    with service.client() as client:
-        path = client.create("digits-rnn")
-        for number, way in enumerate(({}, UNUSUAL)):
-            trace = f"{number + 1:032x}"
-            traced = step(client, path, way | {"traceparent": f"00-{trace}-{SPAN}-01"})
-            step(client, path, way | {"traceparent": f"00-{'f' * 32}-{SPAN}-00"}).expect()
-            step(client, path, way).expect()
-            eventually("the spans", lambda trace=trace: len(collector.of(trace)) == 5)  # type: ignore[misc]
-            spans = {span.name: span for span in collector.of(trace)}
-            assert sorted(spans) == sorted([*STAGES, "POST /v1/models/{model}/sessions/{session}:predict"])
-            request = spans["POST /v1/models/{model}/sessions/{session}:predict"]
-            assert request.parent_span_id.hex() == SPAN
-            assert traced.headers["traceparent"] == f"00-{trace}-{request.span_id.hex()}-01"
-            edges = [request.start_time_unix_nano]
-            for stage in STAGES:
-                assert spans[stage].parent_span_id == request.span_id
-                edges += [spans[stage].start_time_unix_nano, spans[stage].end_time_unix_nano]
-            assert [*edges, request.end_time_unix_nano] == sorted([*edges, request.end_time_unix_nano])
-            attributes = {attribute.key: attribute.value for attribute in request.attributes}
-            assert attributes["http.response.status_code"].int_value == 200
-            eventually("its line", lambda trace=trace: f"trace={trace}" in service.err())  # type: ignore[misc]
-    assert service.stop() == 0
-    assert len(collector.spans) == 10
-
-
 def test_a_stream_has_the_stages_of_its_batches_and_ends_with_its_last_line(
-    launch: Launch, collector: Collector
+    traced: Service, collector: Collector
 ) -> None:
-    service = launch(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, OTEL_BSP_SCHEDULE_DELAY=50, WORKERS=1)
     trace = "c" * 32
-    with service.client() as client:
+    with traced.client() as client:
         path = client.create("digits-rnn")
-        with Stream(service.port, path, traceparent=f"00-{trace}-{SPAN}-01").open() as stream:
+        with Stream(traced.port, path, traceparent=f"00-{trace}-{SPAN}-01").open() as stream:
             for number in range(2):
                 stream.step([ROW])
                 eventually("its stages", lambda number=number: len(collector.of(trace)) == 4 * (number + 1))  # type: ignore[misc]
@@ -116,6 +95,33 @@ def test_a_stream_has_the_stages_of_its_batches_and_ends_with_its_last_line(
         assert [span.name for span in sorted(stages, key=lambda span: span.start_time_unix_nano)] == STAGES * 2
         assert {span.parent_span_id for span in stages} == {request.span_id}
         assert {a.key: a.value.int_value for a in request.attributes}["carryover.batches"] == 2
+
+
+def test_a_sampled_request_has_spans_and_no_other_has_any(traced: Service, collector: Collector) -> None:
+    before = len(collector.spans)
+    with traced.client() as client:
+        path = client.create("digits-rnn")
+        for number, way in enumerate(({}, UNUSUAL)):
+            trace = f"{number + 1:032x}"
+            response = step(client, path, way | {"traceparent": f"00-{trace}-{SPAN}-01"})
+            step(client, path, way | {"traceparent": f"00-{'f' * 32}-{SPAN}-00"}).expect()
+            step(client, path, way).expect()
+            eventually("the spans", lambda trace=trace: len(collector.of(trace)) == 5)  # type: ignore[misc]
+            spans = {span.name: span for span in collector.of(trace)}
+            assert sorted(spans) == sorted([*STAGES, "POST /v1/models/{model}/sessions/{session}:predict"])
+            request = spans["POST /v1/models/{model}/sessions/{session}:predict"]
+            assert request.parent_span_id.hex() == SPAN
+            assert response.headers["traceparent"] == f"00-{trace}-{request.span_id.hex()}-01"
+            edges = [request.start_time_unix_nano]
+            for stage in STAGES:
+                assert spans[stage].parent_span_id == request.span_id
+                edges += [spans[stage].start_time_unix_nano, spans[stage].end_time_unix_nano]
+            assert [*edges, request.end_time_unix_nano] == sorted([*edges, request.end_time_unix_nano])
+            attributes = {attribute.key: attribute.value for attribute in request.attributes}
+            assert attributes["http.response.status_code"].int_value == 200
+            eventually("its line", lambda trace=trace: f"trace={trace}" in traced.err())  # type: ignore[misc]
+    assert traced.stop() == 0
+    assert len(collector.spans) == before + 10
 
 
 def test_a_head_without_a_body_ends_its_span(launch: Launch, collector: Collector) -> None:

@@ -1,6 +1,5 @@
 """Modules that keep their state in arguments, results and attributes: each with a manifest and a plain loop over it."""
 
-import shutil
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tests.support.repository import copy_source
 from tests.support.sources import carried
 
 Loop = Callable[[Any], Callable[[torch.Tensor], torch.Tensor]]
@@ -95,7 +95,7 @@ class Carried:
         folder.mkdir(parents=True)
         source = self.cls.__module__
         if source == carried.__name__:
-            shutil.copy(Path(str(carried.__file__)), folder.parent)
+            copy_source(Path(str(carried.__file__)), folder.parent)
             source = "carried.py"
         (folder.parent / "model.toml").write_text(f'class = "{source}:{self.cls.__name__}"\n{self.manifest}')
         torch.save(self.module().state_dict(), folder / "weights.pt")

@@ -1,6 +1,5 @@
 """The models of `own_models`, each with a manifest and a checkpoint as its author would write them."""
 
-import shutil
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import torch
 from safetensors import torch as safetensors
 from torch import nn
 
+from tests.support.repository import copy_source
 from tests.support.sources import own_models
 
 DTYPES = {
@@ -81,7 +81,7 @@ class Case:
         """Write the model's folder as its author would."""
         folder = repository / name / "1"
         folder.mkdir(parents=True)
-        shutil.copy(Path(own_models.__file__), folder.parent)
+        copy_source(Path(own_models.__file__), folder.parent)
         (folder.parent / "model.toml").write_text(self.text)
         self.save(self.module(), folder)
         return folder.parent
@@ -311,5 +311,7 @@ OTHERS = {
     "breaking": Case(own_models.Breaking, same_axes("[-1, 1]", 1) + "state.sum.batch_dim = 0"),
     "breaking-alone": Case(own_models.Breaking, same_axes("[-1, 1]")),
     "sampling": Case(own_models.Sampling, same_axes("[]")),
+    "mismatched": Case(own_models.Mismatched, same_axes("[-1, 4]")),
+    "loudness": Case(own_models.Loudness, same_axes("[-1, -1]", 0) + "state.level.batch_dim = 0"),
 }
 """What some tests ask for by name."""

@@ -4,6 +4,7 @@ import inspect
 import json
 import shutil
 from collections.abc import Mapping
+from importlib.util import cache_from_source
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def write_model(  # noqa: PLR0913
     source = cls.__module__
     if source.startswith(sources.__name__):
         file_of_class = Path(inspect.getfile(cls))
-        shutil.copy(file_of_class, folder.parent)
+        copy_source(file_of_class, folder.parent)
         source = file_of_class.name
     lines = [f'class = "{source}:{cls.__name__}"']
     if arguments:
@@ -71,6 +72,15 @@ def write_model(  # noqa: PLR0913
     else:
         save_file(module.state_dict(), folder / file)
     return manifest
+
+
+def copy_source(file: Path, folder: Path) -> None:
+    """Copy the file of a class, and what Python has compiled of it: else every copy is compiled again."""
+    shutil.copy2(file, folder)
+    compiled = Path(cache_from_source(str(file)))
+    if compiled.exists():
+        (folder / "__pycache__").mkdir(exist_ok=True)
+        shutil.copy2(compiled, folder / "__pycache__")
 
 
 def rnn() -> plain.PlainRNN:
@@ -190,6 +200,8 @@ def _write_stateful(repository: Path) -> None:
     product = plain.Slow(size=32, times=1)
     write_model(repository, "product", product, batched, state={"total": 0}, arguments={"size": 32, "times": 1})
     write_model(repository, "kinds", plain.Kinds(), [spec((-1,))])
+    write_model(repository, "unborn", plain.Unborn(), [spec((-1,))])
+    write_model(repository, "positive", plain.Fails(0.0), batched, state={"calls": 0}, arguments={"least": 0.0})
     _write_quick(repository)
 
 

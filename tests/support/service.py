@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 import psutil
 
@@ -15,6 +15,7 @@ from carryover.settings import Settings
 from tests.support.client import Client
 from tests.support.connections import Stream
 from tests.support.paths import GUNICORN, ROOT
+from tests.support.preloaded import Forked, Preloaded
 from tests.support.processes import name_of
 from tests.support.redis_server import servers_on
 from tests.support.waiting import PATIENCE, eventually
@@ -31,13 +32,15 @@ class Service:
     """Carryover under gunicorn, with its files in `folder`.
 
     `settings` are environment variables; by default two workers, a free port, and an embedded Valkey. The caller's
-    environment does not set any.
+    environment does not set any. Where `preloaded` is set, gunicorn is forked from it unless a command is given.
     """
+
+    preloaded: ClassVar[Preloaded | None] = None
 
     def __init__(
         self,
         folder: Path,
-        command: Sequence[str | Path] = (GUNICORN,),
+        command: Sequence[str | Path] | None = None,
         checkout: Path = ROOT,
         /,
         **settings: str | int | Path,
@@ -49,7 +52,7 @@ class Service:
         self._settings = defaults | settings
         self._command = command
         self._checkout = checkout
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     def __enter__(self) -> Self:
         try:
@@ -75,12 +78,16 @@ class Service:
         """All processes: gunicorn's arbiter, its workers, and Valkey where it is embedded."""
         return [self.process.pid, *(child.pid for child in self.process.children(recursive=True))]
 
-    def launch(self) -> subprocess.Popen[bytes]:
+    def launch(self) -> subprocess.Popen[bytes] | Forked:
         """Start the program and return at once."""
         environment = {name: value for name, value in os.environ.items() if name not in _SETTINGS}
         environment |= {name: str(value) for name, value in self._settings.items()}
         with (self.folder / "out").open("wb") as out, (self.folder / "err").open("wb") as err:
-            self._process = subprocess.Popen(self._command, cwd=self._checkout, env=environment, stdout=out, stderr=err)
+            if self._command is None and self.preloaded is not None:
+                self._process = self.preloaded.launch(environment, self._checkout, out, err)
+            else:
+                command = self._command or (GUNICORN,)
+                self._process = subprocess.Popen(command, cwd=self._checkout, env=environment, stdout=out, stderr=err)
         return self._process
 
     def start(self) -> Self:
@@ -90,6 +97,10 @@ class Service:
         eventually("readiness", self.ready)
         eventually("all workers", lambda: len(self.workers()) == int(str(self._settings["WORKERS"])))
         return self
+
+    def runs(self) -> bool:
+        """Whether it was started, and has not ended."""
+        return self._process is not None and self._process.poll() is None
 
     def listen(self) -> None:
         """Wait until it prints the URL that it listens on."""
@@ -180,7 +191,7 @@ class Service:
     def end(self) -> None:
         """Leave nothing running, whatever state it is in."""
         family: list[psutil.Process] = []
-        if self._process is not None and self._process.poll() is None:
+        if self._process is not None and self.runs():
             # Stopped first: it must not start another worker in place of one that was killed.
             self.process.suspend()
             family = self.process.children(recursive=True)

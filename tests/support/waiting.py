@@ -15,12 +15,17 @@ PATIENCE = 60.0
 def eventually(
     what: str, look: Callable[[], T | Literal[False] | None], patience: float = PATIENCE, interval: float = 0.01
 ) -> T:
-    """Return the first truthy value that `look` gives; `interval` is the time between two looks, in seconds."""
-    deadline = time.monotonic() + patience
+    """Return the first truthy value that `look` gives.
+
+    `interval` is the time between the first two looks, in seconds; it grows to five times that, as a look takes CPU
+    time from what is waited for.
+    """
+    deadline, longest = time.monotonic() + patience, 5 * interval
     while time.monotonic() < deadline:
         if found := look():
             return found
         time.sleep(interval)
+        interval = min(1.2 * interval, longest)
     raise AssertionError(f"waited {patience:.0f} s in vain for: {what}")
 
 

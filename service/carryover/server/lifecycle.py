@@ -5,9 +5,13 @@ from gevent import monkey
 monkey.patch_all()
 
 import gc
+
+gc.disable()  # what is imported stays, and to look for garbage meanwhile takes longer
+
 import itertools
 import logging
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -25,6 +29,7 @@ memory.limit_arenas()
 try:
     _settings = settings.read()
     ports.require_free(_settings.bind)
+    from carryover.server import storage
 except ConfigurationError as error:
     sys.exit(f"carryover: {error}")
 
@@ -53,11 +58,9 @@ worker_tmp_dir = str(_memory) if _memory.is_dir() else None
 
 def on_starting(_: "Arbiter") -> None:
     """Start the embedded Valkey, if there is no REDIS_URL."""
-    from carryover.server.wsgi import embedded_valkey
-
-    if embedded_valkey is not None:
+    if storage.embedded_valkey is not None:
         try:
-            embedded_valkey.start()
+            storage.embedded_valkey.start()
         except ConfigurationError as error:
             sys.exit(f"carryover: {error}")
 
@@ -65,10 +68,10 @@ def on_starting(_: "Arbiter") -> None:
 def when_ready(server: "Arbiter") -> None:
     """Print where the service listens and what it serves."""
     from carryover.server.banner import banner, beyond_loopback, stores
-    from carryover.server.wsgi import check_store, configured, embedded_valkey, engine
+    from carryover.server.wsgi import engine
 
     addresses = ", ".join(str(listener) for listener in server.LISTENERS)
-    stored = stores(configured.redis_url, embedded_valkey, check_store())
+    stored = stores(_settings.redis_url, storage.embedded_valkey, storage.check_store())
     said = banner(f"{addresses} with {workers} workers", stored, engine.repository)
     if engine.keys is None and (exposed := beyond_loopback(server.LISTENERS)):
         log.warning("listening at %s without API keys (API_KEYS): whoever reaches it may use it", exposed)
@@ -109,6 +112,9 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
     from carryover.server.worker import limit_sending, reload_all
     from carryover.server.wsgi import engine
 
+    # The arbiter's handlers would keep for it what is meant for the worker, which has its own only when it is set up.
+    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
+        signal.signal(number, signal.SIG_DFL)
     limit_sending(_settings.send_timeout)
     engine.claim(worker.slot)
     engine.reload = partial(reload_all, worker)
@@ -165,7 +171,5 @@ def child_exit(_: "Arbiter", worker: Any) -> None:
 
 def on_exit(_: "Arbiter") -> None:
     """Stop the embedded Valkey, after the last worker."""
-    from carryover.server.wsgi import embedded_valkey
-
-    if embedded_valkey is not None:
-        embedded_valkey.stop()
+    if storage.embedded_valkey is not None:
+        storage.embedded_valkey.stop()

@@ -125,7 +125,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 start_response.__self__.force_close()
             return response
 
-        from carryover.server.wsgi import bodies, configured, engine  # noqa: PLC0415 - it reads the environment
+        from carryover.server.storage import configured  # noqa: PLC0415 - it reads the environment
+        from carryover.server.wsgi import bodies, engine  # noqa: PLC0415 - as that does
 
         self.wsgi = last
         util.write_error = partial(_respond_malformed, engine)  # gunicorn's own writes HTML

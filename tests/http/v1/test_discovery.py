@@ -1,15 +1,12 @@
 """Which buffers are state is found out, not declared; and what is served can be looked up."""
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from tests.support.client import Client
-from tests.support.repository import spec, write_model
-from tests.support.service import Launch, Service
-from tests.support.sources import plain
+from tests.support.service import Service
 
 STATE = {
     "digits-batchnorm": set(),
@@ -82,23 +79,18 @@ def test_a_buffer_that_changes_now_and_then_is_state_if_the_manifest_says_so(cli
     assert client.step(client.create("now-and-then"), [4])["predictions"] == [1.0]
 
 
-def test_a_buffer_that_is_none_at_first_is_state(launch: Launch, tmp_path: Path) -> None:
-    write_model(tmp_path / "models", "unborn", plain.Unborn(), [spec((-1,))])
-    with launch(MODEL_REPOSITORY=tmp_path / "models").client() as client:
-        assert names(client.get("/v1/models/unborn").expect()["state_buffers"]) == {"total"}
-        one, other = client.create("unborn"), client.create("unborn")
-        assert client.step(one, [1])["predictions"] == [2.0]
-        assert client.step(other, [10])["predictions"] == [20.0]
-        assert client.step(one, [1])["predictions"] == [3.0]
-        assert client.predict("unborn", [5]) == [10.0]
+def test_a_buffer_that_is_none_at_first_is_state(client: Client) -> None:
+    assert names(client.get("/v1/models/unborn").expect()["state_buffers"]) == {"total"}
+    one, other = client.create("unborn"), client.create("unborn")
+    assert client.step(one, [1])["predictions"] == [2.0]
+    assert client.step(other, [10])["predictions"] == [20.0]
+    assert client.step(one, [1])["predictions"] == [3.0]
+    assert client.predict("unborn", [5]) == [10.0]
 
 
-def test_a_module_that_refuses_some_inputs_can_be_served(launch: Launch, tmp_path: Path) -> None:
-    shape = [spec((-1, 1, 1), batch_dim=1)]
-    write_model(tmp_path / "models", "positive", plain.Fails(0.0), shape, state={"calls": 0}, arguments={"least": 0.0})
-    with launch(MODEL_REPOSITORY=tmp_path / "models").client() as client:
-        assert client.predict("positive", [1]) == [[2.0]]
-        client.post("/v1/models/positive:predict", {"instances": [-1]}).expect(500)
+def test_a_module_that_refuses_some_inputs_can_be_served(client: Client) -> None:
+    assert client.predict("positive", [1]) == [[2.0]]
+    client.post("/v1/models/positive:predict", {"instances": [-1]}).expect(500)
 
 
 def test_the_dry_run_leaves_the_module_as_it_was(client: Client) -> None:

@@ -1,7 +1,7 @@
 """A forward of any length leaves its worker able to respond to others."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,22 @@ HELD = 1.0
 """Seconds that nothing waits while a forward runs; the machine may be busy."""
 
 
-@pytest.fixture
-def models(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`timed`, which takes as many seconds as its first number says, and `timed-sum`, which keeps a sum."""
-    repository = tmp_path / "timed"
+    repository = tmp_path_factory.mktemp("long") / "timed"
     write_model(repository, "timed", timed.Timed(), [spec((-1,))])
     write_model(repository, "timed-sum", timed.TimedSum(), [spec((-1,))])
     write_model(repository, "timed-window", timed.TimedWindow(), [spec((-1,))], [spec((), name="sum")])
+    write_model(repository, "random", timed.Random(), [spec((-1,))])
     return repository
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, models: Path) -> Iterator[Service]:
+    """A service of one worker; each model is new to one test, as what its forwards have taken is known afterwards."""
+    with Service(tmp_path_factory.mktemp("service"), MODEL_REPOSITORY=models, WORKERS=1) as running:
+        yield running
 
 
 def worst_wait(service: Service, work: Callable[[], Any]) -> float:
@@ -52,18 +60,17 @@ def predict(service: Service, values: list[float]) -> Callable[[], Any]:
     return work
 
 
-def test_the_first_forward_of_a_size_holds_up_nobody(launch: Launch, models: Path) -> None:
-    service = launch(MODEL_REPOSITORY=models, WORKERS=1)
-    assert worst_wait(service, predict(service, [3.0])) < HELD
+def test_the_first_forward_of_a_size_holds_up_nobody(service: Service) -> None:
+    assert worst_wait(service, predict(service, [2.0])) < HELD
     predict(service, [0.0] * 16)()
-    assert worst_wait(service, predict(service, [3.0] * 16)) < HELD
+    assert worst_wait(service, predict(service, [2.0] * 16)) < HELD
     predict(service, [0.0] * 16)()
     assert worst_wait(service, predict(service, [2.0] * 5000)) < HELD
 
 
 def test_a_forward_longer_than_gunicorns_timeout_completes(launch: Launch, models: Path) -> None:
     service = launch(MODEL_REPOSITORY=models, WORKERS=1, GUNICORN_CMD_ARGS="--timeout 2")
-    assert predict(service, [7.0])() == [7.0]
+    assert predict(service, [5.0])() == [5.0]
     assert "TIMEOUT" not in service.err()
 
 
@@ -101,8 +108,7 @@ def test_abandoned_forwards_leave_threads_for_others_and_a_worker_that_ends(laun
     assert service.stop() == 0
 
 
-def test_a_state_that_is_put_meanwhile_does_not_reach_another_callers_forward(launch: Launch, models: Path) -> None:
-    service = launch(MODEL_REPOSITORY=models, WORKERS=1)
+def test_a_state_that_is_put_meanwhile_does_not_reach_another_callers_forward(service: Service) -> None:
     with service.client() as client, service.client() as other, ThreadPoolExecutor(1) as pool:
         source, target = (client.create("timed-window") for _ in range(2))
         other.step(source, [0.0, 5.0, 7.0])
@@ -115,10 +121,9 @@ def test_a_state_that_is_put_meanwhile_does_not_reach_another_callers_forward(la
         assert other.step(target, [0.0])["predictions"] == [12.0]
 
 
-def test_a_long_call_does_not_take_the_turn_of_short_ones(launch: Launch, models: Path) -> None:
+def test_a_long_call_does_not_take_the_turn_of_short_ones(service: Service) -> None:
     """Nor does a long step take it from other sessions; what concerns its own session waits for it."""
-    service = launch(MODEL_REPOSITORY=models, WORKERS=1)
-    long = [3.0] + [0.0] * 20_000
+    long = [2.0] + [0.0] * 20_000
     with (
         service.client() as client,
         service.client() as other,
@@ -140,8 +145,8 @@ def test_a_long_call_does_not_take_the_turn_of_short_ones(launch: Launch, models
         assert worst < HELD
         assert steps > 10
         assert client.step_of(path) == steps + 1
-        assert predicting.result()[:2] == [6.0, 3.0]
-        assert stepping.result().expect()["predictions"][:2] == [6.0, 3.0]
+        assert predicting.result()[:2] == [4.0, 2.0]
+        assert stepping.result().expect()["predictions"][:2] == [4.0, 2.0]
 
         # The size is known to be long now.
         again = pool.submit(post, third, f"{held}:predict", {"instances": long})
@@ -149,12 +154,7 @@ def test_a_long_call_does_not_take_the_turn_of_short_ones(launch: Launch, models
         assert again.result().expect()["step"] + sum(answer["step"] for answer in answers) == 2 + 3 + 4 + 5
 
 
-def test_a_model_whose_class_makes_another_module_each_time_runs_long_calls_in_their_turn(
-    launch: Launch, tmp_path: Path
-) -> None:
-    repository = tmp_path / "random"
-    write_model(repository, "random", timed.Random(), [spec((-1,))])
-    service = launch(MODEL_REPOSITORY=repository, WORKERS=1)
+def test_a_model_whose_class_makes_another_module_each_time_runs_long_calls_in_their_turn(service: Service) -> None:
     with service.client() as client:
         (small,) = {tuple(client.predict("random", [0.0, 1.0])) for _ in range(3)}
         for _ in range(2):

@@ -248,20 +248,9 @@ def test_a_broken_version_leaves_the_old_one_serving_and_says_why(
     assert client.step(address, INSTANCES)["step"] == 3
 
 
-def test_nothing_in_a_new_model_ends_the_service(launch: Launch, tmp_path: Path) -> None:
-    write_model(tmp_path / "models" / "gru")
-    service = launch(MODEL_REPOSITORY=tmp_path / "models")
-    Case(own_models.Particular, same_axes("[-1, 1]", 1)).write(tmp_path / "models", "fails")
-    Case(own_models.Sparse, same_axes("[-1]")).write(tmp_path / "models", "sparse")
-    (Case(own_models.Gru, GRU).write(tmp_path / "models", "exits") / "own_models.py").write_text("raise SystemExit")
-    reload(service)
-    with service.client() as client:
-        reasons = client.get("/v2/health/ready").expect()["not_loaded"]
-        assert any(reason.startswith(f"{tmp_path}/models/exits/") for reason in reasons)
-        assert close(client.predict("gru", INSTANCES), answers(gru(10))[0])
-
-
-def test_a_repository_that_is_away_for_a_moment_goes_on_being_served(launch: Launch, tmp_path: Path) -> None:
+def test_a_repository_that_is_away_for_a_moment_and_a_model_that_fails_end_no_service(
+    launch: Launch, tmp_path: Path
+) -> None:
     write_model(tmp_path / "models" / "gru")
     service = launch(MODEL_REPOSITORY=tmp_path / "models")
     (tmp_path / "models").rename(tmp_path / "away")
@@ -270,6 +259,15 @@ def test_a_repository_that_is_away_for_a_moment_goes_on_being_served(launch: Lau
         assert client.get("/v2/health/ready").expect()["not_loaded"] == [
             f"{tmp_path}/models: there is no such folder; MODEL_REPOSITORY names where models are"
         ]
+        assert close(client.predict("gru", INSTANCES), answers(gru(10))[0])
+    (tmp_path / "away").rename(tmp_path / "models")
+    Case(own_models.Particular, same_axes("[-1, 1]", 1)).write(tmp_path / "models", "fails")
+    Case(own_models.Sparse, same_axes("[-1]")).write(tmp_path / "models", "sparse")
+    (Case(own_models.Gru, GRU).write(tmp_path / "models", "exits") / "own_models.py").write_text("raise SystemExit")
+    reload(service)
+    with service.client() as client:
+        reasons = client.get("/v2/health/ready").expect()["not_loaded"]
+        assert any(reason.startswith(f"{tmp_path}/models/exits/") for reason in reasons)
         assert close(client.predict("gru", INSTANCES), answers(gru(10))[0])
 
 
