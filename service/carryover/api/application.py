@@ -36,6 +36,8 @@ _STATUS_LINES = {int(status): f"{int(status)} {status.phrase}" for status in HTT
 _ADMIN = Scope.ADMIN
 _STARTED = "carryover.started"
 """Where in a request's environ it is written when Flask began to look for its route."""
+_NOT_OFFERED = ("sharedmemory", "/trace/setting", "/v2/logging")
+"""What is in the paths of Triton's extensions that the service does not have."""
 _STREAMS: dict[Stream, type[Duplex | Following]] = {
     Stream.LINES: Duplex,
     Stream.MESSAGES: Conversation,
@@ -230,7 +232,7 @@ def _http_error(error: HTTPException) -> _Response:
         )
     elif status == HTTPStatus.NOT_FOUND:
         sentence = "there is nothing at this path; /docs shows the interface"
-        if request.path.startswith("/v2/"):
+        if any(part in request.path for part in _NOT_OFFERED):
             sentence += ", which has no shared memory, and no trace or log settings"
     made = _request_id()
     return _Response(problems.of_status(status, sentence, request.path, made).with_headers(*headers), made)
