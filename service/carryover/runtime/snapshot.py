@@ -101,7 +101,17 @@ def dump(version: ModelVersion, state: bytes, step: int) -> bytes:
         "fingerprint": version.fingerprint.hex(),
         "step": str(step),
     }
-    return safetensors.torch.save(tensors, said)
+    return _ordered(safetensors.torch.save(tensors, said))
+
+
+def _ordered(file: bytes) -> bytes:
+    """Return a file with its metadata by name: safetensors writes them in another order each time."""
+    start = _LENGTH_BYTES + int.from_bytes(file[:_LENGTH_BYTES], "little")
+    header = orjson.loads(file[_LENGTH_BYTES:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    said = orjson.dumps(header)
+    said += b" " * (-len(said) % _LENGTH_BYTES)  # the tensors are aligned
+    return b"".join([len(said).to_bytes(_LENGTH_BYTES, "little"), said, file[start:]])
 
 
 @deep
