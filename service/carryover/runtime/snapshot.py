@@ -13,7 +13,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from carryover.errors import ForeignStateError, InvalidInputError, ModelFailedError, NonFiniteStateError
+from carryover.errors import (
+    ForeignStateError,
+    InputRejectedError,
+    InvalidInputError,
+    ModelFailedError,
+    NonFiniteStateError,
+)
 from carryover.runtime.deep_stack import deep
 from carryover.runtime.layout import Contents, describe
 from carryover.runtime.report import first_line
@@ -160,7 +166,7 @@ def load(version: ModelVersion, snapshot: Snapshot, trial: Trial, *, migrate: bo
     if grown:
         try:
             trial(version, Call(version.zeros(), state))
-        except ModelFailedError:
+        except (InputRejectedError, ModelFailedError):
             raise InvalidInputError(
                 "the model cannot go on from this state: the shapes of its buffers do not fit it"
             ) from None

@@ -98,7 +98,7 @@ def test_a_module_that_refuses_some_inputs_can_be_served(launch: Launch, tmp_pat
     write_model(tmp_path / "models", "positive", plain.Fails(0.0), shape, state={"calls": 0}, arguments={"least": 0.0})
     with launch(MODEL_REPOSITORY=tmp_path / "models").client() as client:
         assert client.predict("positive", [1]) == [[2.0]]
-        client.post("/v1/models/positive:predict", {"instances": [-1]}).expect(500)
+        client.post("/v1/models/positive:predict", {"instances": [-1]}).expect(422)
 
 
 def test_the_dry_run_leaves_the_module_as_it_was(client: Client) -> None:
