@@ -110,6 +110,10 @@ class StateTooLargeError(RequestError):
     """The step would have made the session's state larger than `MAX_STATE_BYTES`."""
 
 
+class InputRejectedError(RequestError):
+    """The model's forward raised at the input, or at the session's state, and takes others."""
+
+
 class UnavailableError(CarryoverError):
     """The service cannot do this now; `retry_after` says after how many seconds to retry."""
 

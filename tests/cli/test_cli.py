@@ -531,6 +531,24 @@ class TestNew:
         assert "forward takes 'cache', and nothing that it returns is passed to it" in shown
         assert '[state.cache] input = "cache", output = …, and call = { use_cache = true }' in shown
 
+    @pytest.mark.parametrize(
+        ("name", "state"),
+        [
+            ("Crossed", {"c": {"input": "c", "output": 2}, "h": {"input": "h", "output": 1}}),
+            ("Stack", {"states": {"input": "states", "output": 1}}),
+        ],
+    )
+    def test_each_parameter_takes_the_result_that_is_its_own(
+        self, tmp_path: Path, run: Run, name: str, state: dict[str, Any]
+    ) -> None:
+        folder = tmp_path / "model"
+        assert run("new", folder, "--from", f"{CARRIED}:{name}", "--input", "x:FP32:-1,3").exit_code == 0
+        assert manifest(folder)["state"] == {key: one | {"batch_dim": 0} for key, one in state.items()}
+
+    def test_a_parameter_that_is_written_to_and_not_returned_is_reported(self, tmp_path: Path, run: Run) -> None:
+        done = run("new", tmp_path / "model", "--from", f"{CARRIED}:Writes", "--input", "x:FP32:-1,3")
+        assert "forward takes 'cache', and nothing that it returns is passed to it: each call starts" in done.stdout
+
     def test_attention_weights_are_no_state(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "model"
         given = ("--arguments", "embed_dim=8", "num_heads=2")

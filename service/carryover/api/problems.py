@@ -30,6 +30,7 @@ STATUS: dict[type[errors.CarryoverError], HTTPStatus] = {
     errors.NonFiniteStateError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.KeyReusedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.StateTooLargeError: HTTPStatus.UNPROCESSABLE_ENTITY,
+    errors.InputRejectedError: HTTPStatus.UNPROCESSABLE_ENTITY,
     errors.UnsupportedError: HTTPStatus.NOT_IMPLEMENTED,
     errors.OverloadedError: HTTPStatus.TOO_MANY_REQUESTS,
     errors.RateLimitedError: HTTPStatus.TOO_MANY_REQUESTS,

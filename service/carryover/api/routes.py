@@ -32,7 +32,12 @@ _CHANGE = (
     errors.StateTooLargeError,
     errors.UnavailableError,
 )
-_FORWARD = (errors.ModelFailedError, errors.ForwardTimeoutError, errors.LimitExceededError)
+_FORWARD = (
+    errors.InputRejectedError,
+    errors.ModelFailedError,
+    errors.ForwardTimeoutError,
+    errors.LimitExceededError,
+)
 _STEP = (*_CHANGE, errors.NonFiniteStateError, *_FORWARD)
 
 V1 = (

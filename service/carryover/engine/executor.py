@@ -17,6 +17,7 @@ from carryover.engine.costs import Costs, Size, magnitude, size_of
 from carryover.engine.limits import Limits
 from carryover.errors import CarryoverError, ForwardTimeoutError, ModelFailedError
 from carryover.runtime import spare
+from carryover.runtime.rejection import rejection
 from carryover.runtime.selfcheck import difference
 from carryover.runtime.version import Invocation, ModelVersion, Result
 from carryover.telemetry.counters import Statistics
@@ -74,9 +75,23 @@ class Executor:
             return [error] * len(calls)
         except ModelFailedError as error:
             if len(calls) == 1:
-                log.exception("model %s version %s", version.name, version.version)
-                return [error]
+                return [self._fault(lane, calls[0], error, deadline)]
         return [result for call in calls for result in self.run(version, [call], deadline, aside=aside)]
+
+    def _fault(self, lane: "_Lane", call: Invocation, failure: ModelFailedError, deadline: float) -> CarryoverError:
+        """Return the error of a call that failed alone: where its input or its state is to blame, what says so."""
+        if call.requests > 1:  # each of them is run apart after this
+            return failure
+        version = lane.version
+        try:
+            rejected = rejection(version, call, failure, partial(lane.attempt, deadline=deadline))
+        except TimeoutError:
+            rejected = None
+        if rejected is None:
+            log.error("model %s version %s", version.name, version.version, exc_info=failure)
+            return failure
+        log.warning("model %s version %s rejects an input: %.500r", version.name, version.version, failure.__cause__)
+        return rejected
 
     def _of(self, version: ModelVersion) -> "_Lanes":
         lanes = self._lanes.get(version)
@@ -115,7 +130,7 @@ class _Lane:
         # What forwards in place have taken since the last one that let others run.
         self._held = 0.0
 
-    def run(self, size: Size, calls: Sequence[Invocation], deadline: float) -> list[Result]:
+    def run(self, size: Size, calls: Sequence[Invocation], deadline: float, *, counted: bool = True) -> list[Result]:
         turn = self._turn
         if not turn.acquire(blocking=False) and not turn.acquire(timeout=_until(deadline)):
             raise TimeoutError
@@ -133,8 +148,13 @@ class _Lane:
             # forward, however long the caller waits for it.
             work = partial(self._timed, about, calls, in_place=False)
             results, took = run_in_thread(work, _until(deadline), self._end_turn)
-        self.count(sum(map(_requests, calls)), took)
+        if counted:
+            self.count(sum(map(_requests, calls)), took)
         return results
+
+    def attempt(self, call: Invocation, deadline: float) -> None:
+        """Run a call that is of no interest to the statistics, and discard its result."""
+        self.run(size_of([call]), [call], deadline, counted=False)
 
     def _end_turn(self) -> None:
         self._turn.release()

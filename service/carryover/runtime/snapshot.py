@@ -13,7 +13,13 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from carryover.errors import ForeignStateError, InvalidInputError, ModelFailedError, NonFiniteStateError
+from carryover.errors import (
+    ForeignStateError,
+    InputRejectedError,
+    InvalidInputError,
+    ModelFailedError,
+    NonFiniteStateError,
+)
 from carryover.runtime.deep_stack import deep
 from carryover.runtime.layout import Contents, describe
 from carryover.runtime.report import first_line
@@ -101,7 +107,17 @@ def dump(version: ModelVersion, state: bytes, step: int) -> bytes:
         "fingerprint": version.fingerprint.hex(),
         "step": str(step),
     }
-    return safetensors.torch.save(tensors, said)
+    return _ordered(safetensors.torch.save(tensors, said))
+
+
+def _ordered(file: bytes) -> bytes:
+    """Return a file with its metadata by name: safetensors writes them in another order each time."""
+    start = _LENGTH_BYTES + int.from_bytes(file[:_LENGTH_BYTES], "little")
+    header = orjson.loads(file[_LENGTH_BYTES:start])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    said = orjson.dumps(header)
+    said += b" " * (-len(said) % _LENGTH_BYTES)  # the tensors are aligned
+    return b"".join([len(said).to_bytes(_LENGTH_BYTES, "little"), said, file[start:]])
 
 
 @deep
@@ -150,7 +166,7 @@ def load(version: ModelVersion, snapshot: Snapshot, trial: Trial, *, migrate: bo
     if grown:
         try:
             trial(version, Call(version.zeros(), state))
-        except ModelFailedError:
+        except (InputRejectedError, ModelFailedError):
             raise InvalidInputError(
                 "the model cannot go on from this state: the shapes of its buffers do not fit it"
             ) from None

@@ -1,10 +1,12 @@
 """Finding state that is not in buffers, by running a module: optional parameters that take results, and attributes."""
 
+import ast
 import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import product
+from textwrap import dedent
 from typing import Any
 
 import torch
@@ -44,15 +46,22 @@ def likely(name: str) -> bool:
 
 
 def optional_parameters(forward: Forward) -> list[str]:
-    """Return the parameters that are None unless they are given, and are not given; the likeliest first."""
+    """Return the parameters that hold nothing unless they are given, and are not given; the likeliest first."""
     try:
         parameters = inspect.signature(forward.method).parameters.values()
     except (TypeError, ValueError):
         return []
     taken = {*forward.inputs, *forward.call}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = [p.name for p in parameters if p.default is None and p.kind in kinds and p.name not in taken]
+    names = [p.name for p in parameters if _nothing(p.default) and p.kind in kinds and p.name not in taken]
     return sorted((name for name in names if likely(name) or not _NO_STATE.search(name)), key=lambda n: not likely(n))
+
+
+def _nothing(default: object) -> bool:
+    """Whether a default is None, an empty container, or holds None alone, as in `states=(None, None)`."""
+    if isinstance(default, (tuple, list)):
+        return all(map(_nothing, default))
+    return default is None or default == {}
 
 
 def find_arguments(
@@ -72,7 +81,7 @@ def find_arguments(
         results = [path for path in _results(returned) if path not in outputs]
         if any(map(_FLAG.search, flags(forward))):
             results.remove("")  # what it returns is the state if it is told to, and not unless
-        for way in _assignments(parameters, results):
+        for way in (*_by_name(forward, parameters, results), *_assignments(parameters, results)):
             found = {name: StateSpec(input=name, output=path) for name, path in way.items()}
             if _carries(forward, inputs, found):
                 return found
@@ -224,6 +233,28 @@ def _named(attributes: Sequence[str]) -> dict[str, StateSpec]:
     for attribute in attributes:
         found[key_of(attribute, found)] = StateSpec(attribute=attribute)
     return found
+
+
+def _by_name(forward: Forward, parameters: Sequence[str], results: Collection[str]) -> Iterator[dict[str, str]]:
+    """Yield the way that forward's return statement names: with `return y, h, c` the parameter `c` takes the last."""
+    try:
+        body = ast.parse(dedent(inspect.getsource(forward.method)))
+    except (OSError, TypeError, SyntaxError):
+        return
+    ends = [node.value for node in ast.walk(body) if isinstance(node, ast.Return)]
+    named = {name: path for end in ends if end is not None for name, path in _variables(end)}
+    wanted = list(filter(likely, parameters)) or parameters
+    if all(named.get(name) in results for name in wanted):
+        yield {name: named[name] for name in wanted}
+
+
+def _variables(node: ast.expr, path: str = "") -> Iterator[tuple[str, str]]:
+    """Yield the variables in an expression of tuples and lists, and the path of each."""
+    if isinstance(node, ast.Name):
+        yield node.id, path
+    elif isinstance(node, (ast.Tuple, ast.List)):
+        for index, part in enumerate(node.elts):
+            yield from _variables(part, f"{path}.{index}" if path else str(index))
 
 
 def _assignments(parameters: Sequence[str], results: Sequence[str]) -> Iterator[dict[str, str]]:

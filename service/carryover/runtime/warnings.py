@@ -128,11 +128,13 @@ def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
             f"forward takes {names[0]!r} and returns {', '.join(map(repr, rest))}, which no output is: each call "
             f"starts without it; if that is state, the manifest says {entry}"
         )
-    elif found := flags(forward):
-        yield (
-            f"forward takes {names[0]!r}, and nothing that it returns is passed to it: each call starts without it; "
-            f"if that is state, the manifest says {entry}, and call = {{ {found[0]} = true }} if it takes that"
-        )
+        return
+    found = flags(forward)
+    how = f"call = {{ {found[0]} = true }} if it takes that" if found else "forward returns it, in a wrapper if need be"
+    yield (
+        f"forward takes {names[0]!r}, and nothing that it returns is passed to it: each call starts without it; "
+        f"if that is state, the manifest says {entry}, and {how}"
+    )
 
 
 def _run(version: ModelVersion, seed: int, state: bytes | None = None, instances: int = 1) -> Result:

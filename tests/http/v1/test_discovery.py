@@ -90,7 +90,7 @@ def test_a_buffer_that_is_none_at_first_is_state(client: Client) -> None:
 
 def test_a_module_that_refuses_some_inputs_can_be_served(client: Client) -> None:
     assert client.predict("positive", [1]) == [[2.0]]
-    client.post("/v1/models/positive:predict", {"instances": [-1]}).expect(500)
+    client.post("/v1/models/positive:predict", {"instances": [-1]}).expect(422)
 
 
 def test_the_dry_run_leaves_the_module_as_it_was(client: Client) -> None:

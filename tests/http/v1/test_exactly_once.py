@@ -232,10 +232,10 @@ class TestFailedRequestsDoNotUseUpTheirKey:
         post(client, f"{address}:reset", {}).expect()
         assert post(client, f"{address}:predict", body, key="k").expect()["step"] == 1
 
-    def test_500(self, client: Client) -> None:
+    def test_where_forward_raises(self, client: Client) -> None:
         path = f"{client.create('fails', fresh())}:predict"
         for _ in range(2):
-            problem(post(client, path, {"instances": [[-200.0]]}, key="k"), 500)
+            problem(post(client, path, {"instances": [[-200.0]]}, key="k"), 422)
         assert post(client, path, {"instances": [[1.0]]}, key="k").expect()["step"] == 1
 
     def test_in_many_at_once(self, client: Client) -> None:
@@ -381,7 +381,7 @@ class TestStreamedLines:
     def test_a_line_that_fails_leaves_its_key(self, service: Service, client: Client) -> None:
         address = client.create("fails", fresh())
         stream = service.stream(address)
-        sentence(self.ask(stream, -200.0, "a"), 500)
+        sentence(self.ask(stream, -200.0, "a"), 422)
         assert self.ask(stream, 1.0, "a")["step"] == 1
         sentence(self.ask(stream, 1.0, ""), 400)
         stream.close()

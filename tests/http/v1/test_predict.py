@@ -100,7 +100,7 @@ def test_a_forward_that_fails_fails_alone(service: Service) -> None:
             for _ in range(20):
                 answer = client.post("/v1/models/fails:predict", {"instances": [-1000 if bad else number]})
                 if bad:
-                    text = answer.expect(500)["detail"]
+                    text = answer.expect(422)["detail"]
                     assert "fails" in text
                     assert "secret" not in text
                 else:

@@ -221,7 +221,7 @@ def test_a_step_that_fails_changes_nothing(client: Client) -> None:
     address = client.create("fails")
     assert client.step(address, [1])["predictions"] == [[2.0]]
     for bad in ([-1000], [1, -1000, 1]):
-        text = problem(client.post(f"{address}:predict", {"instances": bad}), 500)
+        text = problem(client.post(f"{address}:predict", {"instances": bad}), 422)
         assert "secret" not in text
         assert client.step_of(address) == 1
     assert client.step(address, [1]) == {"predictions": [[3.0]], "session": address.rpartition("/")[2], "step": 2}
@@ -243,7 +243,7 @@ def test_a_step_that_fails_in_a_shared_forward_fails_alone(client: Client) -> No
     entries = client.post("/v1/models/fails/sessions:predict", {"sessions": asked}).expect()["sessions"]
     for i, name in enumerate(names):
         if i == 2:
-            sentence(entries[name], 500)
+            sentence(entries[name], 422)
         else:
             assert entries[name]["predictions"] == [[i + 1.0]]
     assert [client.step_of(f"/v1/models/fails/sessions/{name}") for name in names] == [1, 1, 0, 1, 1, 1]

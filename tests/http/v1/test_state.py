@@ -137,6 +137,14 @@ class TestAStateElsewhere:
         put_state(theirs, there, state(ours, here)).expect()
         assert theirs.step(there, [[1, 1]])["predictions"] == ours.step(here, [[1, 1]])["predictions"] == [12.0]
 
+    def test_has_the_same_bytes_each_time(self, ours: Client, theirs: Client) -> None:
+        here, there = ours.create("lstm", fresh()), f"/v1/models/lstm/sessions/{fresh()}"
+        ours.step(here, [ROW])
+        file = state(ours, here)
+        put_state(theirs, there, file).expect()
+        assert {state(ours, here) for _ in range(8)} == {state(theirs, there)} == {file}
+        assert int.from_bytes(file[:8], "little") % 8 == 0, "the tensors are aligned"
+
     def test_says_what_it_is(self, ours: Client, tmp_path: Path) -> None:
         here = ours.create("rnn", fresh())
         ours.step(here, [ROW])

@@ -227,10 +227,10 @@ def test_a_step_that_fails_in_the_model_gets_its_problem_and_the_stream_goes_on(
 ) -> None:
     with opened(service, client.create("fails")) as stream:
         assert stream.step([1])["predictions"] == [[2.0]]
-        assert "secret" not in sentence(stream.step([-1000]), 500)
+        assert "secret" not in sentence(stream.step([-1000]), 422)
         stream.send(line_of([1]) + line_of([-1000]) + line_of([1]))
         assert stream.line()["step"] == 2
-        sentence(stream.line(), 500)
+        sentence(stream.line(), 422)
         assert stream.line() == {"predictions": [[4.0]], "session": stream.step([1])["session"], "step": 3}
 
 

@@ -221,8 +221,8 @@ def test_shared_memory_is_said_to_be_unsupported(client: Client) -> None:
 
 
 def test_a_model_that_fails_tells_nothing_of_its_insides(client: Client) -> None:
-    text = problem(infer(client, "fails", described([[[-1000.0]]])), 500)
-    assert text == "the forward of model 'fails' raised ValueError"
+    text = problem(infer(client, "fails", described([[[-1000.0]]])), 422)
+    assert text == "the model 'fails' does not take this input: forward raised ValueError"
 
 
 def test_a_stateful_model_without_a_sequence_keeps_nothing(client: Client) -> None:

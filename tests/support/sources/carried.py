@@ -272,3 +272,46 @@ class Grows(nn.Module):
     def forward(self, x: Tensor, past: Any = None) -> tuple[Tensor, list[Tensor]]:
         past = [*(past or []), x]
         return x + self.bias + sum(past), past
+
+
+class Crossed(nn.Module):
+    """Returns its states in another order than that in which it takes them: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 4)
+
+    def forward(self, x: Tensor, c: Tensor | None = None, h: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        zeros = x.new_zeros(len(x), 4)
+        h, c = self.cell(x, (zeros if h is None else h, zeros + 1 if c is None else c))
+        return h * 3, h, c
+
+
+class Stack(nn.Module):
+    """Has a tuple of nothing as the default of its states: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.GRUCell(3, 4), nn.GRUCell(4, 4)])
+
+    def forward(
+        self, x: Tensor, states: tuple[Tensor | None, ...] = (None, None)
+    ) -> tuple[Tensor, tuple[Tensor | None, ...]]:
+        found = []
+        for cell, state in zip(self.cells, states, strict=True):
+            x = cell(x, state)
+            found.append(x)
+        return x, tuple(found)
+
+
+class Writes(nn.Module):
+    """Writes its state into a dict that it is given, and returns none of it: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 4)
+
+    def forward(self, x: Tensor, cache: dict[str, Tensor] | None = None) -> Tensor:
+        held: dict[str, Tensor] = {} if cache is None else cache
+        held["h"] = self.cell(x, held.get("h"))
+        return held["h"] * 2
