@@ -83,13 +83,16 @@ def service(lasting: Service) -> Service:
 
 
 def test_a_worker_that_is_told_to_stop_before_it_serves_ends(service: Service) -> None:
+    def both() -> list[psutil.Process]:
+        return found if len(found := service.workers()) == 2 else []
+
     for _ in range(6):
-        workers = service.workers()
+        workers = eventually("both workers", both)
         workers[0].kill()
         (new,) = eventually("another worker", lambda known=workers: set(service.workers()) - set(known))  # type: ignore[misc]
         new.terminate()
         new.wait(10)
-    eventually("readiness", service.ready)
+    eventually("both workers", both)
 
 
 def test_killing_workers_loses_nothing_that_was_answered(service: Service) -> None:

@@ -56,6 +56,24 @@ _memory = Path("/dev/shm")  # noqa: S108 - gunicorn creates an unnamed file in i
 worker_tmp_dir = str(_memory) if _memory.is_dir() else None
 
 
+_STOPS = (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT)
+
+
+def _end_when_told() -> None:
+    """Let what stops a new worker end it at once: the arbiter's handlers would only put it in the arbiter's queue."""
+    for number in _STOPS:
+        signal.signal(number, signal.SIG_DFL)  # until gunicorn sets the worker's own
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
+
+
+# Blocked from before the fork on, so that none is lost in between.
+os.register_at_fork(
+    before=partial(signal.pthread_sigmask, signal.SIG_BLOCK, _STOPS),
+    after_in_parent=partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, _STOPS),
+    after_in_child=_end_when_told,
+)
+
+
 def on_starting(_: "Arbiter") -> None:
     """Start the embedded Valkey, if there is no REDIS_URL."""
     if storage.embedded_valkey is not None:
@@ -112,9 +130,6 @@ def post_fork(_: "Arbiter", worker: Any) -> None:
     from carryover.server.worker import limit_sending, reload_all
     from carryover.server.wsgi import engine
 
-    # The arbiter's handlers would keep for it what is meant for the worker, which has its own only when it is set up.
-    for number in (signal.SIGTERM, signal.SIGQUIT, signal.SIGINT):
-        signal.signal(number, signal.SIG_DFL)
     limit_sending(_settings.send_timeout)
     engine.claim(worker.slot)
     engine.reload = partial(reload_all, worker)
