@@ -1,8 +1,10 @@
 """Finding the ends of responses in what a connection receives, and errors in them."""
 
 import re
+from abc import abstractmethod
 from typing import Protocol
 
+_SUCCESS = b"HTTP/1.1 2"
 _TWO_BYTES = 126
 """What stands for a frame's length if that is in the two bytes that follow."""
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -44,7 +46,7 @@ class Responses(ResponseReader):
             size = int(length[1])
             if len(tail) < size:
                 break
-            _check_head(head, tail)
+            _check_head(head, tail, _SUCCESS)
             _check_body(tail[:size])
             data = tail[size:]
             done += 1
@@ -52,53 +54,55 @@ class Responses(ResponseReader):
         return done
 
 
-class Lines(ResponseReader):
-    """The lines of one endless response of newline-delimited JSON, in chunks."""
+class _Endless(ResponseReader):
+    """One response, whose head is followed by units without end."""
+
+    expected = _SUCCESS
 
     def __init__(self) -> None:
         self._rest = b""
         self._begun = False
 
     def feed(self, data: bytes) -> int:
-        """Take received bytes and return how many lines they complete."""
+        """Take received bytes and return how many units they complete."""
         data = self._rest + data
         if not self._begun:
             head, end, tail = data.partition(b"\r\n\r\n")
             if not end:
                 self._rest = data
                 return 0
-            _check_head(head, tail)
+            _check_head(head, tail, self.expected)
             self._begun, data = True, tail
+        done, self._rest = self._take(data)
+        return done
+
+    @abstractmethod
+    def _take(self, data: bytes) -> tuple[int, bytes]:
+        """Return how many units are complete, and what follows them."""
+
+
+class Lines(_Endless):
+    """The lines of newline-delimited JSON, in chunks."""
+
+    def _take(self, data: bytes) -> tuple[int, bytes]:
         # JSON holds no line break, and the chunks' own are \r\n: this ends a line and nothing else.
-        lines, end, self._rest = data.rpartition(b"}\n")
-        if not end:
-            return 0
+        lines, end, rest = data.rpartition(b"}\n")
         _check_body(lines)
-        return lines.count(b"}\n") + 1
+        return (lines.count(b"}\n") + 1 if end else 0), rest
 
 
-class Messages(ResponseReader):
+class Messages(_Endless):
     """The messages of a WebSocket, each of which is a frame of less than 64 KiB."""
 
-    def __init__(self) -> None:
-        self._rest = b""
-        self._begun = False
+    expected = b"HTTP/1.1 101"
 
-    def feed(self, data: bytes) -> int:
-        """Take received bytes and return how many messages they complete."""
-        data = self._rest + data
-        if not self._begun:
-            head, end, tail = data.partition(b"\r\n\r\n")
-            if end:
-                _check_head(head, tail, b"HTTP/1.1 101")
-                self._begun, data = True, tail
+    def _take(self, data: bytes) -> tuple[int, bytes]:
         done = start = 0
-        while self._begun and (end_ := _end(data, start)) <= len(data):
-            _check_body(data[start:end_])
-            start = end_
+        while (end := _end(data, start)) <= len(data):
+            _check_body(data[start:end])
+            start = end
             done += 1
-        self._rest = data[start:]
-        return done
+        return done, data[start:]
 
 
 def _end(data: bytes, start: int) -> int:
@@ -109,7 +113,7 @@ def _end(data: bytes, start: int) -> int:
     return start + (4 + int.from_bytes(data[start + 2 : start + 4]) if length == _TWO_BYTES else 2 + length)
 
 
-def _check_head(head: bytes, tail: bytes, expected: bytes = b"HTTP/1.1 2") -> None:
+def _check_head(head: bytes, tail: bytes, expected: bytes) -> None:
     if not head.startswith(expected):
         status = head.split(b"\r\n", 1)[0].decode()
         raise LoadError(f"{status}: {tail[:500].decode(errors='replace')}")
