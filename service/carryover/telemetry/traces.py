@@ -113,10 +113,11 @@ class Tracer:
         flags = api.TraceFlags(_SAMPLED)
         remote = api.SpanContext(int(trace.id, 16), int(trace.span, 16), is_remote=True, trace_flags=flags)
         parent = api.set_span_in_context(api.NonRecordingSpan(remote))
+        offset = time.time_ns() - time.perf_counter_ns()
         span = self._tracer.start_span(
-            name, parent, kind=api.SpanKind.SERVER, attributes=attributes, start_time=start + _offset()
+            name, parent, kind=api.SpanKind.SERVER, attributes=attributes, start_time=start + offset
         )
-        return Span(self._tracer, span, trace)
+        return Span(self._tracer, span, trace, offset)
 
     def close(self) -> None:
         """Send what is left."""
@@ -124,12 +125,16 @@ class Tracer:
 
 
 class Span:
-    """The span of a request, which is sent when it ends; the stages in it are sent before."""
+    """The span of a request, which is sent when it ends; the stages in it are sent before.
 
-    def __init__(self, tracer: Any, span: Any, trace: Trace) -> None:
+    `offset` is what is to be added to nanoseconds of `time.perf_counter_ns` for those since 1970: read again for the
+    stages, it could differ, and put them outside the request.
+    """
+
+    def __init__(self, tracer: Any, span: Any, trace: Trace, offset: int) -> None:
         from opentelemetry import trace as api  # noqa: PLC0415
 
-        self._tracer, self._span = tracer, span
+        self._tracer, self._span, self._offset = tracer, span, offset
         self._inside = api.set_span_in_context(span)
         self._error = api.StatusCode.ERROR
         self._batches = 0
@@ -140,7 +145,7 @@ class Span:
         self._batches += 1
         if self._batches > _MOST_BATCHES:
             return
-        offset = _offset()
+        offset = self._offset
         for name, first, last in stages:
             self._tracer.start_span(name, self._inside, start_time=first + offset).end(last + offset)
 
@@ -151,9 +156,4 @@ class Span:
             self._span.set_attribute("carryover.batches", self._batches)
         if status >= _ERROR:
             self._span.set_status(self._error)
-        self._span.end(time.time_ns())
-
-
-def _offset() -> int:
-    """What is to be added to nanoseconds of `time.perf_counter_ns` for those since 1970."""
-    return time.time_ns() - time.perf_counter_ns()
+        self._span.end(time.perf_counter_ns() + self._offset)
