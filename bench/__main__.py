@@ -54,7 +54,8 @@ def _measure_rows(rows: Sequence[Row], generator: Generator, seconds: float) -> 
         if installed is not None:
             servers["triton"] = stack.enter_context(triton.running(installed))
             rows = [*rows, *others]
-        fill(service, sessions_needed(rows))
+        for model, count in sessions_needed(rows).items():
+            fill(service, count, model)
         return rounds.measure(rows, servers, generator, seconds), memory(service)
 
 

@@ -60,9 +60,13 @@ class Drawn:
             yield b"%ss%08d%s" % (before, choose(self.numbers), after)
 
 
-def sessions_needed(rows: Sequence[Row]) -> int:
-    """Return how many sessions the rows step."""
-    return max((_pool(row, count) for row in rows for count in row.connections), default=0)
+def sessions_needed(rows: Sequence[Row]) -> dict[str, int]:
+    """Return how many sessions of each model the rows step."""
+    needed: dict[str, int] = {}
+    for row in rows:
+        most = max(_pool(row, count) for count in row.connections)
+        needed[row.model] = max(most, needed.get(row.model, 0))
+    return needed
 
 
 def connections(row: Row, count: int) -> list[Connection]:

@@ -21,6 +21,8 @@ PIXELS = [pixel for row in SCAN for pixel in row]
 ROW = list(SCAN[1])
 
 RNN = "digits-rnn"
+LARGER = "larger-rnn"
+"""The same with a million parameters."""
 CLASSIFIER = "digits-batchnorm"
 MANY = 64
 """Sessions of one `sessions:predict`."""
@@ -38,7 +40,8 @@ class Row:
     A request steps `sessions` sessions; where it is one, `{session}` in `path` is its name. With `lines` a connection
     is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unfinished; with
     `messages` as well they are those of a WebSocket. With `keyed` each request has an `Idempotency-Key` of its own.
-    `beside` names another row that it is held against, `triton` the one that asks Triton the same.
+    `beside` names another row that it is held against, `triton` the one that asks Triton the same. Sessions are of
+    `model`.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Row:
     keyed: bool = False
     beside: str = ""
     triton: str = ""
+    model: str = RNN
 
 
 def fixed(document: Any) -> Body:
@@ -130,6 +134,15 @@ SESSION = Row(
     triton="triton-sequence",
 )
 
+_LARGER = replace(
+    SESSION,
+    name="larger",
+    title="session :predict, a million parameters",
+    path=SESSION.path.replace(RNN, LARGER),
+    triton="triton-larger",
+    model=LARGER,
+)
+
 _SEQUENCE = Row(
     name="sequence",
     title="infer, in a sequence",
@@ -161,6 +174,13 @@ TRITON = replace(_INFER, name="triton", title="Triton: infer, JSON", server="tri
 TRITON_SEQUENCE = replace(
     _SEQUENCE, name="triton-sequence", title="Triton: infer, in a sequence", server="triton", triton=""
 )
+_TRITON_LARGER = replace(
+    TRITON_SEQUENCE,
+    name="triton-larger",
+    title="Triton: infer, in a sequence, a million parameters",
+    path=f"/v2/models/{LARGER}/infer",
+    model=LARGER,
+)
 
 ROWS = (
     BASELINE,
@@ -173,6 +193,7 @@ ROWS = (
     SESSION,
     _SEQUENCE,
     replace(SESSION, name="keyed", title="session :predict, with a key", keyed=True, beside=SESSION.name, triton=""),
+    _LARGER,
     _STREAM,
     _socket(_STREAM, "socket", "session :stream, a WebSocket"),
     _PIPELINED,
@@ -181,4 +202,4 @@ ROWS = (
     Row("accumulator", "accumulator", "/v1/accumulators/{session}", fixed({"values": [0.5]}), sessions=1),
 )
 
-TRITON_ROWS = (TRITON, TRITON_SEQUENCE)
+TRITON_ROWS = (TRITON, TRITON_SEQUENCE, _TRITON_LARGER)

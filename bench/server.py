@@ -7,6 +7,7 @@ from http.client import HTTPException
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench import models
 from carryover.server import cpus
 from tests.support.paths import GUNICORN
 from tests.support.redis_server import free_port
@@ -28,7 +29,13 @@ def running(*options: str) -> Iterator[Service]:
     """
     with TemporaryDirectory(prefix="bench-") as folder:
         port = free_port()  # the baseline does not print the one that it listens on
-        server = Service(Path(folder), (GUNICORN, *options), WORKERS=cpus.available(), BIND=f"127.0.0.1:{port}")
+        server = Service(
+            Path(folder),
+            (GUNICORN, *options),
+            WORKERS=cpus.available(),
+            BIND=f"127.0.0.1:{port}",
+            MODEL_REPOSITORY=models.write(Path(folder) / "models"),
+        )
         server.port = port
         try:
             _start(server)

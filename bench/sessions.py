@@ -37,19 +37,19 @@ class Memory:
         return self.total - self.state - self.name
 
 
-def fill(server: Service, count: int) -> None:
-    """Create `count` sessions of the RNN, and wait until the store is at rest again."""
-    first = session_name(0)
-    _post(server, f"/v1/models/{RNN}/sessions", {"session": first, "ttl": _TTL})
-    client = _client(server)
-    key = _key(client, first)
+def fill(server: Service, count: int, model: str = RNN) -> None:
+    """Create `count` sessions of an RNN, and wait until the store is at rest again."""
+    first, client = session_name(0), _client(server)
+    before = client.dbsize()
+    _post(server, f"/v1/models/{model}/sessions", {"session": first, "ttl": _TTL})
+    key = _key(client, model, first)
     data, life = client.dump(key), client.pttl(key)
     for start in range(1, count, _CHUNK):
         with client.pipeline(transaction=False) as pipeline:
             for number in range(start, min(start + _CHUNK, count)):
                 pipeline.restore(key.replace(first.encode(), session_name(number).encode()), life, data)
             pipeline.execute()
-    found = client.dbsize()
+    found = client.dbsize() - before
     if found < count:
         raise ServerError(f"the store holds {found} sessions where there should be {count}")
     _wait_until_at_rest(client)
@@ -61,14 +61,14 @@ def memory(server: Service) -> Memory:
     session = _post(server, f"/v1/models/{RNN}/sessions", {"session": name})
     _post(server, f"/v1/models/{RNN}/sessions/{name}:predict", {"instances": [ROW]})
     client = _client(server)
-    key = _key(client, name)
+    key = _key(client, RNN, name)
     state = sum(math.prod(buffer["shape"]) * _ITEM_BYTES[buffer["datatype"]] for buffer in session["state"])
     return Memory(int(client.memory_usage(key)), state, len(key))
 
 
-def _key(client: Any, session: str) -> bytes:
+def _key(client: Any, model: str, session: str) -> bytes:
     """Find the one key of a session."""
-    keys: list[bytes] = list(client.scan_iter(match=f"*{session}*"))
+    keys: list[bytes] = list(client.scan_iter(match=f"*{model}*{session}*"))
     if len(keys) != 1:
         raise ServerError(f"the session {session!r} has the keys {keys} in the store, where one was expected")
     return keys[0]

@@ -20,21 +20,22 @@ from tempfile import TemporaryDirectory
 
 import psutil
 
+from bench import models
 from bench.messages import POOL, session_name
-from bench.rows import CLASSIFIER, RNN, TRITON_SEQUENCE, sequence
+from bench.rows import CLASSIFIER, LARGER, RNN, TRITON_ROWS, Row, sequence
 from bench.server import ServerError
 from carryover.server import cpus
 from tests.support.client import Client
-from tests.support.paths import CHECKPOINTS, ROOT
+from tests.support.paths import ROOT
 from tests.support.redis_server import free_port
 from tests.support.waiting import eventually
 
 _OPTIONS = ("--allow-grpc=false", "--allow-metrics=false", "--log-info=false", "--log-warning=false")
-_BATCHING = {
-    CLASSIFIER: "dynamic_batching { }",
-    RNN: "sequence_batching { max_sequence_idle_microseconds: 3600000000 oldest { max_candidate_sequences: 100000 } }",
-}
-_MODELS = {CLASSIFIER: ("pixels", "64"), RNN: ("rows", "1, 8")}
+_SEQUENCES = (
+    "sequence_batching { max_sequence_idle_microseconds: 3600000000 oldest { max_candidate_sequences: 100000 } }"
+)
+_BATCHING = {CLASSIFIER: "dynamic_batching { }", RNN: _SEQUENCES, LARGER: _SEQUENCES}
+_MODELS = {CLASSIFIER: ("pixels", "64"), RNN: ("rows", "1, 8"), LARGER: ("rows", "1, 8")}
 """The input of each model, and the shape of one request's."""
 
 
@@ -74,7 +75,9 @@ def running(installed: Path) -> Iterator[Triton]:
             )
         try:
             _wait_until_ready(process, port, folder / "log")
-            _start_sequences(port)
+            for row in TRITON_ROWS:
+                if row.sessions:
+                    _start_sequences(port, row)
             yield Triton(port, psutil.Process(process.pid))
         finally:
             process.terminate()
@@ -86,13 +89,14 @@ def _command(installed: Path, folder: Path, port: int) -> list[str]:
     server = installed / "pytriton" / "tritonserver"
     backend = folder / "backends" / "python"
     shutil.copytree(server / "backends" / "python", backend)
+    served = models.write(folder / "served")
     version = f"{sys.version_info.major}.{sys.version_info.minor}"
     shutil.copy(server / "python_backend_stubs" / version / "triton_python_backend_stub", backend)
     for name in _MODELS:
         place = folder / "models" / name / "1"
         place.mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("triton_model.py"), place / "model.py")
-        (place.parent / "config.pbtxt").write_text(_configuration(name))
+        (place.parent / "config.pbtxt").write_text(_configuration(name, served / name / "1" / "weights.safetensors"))
     return [
         str(server / "bin" / "tritonserver"),
         f"--model-repository={folder / 'models'}",
@@ -103,7 +107,7 @@ def _command(installed: Path, folder: Path, port: int) -> list[str]:
     ]
 
 
-def _configuration(name: str) -> str:
+def _configuration(name: str, weights: Path) -> str:
     given, dims = _MODELS[name]
     lead = "" if name == CLASSIFIER else "1, "
     return f"""name: "{name}"
@@ -112,7 +116,7 @@ max_batch_size: 64
 input [ {{ name: "{given}" data_type: TYPE_FP32 dims: [ {dims} ] }} ]
 output [ {{ name: "probabilities" data_type: TYPE_FP32 dims: [ {lead}10 ] }} ]
 instance_group [ {{ kind: KIND_CPU count: {cpus.available()} }} ]
-parameters {{ key: "checkpoint" value: {{ string_value: "{CHECKPOINTS / name / "1" / "weights.safetensors"}" }} }}
+parameters {{ key: "checkpoint" value: {{ string_value: "{weights}" }} }}
 {_BATCHING[name]}
 """
 
@@ -147,10 +151,10 @@ def _wait_until_ready(process: subprocess.Popen[bytes], port: int, log: Path) ->
     raise ServerError(f"Triton does not get ready; its log ends:\n{end}")
 
 
-def _start_sequences(port: int) -> None:
+def _start_sequences(port: int, row: Row) -> None:
     with Client(port) as client:
         for number in range(POOL):
             body = sequence(session_name(number), start=True)
-            response = client.request("POST", TRITON_SEQUENCE.path, body, {"Content-Type": "application/json"})
+            response = client.request("POST", row.path, body, {"Content-Type": "application/json"})
             if response.status != HTTPStatus.OK:
                 raise ServerError(f"Triton does not start a sequence: {response.body[:500]!r}")

@@ -25,8 +25,11 @@ class TritonPythonModel:
         self.config = json.loads(arguments["model_config"])
         self.states: dict[Any, torch.Tensor] = {}
         self.stateful = "sequence_batching" in self.config
-        self.module: Any = (RNNClassifier() if self.stateful else BatchNormClassifier()).eval().requires_grad_(False)
-        self.module.load_state_dict(load_file(self.config["parameters"]["checkpoint"]["string_value"]))
+        weights = load_file(self.config["parameters"]["checkpoint"]["string_value"])
+        width = weights["hidden"].shape[-1] if self.stateful else 0
+        made = RNNClassifier(hidden_size=width) if self.stateful else BatchNormClassifier()
+        self.module: Any = made.eval().requires_grad_(False)
+        self.module.load_state_dict(weights)
         self.given = self.config["input"][0]["name"]
 
     def execute(self, requests: list[Any]) -> list[Any]:

@@ -1,21 +1,24 @@
 """The benchmark's requests are what they are called, and its ratios are of what ran in the same round."""
 
 import json
+import math
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench import models
 from bench.messages import connections, session_name
-from bench.rows import BASELINE, MANY, ROWS, Row
+from bench.rows import BASELINE, LARGER, MANY, ROWS, Row
 from tests.support.client import Client, Response
 from tests.support.connections import Wire
 from tests.support.redis_server import RedisServer
 from tests.support.service import Launch, Service
 
 ROW = {row.name: row for row in ROWS}
-CALLS = [row for row in ROWS if row is not BASELINE and not row.lines]
+CALLS = [row for row in ROWS if row is not BASELINE and not row.lines and row.model != LARGER]
 
 
 def send(service: Service, row: Row, count: int = 1) -> list[Response]:
@@ -32,9 +35,9 @@ def send(service: Service, row: Row, count: int = 1) -> list[Response]:
         wire.close()
 
 
-def create(client: Client, count: int) -> None:
+def create(client: Client, count: int, model: str = "digits-rnn") -> None:
     for number in range(count):
-        answer = client.post("/v1/models/digits-rnn/sessions", {"session": session_name(number)})
+        answer = client.post(f"/v1/models/{model}/sessions", {"session": session_name(number)})
         assert answer.status in (201, 409)
 
 
@@ -44,6 +47,16 @@ def test_every_row_is_answered(service: Service, client: Client, row: Row) -> No
     (answer,) = send(service, row)
     assert answer.status == 200, answer.body
     assert b'"error":' not in answer.body
+
+
+def test_the_larger_model_has_a_million_parameters(launch: Launch, tmp_path: Path) -> None:
+    running = launch(MODEL_REPOSITORY=models.write(tmp_path / "models"))
+    with running.client() as client:
+        create(client, 1, LARGER)
+        (answer,) = send(running, ROW["larger"])
+        assert answer.expect()["step"] == 1
+        model = client.get(f"/v1/models/{LARGER}").expect()
+    assert sum(math.prod(parameter["shape"]) for parameter in model["parameters"]) == 1_003_914
 
 
 @pytest.mark.parametrize("name", ["stream", "pipelined", "socket", "socket-pipelined"])
