@@ -104,7 +104,8 @@ class ColumnRunner:
     def _plain(self, version: ModelVersion, records: Records, inputs: Mapping[str, Array]) -> bool:
         size, elements = records.state_bytes, sum(array.size for array in inputs.values())
         usual = size == version.layout.nbytes and size <= self._limits.state_bytes
-        return usual and elements <= SMALL and not self._executor.costs(version).any_held and columns.fit(version)
+        short = elements <= SMALL and not self._executor.costs(version).aside(elements)
+        return usual and short and columns.fit(version)
 
     def _forward(
         self, version: ModelVersion, records: Records, inputs: Mapping[str, Array]
