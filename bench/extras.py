@@ -1,4 +1,7 @@
-"""`python -m bench.extras`: what API keys, rates and the request log add to a step, beside the default settings."""
+"""`python -m bench.extras`: what metrics, API keys, rates and the request log add to a step.
+
+The first service counts and measures nothing, which no setting brings about; all others are held against it.
+"""
 
 import argparse
 import sys
@@ -12,6 +15,7 @@ from bench.scaling import Case, measure, pids_of, running
 from carryover import keys
 from tests.support.paths import CHECKPOINTS
 
+_UNMEASURED = ("--config", "bench/unmeasured_conf.py")
 _RATE = "600000/minute"
 """So high that no step is refused."""
 
@@ -30,13 +34,15 @@ def _cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
     (folder / "models").mkdir()
     (folder / "models" / "m0000").symlink_to(CHECKPOINTS / RNN)
     models: dict[str, str | Path] = {"MODEL_REPOSITORY": folder / "models"}
-    for title, rate, more in (
-        ("default settings", None, {}),
-        ("default settings, again", None, {}),
-        ("API keys", "", {}),
-        ("API keys with a rate", _RATE, {}),
-        ("API keys, every request logged", "", {"REQUEST_LOG": "all"}),
-        ("API keys with a rate, every request logged as JSON", _RATE, {"REQUEST_LOG": "all", "LOG_FORMAT": "json"}),
+    logged = {"REQUEST_LOG": "all"}
+    for title, options, rate, more in (
+        ("nothing counted or measured", _UNMEASURED, None, {}),
+        ("the same, again", _UNMEASURED, None, {}),
+        ("default settings", (), None, {}),
+        ("API keys", (), "", {}),
+        ("API keys with a rate", (), _RATE, {}),
+        ("API keys, every request logged", (), "", logged),
+        ("API keys with a rate, every request logged as JSON", (), _RATE, logged | {"LOG_FORMAT": "json"}),
     ):
         headers: tuple[tuple[str, str], ...] = ()
         settings = models | more
@@ -46,7 +52,7 @@ def _cases(stack: ExitStack, folder: Path) -> Iterator[Case]:
             file.write_text(lines)
             settings["API_KEYS"] = file
             headers = (("Authorization", f"Bearer {secret}"),)
-        service = stack.enter_context(running(**settings))
+        service = stack.enter_context(running(*options, **settings))
         yield Case(title, [service], pids_of(service.data), headers=headers)
 
 

@@ -1,7 +1,7 @@
 """`python -m bench.scaling`: what a step costs with more models, workers and replicas, and on a Redis Cluster.
 
 All services run at once and are measured in turn. The table has the least CPU of several rounds, as other programs only
-ever add to it: compare only what was measured together.
+ever add to it, and the median of the rounds' ratios: compare only what was measured together.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from tqdm import tqdm
 from bench.generator import Generator
 from bench.load import Connection, Load, Sample
 from bench.messages import Repeated, request, session_name
+from bench.results import cpu, median_ratio
 from bench.rounds import WARM_UP
 from bench.rows import RNN, SESSION
 from bench.server import ServerError
@@ -83,11 +84,12 @@ class Case:
                 if response.status != HTTPStatus.CREATED:
                     raise ServerError(f"POST {path}: {response.status}: {response.body[:500]!r}")
 
-    def row(self) -> str:
-        """Return its row of the table: steps/s, and the CPU of a step, all of it and that of Redis."""
+    def row(self, first: "Case") -> str:
+        """Return its row of the table: steps/s, the CPU of a step, that of Redis, and all of it beside the first's."""
         rate = max(sample.rate for sample, _ in self.samples)
         spent, redis = (1e6 * min(sample.cpu for sample in column) for column in zip(*self.samples, strict=True))
-        return f"| {self.title} | {self.connections} | {rate:,.0f} | {spent:.0f} | {redis:.1f} |"
+        ratio = median_ratio(cpu, *([sample for sample, _ in case.samples] for case in (self, first)))
+        return f"| {self.title} | {self.connections} | {rate:,.0f} | {spent:.0f} | {redis:.1f} | {ratio:.3f} |"
 
 
 def main() -> int:
@@ -110,9 +112,9 @@ def measure(cases: Sequence[Case], seconds: float) -> None:
             for case in cases:
                 case.measure(generator, seconds)
     print(
-        "| service | connections | steps/s | CPU µs a step | of that Redis |",
-        "|---|---|---|---|---|",
-        *map(Case.row, cases),
+        "| service | connections | steps/s | CPU µs a step | of that Redis | × the first one's CPU |",  # noqa: RUF001
+        "|---|---|---|---|---|---|",
+        *(case.row(cases[0]) for case in cases),
         sep="\n",
     )
 
@@ -151,11 +153,11 @@ def _model(number: int) -> str:
 
 
 @contextmanager
-def running(**settings: str | int | Path) -> Iterator[Service]:
-    """Run a service with these settings until the block ends."""
+def running(*options: str, **settings: str | int | Path) -> Iterator[Service]:
+    """Run a service with these settings, and `options` on gunicorn's command line, until the block ends."""
     with TemporaryDirectory(prefix="bench-") as folder:
         port = free_port()
-        service = Service(Path(folder), (GUNICORN,), BIND=f"127.0.0.1:{port}", **settings)
+        service = Service(Path(folder), (GUNICORN, *options), BIND=f"127.0.0.1:{port}", **settings)
         service.port = port
         try:
             service.launch()
