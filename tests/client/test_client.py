@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 import trustme
 from safetensors.numpy import load
 
@@ -84,6 +85,16 @@ def test_predictions_are_arrays(ours: Client) -> None:
     assert ours.model("digits-rnn", version="1")["stateful"]
 
 
+def test_tensors_are_taken_as_arrays_are(ours: Client) -> None:
+    session, row = ours.create("digits-rnn"), ROW.tolist()
+    wanted = session.step(row).predictions
+    for instances in (torch.tensor(row), torch.tensor(row, requires_grad=True), [torch.tensor(row[0]).bfloat16()]):
+        session.reset()
+        assert session.step(instances).predictions == wanted
+    with pytest.raises(TypeError, match="object is not JSON; expected lists, numbers or arrays"):
+        session.step(object())
+
+
 def test_a_session_has_all_its_calls(ours: Client) -> None:
     session = ours.create("digits-rnn", fresh(), ttl=600)
     first = session.step(ROW)
@@ -102,6 +113,16 @@ def test_a_session_has_all_its_calls(ours: Client) -> None:
     with pytest.raises(ProblemError) as caught:
         session.step(ROW)
     assert (caught.value.status, caught.value.type) == (410, "urn:carryover:gone")
+
+
+def test_a_step_may_create_its_session(ours: Client) -> None:
+    name = fresh("created")
+    one, other = ours.session("digits-rnn", name), ours.session("digits-rnn", fresh("created"))
+    with pytest.raises(ProblemError, match="404"):
+        one.step(ROW)
+    assert [one.step(ROW, create=True).step, one.step(ROW, create=True).step] == [1, 2]
+    with other.stream(create=True) as stream:
+        assert stream.step(ROW).step == 1
 
 
 def test_many_sessions_are_stepped_each_on_its_own(ours: Client) -> None:
@@ -277,6 +298,41 @@ def test_retry_after_is_honoured_and_bounded(stored: tuple[Service, RedisServer]
     ):
         client.create("digits-rnn")
     assert (caught.value.status, caught.value.retry_after) == (503, 1.0)
+
+
+def test_a_client_that_is_closed_says_so(service: Service) -> None:
+    client = Client(f"http://127.0.0.1:{service.port}")
+    session = client.create("digits-rnn")
+    client.close()
+    client.close()
+    for call in (client.models, lambda: session.step(ROW)):
+        with pytest.raises(RuntimeError, match="the client is closed"):
+            call()
+
+
+FORKED = """
+import os, signal, sys
+from carryover.client import Client
+with Client(sys.argv[1]) as client:
+    client.models()
+    if os.fork() == 0:
+        signal.alarm(20)
+        try:
+            client.models()
+        except RuntimeError as error:
+            print(error, flush=True)
+        os._exit(0)
+    os.wait()
+    print(len(client.models()) > 0)
+"""
+
+
+def test_a_client_that_a_process_has_inherited_says_so(service: Service) -> None:
+    """Its thread and its connections are its parent's: waiting for them would never end."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKED, f"http://127.0.0.1:{service.port}"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "the client was made in another process; make one in each\nTrue\n"
 
 
 def test_a_service_that_is_not_there_is_one_sentence() -> None:

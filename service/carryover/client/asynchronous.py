@@ -68,7 +68,7 @@ class AsyncClient:
         return self.session(model, reply.json["session"], version=version)
 
     def session(self, model: str, session: str, *, version: str | None = None) -> "AsyncSession":
-        """Return a session that exists, without a request."""
+        """Return a session by its name, without a request."""
         return AsyncSession(self._transport, f"{_model(model, version)}/sessions", session)
 
     async def step_many(
@@ -104,20 +104,27 @@ class AsyncSession:
         self._path = sessions + path_of(name)
 
     async def step(
-        self, instances: Any, *, key: str | None = None, if_step: int | None = None, migrate: bool = False
+        self,
+        instances: Any,
+        *,
+        key: str | None = None,
+        if_step: int | None = None,
+        migrate: bool = False,
+        create: bool = False,
     ) -> Step:
         """Run one step; the instances are consecutive time steps.
 
         `key` is the idempotency key, by default a new one. With `if_step` it runs only if the session is at that step.
-        `migrate` moves a session of a version that is not served any more to the current one.
+        `migrate` moves a session of a version that is not served any more to the current one, `create` creates one
+        that does not exist.
         """
-        path = f"{self._path}:predict{_query(migrate)}"
+        path = f"{self._path}:predict{_query(migrate=migrate, create=create)}"
         body = encode({"instances": instances})
         return Step.of((await self._transport.send("POST", path, body, _headers(key, if_step))).json)
 
-    def stream(self, *, migrate: bool = False) -> AsyncStream:
+    def stream(self, *, migrate: bool = False, create: bool = False) -> AsyncStream:
         """Return a stream, to be opened by `async with`."""
-        return AsyncStream(self._transport, f"{self._path}:stream{_query(migrate)}")
+        return AsyncStream(self._transport, f"{self._path}:stream{_query(migrate=migrate, create=create)}")
 
     async def describe(self) -> SessionInfo:
         """Return the session's metadata; this does not extend its TTL."""
@@ -149,7 +156,7 @@ class AsyncSession:
     async def put_state(self, state: bytes, *, if_step: int | None = None, migrate: bool = False) -> SessionInfo:
         """Replace the state by a safetensors file; a session that does not exist is created."""
         headers = _headers(None, if_step) | {"Content-Type": SAFETENSORS}
-        path = f"{self._path}/state{_query(migrate)}"
+        path = f"{self._path}/state{_query(migrate=migrate)}"
         found: SessionInfo = (await self._transport.send("PUT", path, state, headers)).json
         return found
 
@@ -187,8 +194,9 @@ def _headers(key: str | None = None, if_step: int | None = None) -> dict[str, st
     return found if if_step is None else found | {"If-Match": f'"{if_step}"'}
 
 
-def _query(migrate: bool) -> str:
-    return "?migrate=true" if migrate else ""
+def _query(**flags: bool) -> str:
+    given = "&".join(f"{name}=true" for name, is_set in flags.items() if is_set)
+    return f"?{given}" if given else ""
 
 
 def _creation(session: str | None, ttl: int | None) -> bytes:

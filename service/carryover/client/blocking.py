@@ -5,6 +5,7 @@ library does.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
@@ -23,18 +24,33 @@ class _Loop:
     """An event loop on a thread, which ends with the program."""
 
     def __init__(self) -> None:
+        self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="carryover-client", daemon=True)
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine and return its result; from any thread."""
+        """Run a coroutine and return its result; from any thread.
+
+        Raises:
+            RuntimeError: the loop was stopped, or its thread is another process's.
+
+        """
+        if self._loop.is_closed() or self._process != os.getpid():
+            work.close()
+            inherited = "the client was made in another process; make one in each"
+            raise RuntimeError("the client is closed" if self._loop.is_closed() else inherited)
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()
         except BaseException:  # such as Ctrl-C: what nobody waits for must not go on
             future.cancel()
             raise
+
+    @property
+    def stopped(self) -> bool:
+        """Whether it is."""
+        return self._loop.is_closed()
 
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -43,7 +59,7 @@ class _Loop:
 
 
 class Client:
-    """A client of one service, for any number of threads; see `AsyncClient`, whose calls it has."""
+    """A client of one service, for any number of threads of one process; see `AsyncClient`, whose calls it has."""
 
     def __init__(
         self,
@@ -66,8 +82,9 @@ class Client:
 
     def close(self) -> None:
         """Close all connections; the client cannot be used afterwards."""
-        self._loop.run(self._client.close())
-        self._loop.stop()
+        if not self._loop.stopped:
+            self._loop.run(self._client.close())
+            self._loop.stop()
 
     def models(self) -> list[dict[str, Any]]:
         """Return what is served."""
@@ -88,7 +105,7 @@ class Client:
         return Session(self._loop, self._loop.run(self._client.create(model, session, ttl=ttl, version=version)))
 
     def session(self, model: str, session: str, *, version: str | None = None) -> "Session":
-        """Return a session that exists, without a request."""
+        """Return a session by its name, without a request."""
         return Session(self._loop, self._client.session(model, session, version=version))
 
     def step_many(
@@ -111,14 +128,20 @@ class Session:
         self._session = session
 
     def step(
-        self, instances: Any, *, key: str | None = None, if_step: int | None = None, migrate: bool = False
+        self,
+        instances: Any,
+        *,
+        key: str | None = None,
+        if_step: int | None = None,
+        migrate: bool = False,
+        create: bool = False,
     ) -> Step:
         """Run one step; the instances are consecutive time steps."""
-        return self._loop.run(self._session.step(instances, key=key, if_step=if_step, migrate=migrate))
+        return self._loop.run(self._session.step(instances, key=key, if_step=if_step, migrate=migrate, create=create))
 
-    def stream(self, *, migrate: bool = False) -> "Stream":
+    def stream(self, *, migrate: bool = False, create: bool = False) -> "Stream":
         """Return a stream, to be opened by `with`."""
-        return Stream(self._loop, self._session.stream(migrate=migrate))
+        return Stream(self._loop, self._session.stream(migrate=migrate, create=create))
 
     def describe(self) -> SessionInfo:
         """Return the session's metadata; this does not extend its TTL."""

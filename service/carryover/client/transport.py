@@ -38,8 +38,16 @@ class Reply:
 
 
 def encode(value: Any) -> bytes:
-    """Encode a value as JSON; numpy's arrays and numbers are lists and numbers."""
-    return orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    """Encode a value as JSON; arrays, tensors and their numbers are lists and numbers.
+
+    Raises:
+        TypeError: it has what is none of these.
+
+    """
+    try:
+        return orjson.dumps(value, default=_plain, option=orjson.OPT_SERIALIZE_NUMPY)
+    except orjson.JSONEncodeError as error:
+        raise TypeError(str(error.__cause__ or error)) from None
 
 
 def new_key() -> str:
@@ -152,7 +160,7 @@ def _require_success(response: aiohttp.ClientResponse, content: bytes) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return what is no JSON to orjson: arrays that are not contiguous or of another datatype, and sequences."""
-    if isinstance(value, np.ndarray | np.generic):
+    """Return what is no JSON to orjson: arrays that are not contiguous or of another datatype, torch's tensors."""
+    if isinstance(value, np.ndarray | np.generic) or callable(getattr(value, "tolist", None)):
         return value.tolist()
-    raise TypeError(f"{type(value).__name__} is not JSON; expected lists, numbers or numpy arrays")
+    raise TypeError(f"{type(value).__name__} is not JSON; expected lists, numbers or arrays")
