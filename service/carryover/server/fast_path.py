@@ -13,11 +13,12 @@ Why a request means the same on both ways:
 - A request is given back or answered, never both: nothing is given back once its handler has been called.
 """
 
-import re
 import time
+from contextlib import closing
 from http import HTTPStatus
 from typing import Any, Protocol
 
+from gevent.hub import get_hub
 from gevent.socket import wait_read
 from gunicorn.http import RequestParser
 from gunicorn.http.wsgi import SERVER
@@ -32,6 +33,7 @@ from carryover.api.routes import ROUTES
 from carryover.api.sending import send
 from carryover.engine import Engine
 from carryover.server.heads import KnownHeaders, ordinary
+from carryover.server.paths import patterns
 from carryover.server.waits import IdleError, Waits
 
 MAX_HEAD = 4096
@@ -43,8 +45,8 @@ _PATIENCE = 1.0
 """Seconds in which a body must arrive."""
 _HEADERS = tuple((name, name.encode()) for name in HEADERS)
 _END = b"\r\n\r\n"
-_NAME = "[A-Za-z0-9._~-]+"
-"""What stands for a parameter; a path with another name is not ordinary."""
+_READ = 1
+"""What a watcher of gevent's loop waits for: that there is something to read."""
 
 
 class Serving(Protocol):
@@ -72,7 +74,7 @@ class FastPath:
         self._send_timeout = send_timeout
         self._max_head = _least(MAX_HEAD, cfg.limit_request_line, cfg.limit_request_field_size)
         self._max_headers = _least(MAX_HEADERS, cfg.limit_request_fields)
-        self._paths, self._matched = _patterns([route for route in ROUTES if route.hot])
+        self._paths, self._matched = patterns([route for route in ROUTES if route.hot])
         self._known = KnownHeaders()
         self._second = 0
         self._starts: dict[tuple[int, str], str] = {}
@@ -82,10 +84,16 @@ class FastPath:
 
         `data` has been received already. None: the connection is to be closed.
         """
-        worker = self._worker
+        with closing(get_hub().loop.io(sock.fileno(), _READ)) as readable:
+            return self._serve(sock, data, readable)
+
+    def _serve(self, sock: Any, data: bytes, readable: Any) -> bytes | None:
+        worker, wait, answered = self._worker, get_hub().wait, False
         while True:
             if not data:
                 with worker.waits:
+                    if answered:  # the next request is not there yet: to look for it would be in vain
+                        wait(readable)
                     data = sock.recv(_PIECE)
             end = data.find(_END) + len(_END)
             found = self.find(data[:end]) if len(_END) < end <= self._max_head else None
@@ -103,6 +111,7 @@ class FastPath:
             if last:
                 close_graceful(sock)
                 return None
+            answered = True
 
     def find(self, head: bytes) -> tuple[Route, Inbound, int] | None:
         """Return the request that has this head, without its body, and how long that is; None if it is not ordinary.
@@ -220,22 +229,3 @@ class Connection(RequestParser):  # type: ignore[misc]
 def _least(*limits: int) -> int:
     """Return the least of gunicorn's limits, among which 0 means none."""
     return min(limit for limit in limits if limit > 0)
-
-
-def _patterns(routes: list[Route]) -> tuple[re.Pattern[str], dict[int, tuple[Route, list[tuple[str, int]]]]]:
-    """Return what matches the paths of all routes, and by the last group that has matched the route and its parameters.
-
-    A route's group ends after those of its parameters, which stand for themselves by their numbers.
-    """
-    alternatives: list[str] = []
-    found: dict[int, tuple[Route, list[tuple[str, int]]]] = {}
-    group = 1
-    for route in routes:
-        for template in route.templates():
-            parts = re.split(r"\{(\w+)\}", template)
-            names = parts[1::2]
-            fixed = [re.escape(part) for part in parts[::2]]
-            alternatives.append(f"({f'({_NAME})'.join(fixed)})")
-            found[group] = route, [(name, group + number) for number, name in enumerate(names, 1)]
-            group += 1 + len(names)
-    return re.compile("|".join(alternatives)), found
