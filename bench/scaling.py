@@ -35,6 +35,10 @@ from tests.support.waiting import eventually
 SESSIONS = 1000
 _ROUNDS = 5
 _LAZY = ("--appendfsync", "everysec")
+_WARMING = 16
+"""Connections that warm a service up."""
+_WARMED = 50
+"""Models that are warmed up in a second."""
 _LOADING = 600.0
 """Seconds that a thousand models may take to load."""
 
@@ -55,15 +59,22 @@ class Case:
         """Step sessions in random order, over connections that are shared evenly by the services."""
         everything = {pid for service in self.services for pid in service.pids()} | set(self.redis)
         one, other = (
-            generator.run(Load(self.services[0].port, list(pids), self._connections(), WARM_UP, seconds))
+            generator.run(
+                Load(self.services[0].port, list(pids), self._connections(self.connections), WARM_UP, seconds)
+            )
             for pids in (everything, self.redis)
         )
         self.samples.append((one, other))
 
-    def _connections(self) -> list[Connection]:
+    def warm(self, generator: Generator) -> None:
+        """Step the sessions of each model a few times in each worker, which measures what its forwards take."""
+        load = Load(self.services[0].port, [], self._connections(_WARMING), 0.0, self.models / _WARMED)
+        generator.run(load)
+
+    def _connections(self, count: int) -> list[Connection]:
         found = []
-        for number in range(self.connections):
-            own = [self._step(session) for session in range(number, SESSIONS, self.connections)]
+        for number in range(count):
+            own = [self._step(session) for session in range(number, SESSIONS, count)]
             Random(number).shuffle(own)
             port = self.services[number % len(self.services)].port
             found.append(Connection(Repeated(own), port=port))
@@ -108,6 +119,7 @@ def measure(cases: Sequence[Case], seconds: float) -> None:
     with Generator() as generator:
         for case in cases:
             case.create()
+            case.warm(generator)
         for _ in tqdm(range(_ROUNDS), desc="rounds", unit="round", disable=None):
             for case in cases:
                 case.measure(generator, seconds)
