@@ -20,7 +20,7 @@ _LARGEST = {1: 16000, 2: 512, 3: 32}
 Shapes = Sequence[tuple[int, ...]]
 _LEADING: Shapes = ((1,), (1, 1), ())
 """The axes before features."""
-_FLAG = re.compile(r"(^|_)(mask|valid|flag|reset|is|has)(_|$)", re.IGNORECASE)
+_FLAG = re.compile(r"(^|_)(mask|valid|flag|reset|dones?|is|has)(_|$)", re.IGNORECASE)
 _INDEX = re.compile(r"(^|_)(ids?|tokens?|index|indices|lengths?|positions?|steps?)(_|$)", re.IGNORECASE)
 """Names of inputs that are likely to be BOOL, or INT64."""
 
@@ -116,6 +116,8 @@ def _of_layer(layer: nn.Module) -> Iterator[Guess]:
                 yield Guess(datatype, (1, layer.in_channels, *(length,) * axes), tuple(range(2, 2 + axes)))
     for parameter in layer.parameters(recurse=False):
         sizes += reversed(parameter.shape)
+    if isinstance(layer, nn.Linear):  # of an input and a state of the output's size, one after the other
+        sizes += [layer.in_features - layer.out_features]
     yield from _of_sizes(datatype, sizes, leading)
     if isinstance(layer, nn.RNNBase):
         yield Guess(datatype, (layer.num_layers * (1 + layer.bidirectional), 1, layer.hidden_size))
