@@ -593,6 +593,11 @@ class TestNew:
         assert {key: spec["output"] for key, spec in written["state"].items()} == {"h": "0.0", "c": "0.1"}
         assert load(tmp_path / "cell").batched
 
+    def test_a_buffer_may_be_empty_at_first(self, tmp_path: Path, run: Run) -> None:
+        done = run("new", tmp_path / "fills", "--from", f"{CARRIED}:Fills", "--input", "x:FP32:1,3")
+        assert done.exit_code == 0, done.stderr
+        assert [buffer.name for buffer in load(tmp_path / "fills").layout.buffers] == ["past"]
+
     def test_lazy_parameters_have_the_shapes_of_a_checkpoint(self, tmp_path: Path, run: Run) -> None:
         module = carried.Lazy()
         done = run("new", tmp_path / "lazy", "--from", f"{CARRIED}:Lazy")

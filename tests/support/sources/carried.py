@@ -466,3 +466,19 @@ class Rotated(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.wave = self.wave * torch.exp(1j * self.turn) + x
         return self.wave.real
+
+
+class Fills(nn.Module):
+    """Its past is an empty buffer at first, and has its sessions along axis 1 later: (B, 3) to (B, 4)."""
+
+    past: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 4)
+        self.register_buffer("past", torch.zeros(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.past if self.past.numel() else torch.zeros_like(x)[None]
+        self.past = x[None]
+        return torch.as_tensor(self.out(before.sum(0) + x))
