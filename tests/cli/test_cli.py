@@ -492,6 +492,8 @@ class TestNew:
                 )
                 for name in ("Pair", "compiled")
             ),
+            (f"{CARRIED}:Leaks", 'h = { input = "h", output = 1, batch_dim = 0 }'),
+            (f"{CARRIED}:Starts", 'h = { input = "h", output = 1, batch_dim = 0 }'),
             (f"{CARRIED}:First", 'state = { input = "state", output = 0, batch_dim = 0 }'),
             (f"{CARRIED}:Listed", 'hidden = { input = "hidden", output = 1, batch_dim = 0 }'),
             (f"{CARRIED}:Saves", 'hx = { input = "hx", output = 1, batch_dim = 0 }'),

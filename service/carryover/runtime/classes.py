@@ -95,7 +95,11 @@ def find(target: str, manifest: Path) -> Callable[..., nn.Module]:
 
     """
     found, (source, _, name) = _named(target, manifest, "class"), target.partition(":")
-    if not callable(found) or (isinstance(found, type) and not issubclass(found, nn.Module)):
+    if isinstance(found, type) and not issubclass(found, nn.Module):
+        raise ConfigurationError(
+            f"{manifest}: class: {name} of {source} is no nn.Module; expected one, such as a wrapper that holds it"
+        )
+    if not callable(found):
         raise ConfigurationError(f"{manifest}: class: {source} has no nn.Module named {name}")
     return cast(Callable[..., nn.Module], found)
 

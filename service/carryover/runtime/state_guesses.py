@@ -50,14 +50,21 @@ def likely(name: str) -> bool:
 
 
 def optional_parameters(forward: Forward) -> list[str]:
-    """Return the parameters that hold nothing unless they are given, and are not given; the likeliest first."""
+    """Return the parameters that hold nothing unless they are given, and are not given; the likeliest first.
+
+    Those that are likely to be state may hold zero, or a tensor.
+    """
     try:
         parameters = inspect.signature(forward.method).parameters.values()
     except (TypeError, ValueError):
         return []
     taken = {*forward.inputs, *forward.call}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = [p.name for p in parameters if _nothing(p.default) and p.kind in kinds and p.name not in taken]
+    names = [
+        p.name
+        for p in parameters
+        if (_nothing(p.default) or (likely(p.name) and _start(p.default))) and p.kind in kinds and p.name not in taken
+    ]
     return sorted((name for name in names if likely(name) or not _NO_STATE.search(name)), key=lambda n: not likely(n))
 
 
@@ -66,6 +73,11 @@ def _nothing(default: object) -> bool:
     if isinstance(default, (tuple, list)):
         return all(map(_nothing, default))
     return default is None or default == {}
+
+
+def _start(default: object) -> bool:
+    """Whether a default is what a state may start from: zero, or a tensor."""
+    return isinstance(default, Tensor) or (isinstance(default, float) and default == 0)
 
 
 def find_arguments(

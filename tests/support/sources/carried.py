@@ -482,3 +482,22 @@ class Fills(nn.Module):
         before = self.past if self.past.numel() else torch.zeros_like(x)[None]
         self.past = x[None]
         return torch.as_tensor(self.out(before.sum(0) + x))
+
+
+class Leaks(nn.Module):
+    """Has a number as the default of its state: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.take = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor, h: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        kept: Tensor = 0.9 * h + self.take(x)
+        return kept.tanh(), kept
+
+
+class Starts(Leaks):
+    """Has a tensor as the default of its state."""
+
+    def forward(self, x: Tensor, h: Tensor | float = torch.ones(1, 4)) -> tuple[Tensor, Tensor]:  # noqa: B008
+        return super().forward(x, h)
