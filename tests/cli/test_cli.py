@@ -762,6 +762,7 @@ class TestNew:
             ("Words", ["--input", "tokens:FP8:1"], "--input tokens:FP8:1: 'FP8' is not one of FP64, FP32"),
             ("Words", ["--input", "tokens"], "--input tokens: expected name:DATATYPE:sizes"),
             ("Words", ["--input", "tokens:FP32:1,-1"], "forward does not take zeros of the shapes given with --input"),
+            ("Critic", [], "no input was found for state, action that forward takes, in"),
             ("Nothing", [], "has no nn.Module named Nothing"),
             ("scripted", [], "scripted returned TorchScript; expected an nn.Module that holds it, and whose forward"),
             ("Rotated", ["--input", "x:FP32:1,3"], "state.wave: a complex64 buffer cannot be stored; complex numbers"),

@@ -18,6 +18,7 @@ from carryover.runtime.forward import Forward, method_of, required_inputs, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
 from carryover.runtime.manifest import StateSpec, TensorSpec
 from carryover.runtime.state_guesses import likely as likely_state
+from carryover.runtime.structure import fields
 
 _EXAMPLES = {"int": 1, "float": 0.5}
 _TRIED: Mapping[tuple[str, ...], float] = {(): 30.0, ("int", "float"): 15.0}
@@ -109,6 +110,8 @@ def _best(forward: Forward, given: Given, kinds: Collection[str], seconds: float
         except ModelFailedError as error:
             failure = failure or str(error)
             continue
+        if any(guess.joined for guess in choice.values()) and not attempt.returns_state:
+            continue
         if not seen:
             end = min(end, time.monotonic() + _TIME_AFTER_THE_FIRST)
         seen.add(family)
@@ -148,6 +151,13 @@ class _Attempt:
             bool(axes),
             len(axes) == 1,
         )
+
+    @property
+    def returns_state(self) -> bool:
+        """Whether forward cannot do without its state, and returns it beside something else."""
+        state = {str(spec.output) for spec in self._found.found.values() if spec.initial == "zeros"}
+        others = {str(key) for key, _ in fields(self._found.outcome.returned)} - state
+        return bool(state and others)
 
     @property
     def passes_on(self) -> bool:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -27,11 +27,15 @@ _INDEX = re.compile(r"(^|_)(ids?|tokens?|index|indices|lengths?|positions?|steps
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """An example input. `sizes` are those axes whose size was chosen from a list, not taken from the module."""
+    """An example input. `sizes` are those axes whose size was chosen from a list, not taken from the module.
+
+    `joined`: its size is what is left for it if a layer takes it together with a state of the layer's own size.
+    """
 
     datatype: Datatype
     shape: tuple[int, ...]
     sizes: tuple[int, ...] = ()
+    joined: bool = False
 
     @property
     def family(self) -> tuple[Datatype, tuple[int, ...]]:
@@ -116,9 +120,10 @@ def _of_layer(layer: nn.Module) -> Iterator[Guess]:
                 yield Guess(datatype, (1, layer.in_channels, *(length,) * axes), tuple(range(2, 2 + axes)))
     for parameter in layer.parameters(recurse=False):
         sizes += reversed(parameter.shape)
-    if isinstance(layer, nn.Linear):  # of an input and a state of the output's size, one after the other
-        sizes += [layer.in_features - layer.out_features]
     yield from _of_sizes(datatype, sizes, leading)
+    if isinstance(layer, nn.Linear):
+        left = _of_sizes(datatype, [layer.in_features - layer.out_features], leading)
+        yield from (replace(guess, joined=True) for guess in left)
     if isinstance(layer, nn.RNNBase):
         yield Guess(datatype, (layer.num_layers * (1 + layer.bidirectional), 1, layer.hidden_size))
 
