@@ -22,7 +22,7 @@ from carryover.api.routes import ROUTES
 from carryover.api.v1.models import describe
 from carryover.runtime.repository import Repository
 from carryover.runtime.version import Call, ModelVersion
-from tests.support.sources import cli_models
+from tests.support.sources import carried, cli_models
 from tests.support.sources.cli_models import Causal, Streams, Words
 
 ROOT = Path(__file__).parents[2]
@@ -471,6 +471,33 @@ class TestNew:
                 """,
             ),
             (f"{CARRIED}:Attends", 'cache = { input = "cache", output = "cache", batch_dim = 0 }'),
+            (
+                f"{CARRIED}:Gated",
+                """
+                h = { input = "h", output = 0, initial = "zeros", shape = [1, 5], batch_dim = 0 }
+                c = { input = "c", output = 1, initial = "zeros", shape = [1, 5], batch_dim = 0 }
+                """,
+            ),
+            (
+                f"{CARRIED}:Joined",
+                'hidden = { input = "hidden", output = 1, initial = "zeros", shape = [1, 6], batch_dim = 0 }',
+            ),
+            *(
+                (
+                    f"{CARRIED}:{name}",
+                    """
+                    h = { input = "h", output = 0, batch_dim = 0 }
+                    c = { input = "c", output = 1, batch_dim = 0 }
+                    """,
+                )
+                for name in ("Pair", "compiled")
+            ),
+            (f"{CARRIED}:Leaks", 'h = { input = "h", output = 1, batch_dim = 0 }'),
+            (f"{CARRIED}:Starts", 'h = { input = "h", output = 1, batch_dim = 0 }'),
+            (f"{CARRIED}:First", 'state = { input = "state", output = 0, batch_dim = 0 }'),
+            (f"{CARRIED}:Listed", 'hidden = { input = "hidden", output = 1, batch_dim = 0 }'),
+            (f"{CARRIED}:Saves", 'hx = { input = "hx", output = 1, batch_dim = 0 }'),
+            (f"{CARRIED}:Resets", 'hx = { input = "hx", output = 1, batch_dim = 0 }'),
         ],
     )
     def test_state_in_arguments_is_found(self, tmp_path: Path, run: Run, target: str, state: str) -> None:
@@ -545,9 +572,43 @@ class TestNew:
         assert run("new", folder, "--from", f"{CARRIED}:{name}", "--input", "x:FP32:-1,3").exit_code == 0
         assert manifest(folder)["state"] == {key: one | {"batch_dim": 0} for key, one in state.items()}
 
-    def test_a_parameter_that_is_written_to_and_not_returned_is_reported(self, tmp_path: Path, run: Run) -> None:
-        done = run("new", tmp_path / "model", "--from", f"{CARRIED}:Writes", "--input", "x:FP32:-1,3")
-        assert "forward takes 'cache', and nothing that it returns is passed to it: each call starts" in done.stdout
+    @pytest.mark.parametrize(("name", "parameter"), [("Writes", "cache"), ("Offset", "inference_params")])
+    def test_a_parameter_that_is_written_to_and_not_returned_is_reported(
+        self, tmp_path: Path, run: Run, name: str, parameter: str
+    ) -> None:
+        done = run("new", tmp_path / "model", "--from", f"{CARRIED}:{name}", "--input", "x:FP32:-1,3")
+        assert f"forward takes {parameter!r}, and nothing that it returns is passed to it: each call" in done.stdout
+
+    def test_a_flag_is_boolean(self, tmp_path: Path, run: Run) -> None:
+        assert run("new", tmp_path / "model", "--from", f"{CARRIED}:Resets").exit_code == 0
+        assert [spec["datatype"] for spec in manifest(tmp_path / "model")["inputs"]] == ["FP32", "BOOL"]
+
+    def test_another_method_is_called_where_it_is_named(self, tmp_path: Path, run: Run) -> None:
+        command = ("new", tmp_path / "cell", "--from", f"{CARRIED}:Cell", "--input", "x:FP32:-1,3")
+        done = run(*command)
+        assert (done.exit_code, done.stderr.count("\n")) == (1, 1)
+        assert 'method: Cell has no forward; expected method = "step"' in done.stderr
+        done = run(*command, "--method", "step")
+        assert done.exit_code == 0, done.stderr
+        written = manifest(tmp_path / "cell")
+        assert written["method"] == "step"
+        assert {key: spec["output"] for key, spec in written["state"].items()} == {"h": "0.0", "c": "0.1"}
+        assert load(tmp_path / "cell").batched
+
+    def test_a_buffer_may_be_empty_at_first(self, tmp_path: Path, run: Run) -> None:
+        done = run("new", tmp_path / "fills", "--from", f"{CARRIED}:Fills", "--input", "x:FP32:1,3")
+        assert done.exit_code == 0, done.stderr
+        assert [buffer.name for buffer in load(tmp_path / "fills").layout.buffers] == ["past"]
+
+    def test_lazy_parameters_have_the_shapes_of_a_checkpoint(self, tmp_path: Path, run: Run) -> None:
+        module = carried.Lazy()
+        done = run("new", tmp_path / "lazy", "--from", f"{CARRIED}:Lazy")
+        assert "no shape before the first forward: run the module once, save its state_dict(), and pass" in done.stderr
+        module(torch.zeros(1, 3))
+        torch.save(module.state_dict(), tmp_path / "lazy.pt")
+        done = run("new", tmp_path / "lazy", "--from", f"{CARRIED}:Lazy", "--weights", tmp_path / "lazy.pt")
+        assert done.exit_code == 0, done.stderr
+        assert shapes(manifest(tmp_path / "lazy")["inputs"]) == {"x": ("FP32", [1, 3], 0)}
 
     def test_attention_weights_are_no_state(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "model"
@@ -701,13 +762,17 @@ class TestNew:
             ("Words", ["--input", "tokens:FP8:1"], "--input tokens:FP8:1: 'FP8' is not one of FP64, FP32"),
             ("Words", ["--input", "tokens"], "--input tokens: expected name:DATATYPE:sizes"),
             ("Words", ["--input", "tokens:FP32:1,-1"], "forward does not take zeros of the shapes given with --input"),
+            ("Critic", [], "no input was found for state, action that forward takes, in"),
             ("Nothing", [], "has no nn.Module named Nothing"),
+            ("scripted", [], "scripted returned TorchScript; expected an nn.Module that holds it, and whose forward"),
+            ("Rotated", ["--input", "x:FP32:1,3"], "state.wave: a complex64 buffer cannot be stored; complex numbers"),
         ],
     )  # fmt: skip
     def test_what_cannot_be_inferred_is_reported_and_nothing_is_left(
         self, tmp_path: Path, run: Run, target: str, options: list[str], sentence: str
     ) -> None:
-        done = run("new", tmp_path / "models/new", "--from", f"{MODULES}:{target}", *options)
+        source = CARRIED if hasattr(carried, target) else MODULES
+        done = run("new", tmp_path / "models/new", "--from", f"{source}:{target}", *options)
         assert (done.exit_code, done.stdout) == (1, "")
         assert sentence in done.stderr
         assert done.stderr.count("\n") == 1

@@ -84,6 +84,11 @@ KEEPS = (
     'under [state.{0}] attribute = "{0}" in the manifest'
 )
 
+UNSTORED = (
+    "forward keeps {0!r} where all sessions share it: the same call gave another 'y' after others; {0!r} is a {1}, "
+    "which cannot be state; keep a number or a tensor that stands for it, in an attribute or in a buffer"
+)
+
 OUTSIDE = (
     "forward keeps something where all sessions share it: the same call gave another 'y' after others, and no "
     "attribute has changed; it may be in {}; what is to be remembered belongs in a buffer, a number or tensor of the "
@@ -279,6 +284,25 @@ REFUSED: dict[str, Refused] = {
         Case(own_models.Counting, same_axes("[-1]")),
         lambda _: None,
         KEEPS.format("position"),
+    ),
+    "that there was a call": Refused(
+        Case(own_models.Started, same_axes("[-1]")), lambda _: None, KEEPS.format("started")
+    ),
+    "text in an attribute": Refused(
+        Case(own_models.Phased, same_axes("[-1]")), lambda _: None, UNSTORED.format("phase", "str")
+    ),
+    "a set in an attribute": Refused(
+        Case(own_models.Known, same_axes("[-1]")), lambda _: None, UNSTORED.format("known", "set")
+    ),
+    "no forward": Refused(
+        Case(own_models.Stepping, same_axes("[-1]")),
+        lambda _: None,
+        'method: Stepping has no forward; expected method = "step" or method = "observe"',
+    ),
+    "no such method": Refused(
+        Case(own_models.Stepping, same_axes("[-1]") + 'method = "stepp"\n'),
+        lambda _: None,
+        'method: Stepping has no method \'stepp\'; expected method = "step" or method = "observe"',
     ),
     "what the first call was given": Refused(
         Case(own_models.Calibrating, same_axes("[-1]")),

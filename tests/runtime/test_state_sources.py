@@ -182,6 +182,11 @@ def test_an_argument_that_is_required_needs_an_initial_value(tmp_path: Path) -> 
         load(Carried(case.cls, manifest, case.loop, ()), tmp_path)
 
 
+def test_as_many_results_as_parameters_are_taken_in_order(tmp_path: Path) -> None:
+    version = load(Carried(carried.Pair, tensors("[1, 3]", "[1, 5]"), passed_on(), ()), tmp_path)
+    assert {name: spec.output for name, spec in version.manifest.state.items()} == {"h": "0", "c": "1"}
+
+
 def test_a_method_that_is_not_there_is_named(tmp_path: Path) -> None:
     manifest = 'method = "infer"\n' + CASES["gru"].manifest
     with pytest.raises(ConfigurationError, match="method: GRU has no method 'infer'"):

@@ -58,7 +58,7 @@ def test_a_function_may_make_the_module(tmp_path: Path) -> None:
     ("name", "arguments", "sentence"),
     [
         ("nothing", "", "class: nothing returned a dict, which is no nn.Module"),
-        ("Config", "", "class: called.py has no nn.Module named Config"),
+        ("Config", "", "class: Config of called.py is no nn.Module; expected one, such as a wrapper that holds it"),
         ("Configured", 'arguments = { config = { class = "called.py:Conf" } }\n', "arguments: called.py has no Conf"),
         ("Configured", 'arguments = { config = { class = "nowhere:C" } }\n', "arguments: nowhere cannot be imported"),
         ("Configured", 'arguments = { config = { class = "called.py:Config", size = 1 } }\n', "Config rejected them"),

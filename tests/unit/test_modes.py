@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ConfigurationError
+from carryover.runtime.forward import Forward
 from carryover.runtime.repository import load_model
+from carryover.runtime.state_guesses import draws_numbers
 from carryover.runtime.version import Call, ModelVersion
-from tests.support.sources import modes
+from tests.support.sources import cli_models, modes
 
 BATCHED = "shape = [-1, 4], batch_dim = 0"
 
@@ -81,6 +83,13 @@ def test_dropout_that_stays_on_is_batched(tmp_path: Path) -> None:
     call = Call({"x": np.ones((1, 4), np.float32)}, version.initial_state)
     states = {bytes(one.state) for one in version.run([call] * 32)}
     assert len(states) > 1, "each draws its own"
+
+
+def test_dropout_is_noticed_though_it_leaves_the_same_numbers_twice() -> None:
+    forward = Forward(cli_models.Drops(), ["x"], dict)
+    for seed in range(30):
+        torch.manual_seed(seed)
+        assert draws_numbers(forward, {"x": torch.ones(1, 1, 4)})
 
 
 def test_random_numbers_do_not_hide_that_sessions_mix(tmp_path: Path) -> None:

@@ -2,20 +2,23 @@
 
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from carryover.errors import ConfigurationError, GrowingStateError, ModelFailedError
 from carryover.runtime.attributes import Snapshot
 from carryover.runtime.axes import Experiment
 from carryover.runtime.discovery import dry_run, optional_inputs
-from carryover.runtime.forward import Forward, required_inputs, zeros
+from carryover.runtime.forward import Forward, method_of, required_inputs, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
 from carryover.runtime.manifest import StateSpec, TensorSpec
+from carryover.runtime.state_guesses import likely as likely_state
+from carryover.runtime.structure import fields
 
 _EXAMPLES = {"int": 1, "float": 0.5}
 _TRIED: Mapping[tuple[str, ...], float] = {(): 30.0, ("int", "float"): 15.0}
@@ -45,16 +48,24 @@ class Draft:
     labels: int | None
 
 
-def infer(module: nn.Module, given: Given) -> Draft:
+def infer(module: nn.Module, given: Given, method: str = "forward") -> Draft:
     """Infer inputs, outputs and state of a module; `given` are the inputs that need no guessing, by name.
+
+    `method` is what is called.
 
     Raises:
         ConfigurationError: no inputs were found that forward takes; the sentence says what to pass.
 
     """
-    names = _names(module, given)
-    held = {name: tensor.clone() for name, tensor in module.state_dict().items()}
-    forward, constructed = Forward(module, names, lambda: held), Snapshot(module)
+    names = _names(method_of(module, method), given)
+    held = {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+    if any(map(is_lazy, held.values())):
+        raise ConfigurationError(
+            "some parameters have no shape before the first forward: run the module once, save its state_dict(), and "
+            "pass that as --weights"
+        )
+    held = {name: value.clone() for name, value in held.items()}
+    forward, constructed = Forward(module, names, lambda: held, method=method), Snapshot(module)
     try:
         return _infer(forward, given)
     finally:
@@ -85,7 +96,8 @@ def _best(forward: Forward, given: Given, kinds: Collection[str], seconds: float
     best: _Attempt | None = None
     seen, failure, tried, end = set[object](), "", 0, time.monotonic() + seconds
     for choice in choices(forward.module, forward.inputs, given):
-        if time.monotonic() > end or len(seen) >= _ENOUGH or (best and best.perfect):
+        enough = best is not None and (best.perfect or (best.passes_on and len(seen) >= _ENOUGH))
+        if enough or time.monotonic() > end:
             break
         family = tuple(one.family for one in choice.values())
         if family in seen:
@@ -97,6 +109,8 @@ def _best(forward: Forward, given: Given, kinds: Collection[str], seconds: float
             raise ConfigurationError(str(error)) from error
         except ModelFailedError as error:
             failure = failure or str(error)
+            continue
+        if any(guess.joined for guess in choice.values()) and not attempt.returns_state:
             continue
         if not seen:
             end = min(end, time.monotonic() + _TIME_AFTER_THE_FIRST)
@@ -128,12 +142,32 @@ class _Attempt:
         found, axes = self._found, set(self._found.batch.values())
         fitting = [guess.datatype.kind == "float" or likely(name) for name, guess in self._choice.items()]
         steps = bool(found.time) or not found.state
-        return not found.broadcast, found.keeps_shape(), sum(map(bool, fitting)), steps, bool(axes), len(axes) == 1
+        return (
+            not found.broadcast,
+            self.passes_on,
+            found.keeps_shape(),
+            sum(map(bool, fitting)),
+            steps,
+            bool(axes),
+            len(axes) == 1,
+        )
+
+    @property
+    def returns_state(self) -> bool:
+        """Whether forward cannot do without its state, and returns it beside something else."""
+        state = {str(spec.output) for spec in self._found.found.values() if spec.initial == "zeros"}
+        others = {str(key) for key, _ in fields(self._found.outcome.returned)} - state
+        return bool(state and others)
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether no input is left that is likely to be state, to judge by its name and by that there are others."""
+        return len(self._choice) == 1 or not any(map(likely_state, self._found.forward.inputs))
 
     @property
     def perfect(self) -> bool:
         """Whether nothing could score higher."""
-        return self.score == (True, True, len(self._choice), True, True, True)
+        return self.score == (True, True, True, len(self._choice), True, True, True)
 
     def with_zeros(self) -> "_Attempt":
         """Return the same with zeros for floating inputs, if it is for others that forward does not take them."""
@@ -237,8 +271,8 @@ def _brief(state: dict[str, dict[str, Any]], found: Experiment) -> dict[str, Any
     return rest
 
 
-def _names(module: nn.Module, given: Given) -> list[str]:
-    names = required_inputs(module.forward)
+def _names(method: Callable[..., Any], given: Given) -> list[str]:
+    names = required_inputs(method)
     if names is None and not given:
         raise ConfigurationError("forward's signature does not name its inputs: pass each, as in --input x:FP32:-1,8")
     if not names and not given:

@@ -38,9 +38,17 @@ class _Several(click.Command):
 @click.option("--weights", "checkpoint", type=click.Path(path_type=Path), help="Its checkpoint, nested or not.")
 @click.option("--arguments", "given", multiple=True, metavar="NAME=VALUE ...", help="Of the constructor.")
 @click.option("--input", "inputs", multiple=True, metavar="NAME:DATATYPE:SHAPE ...", help="Such as rows:FP32:-1,1,8.")
+@click.option("--method", default="forward", help="What is called, where it is not forward.")
 @json_option
 def new(  # noqa: PLR0913 - one for each option
-    path: Path, target: str, checkpoint: Path | None, given: Sequence[str], inputs: Sequence[str], *, as_json: bool
+    path: Path,
+    target: str,
+    checkpoint: Path | None,
+    given: Sequence[str],
+    inputs: Sequence[str],
+    *,
+    method: str,
+    as_json: bool,
 ) -> None:
     """Write a first manifest for a class.
 
@@ -52,7 +60,7 @@ def new(  # noqa: PLR0913 - one for each option
         path = path.resolve()
     with working():
         specs = {spec.name: spec for spec in map(_spec, inputs)}
-        done = scaffold(path, target, checkpoint, dict(map(_argument, given)), specs)
+        done = scaffold(path, target, checkpoint, dict(map(_argument, given)), specs, method=method)
     if as_json:
         show_json(done)
         return

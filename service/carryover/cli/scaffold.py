@@ -18,14 +18,18 @@ from carryover.runtime.manifest import MODEL_NAME, TensorSpec
 from carryover.runtime.weights import StateDict
 
 
-def scaffold(
+def scaffold(  # noqa: PLR0913 - what is said on the command line
     folder: Path,
     target: str,
     checkpoint: Path | None,
     given_arguments: Mapping[str, Any],
     given_inputs: Mapping[str, TensorSpec],
+    *,
+    method: str = "forward",
 ) -> dict[str, Any]:
     """Write a model's folder, load it as the service would, and return what `new --json` prints.
+
+    `method` is what is called.
 
     Weights that lie in the folder already, as those of a version, are taken and left where they are.
 
@@ -45,10 +49,12 @@ def scaffold(
         fitted, notes = argument_guesses.fit(cls, given_arguments, held, path)
         module = classes.build(target, fitted, path)
         loaded = weights.load_fitting(module, source, held) if source else None
-        draft = infer(module, given_inputs)
+        draft = infer(module, given_inputs, method)
         if present is None:
             weights.save(module, _create(folder / "1" / weights.file_for(module), written, undo))
-        document = {"class": target, **({"arguments": fitted} if fitted else {}), **draft.document}
+        document = {"class": target, **({"arguments": fitted} if fitted else {})}
+        document |= {"method": method} if method != "forward" else {}
+        document |= draft.document
         document |= _weights(loaded) if present and loaded else {}
         notes = [_origin(module, source, loaded), *notes]
         _create(path, written, undo).write_text(_text(document, notes, draft))
@@ -139,7 +145,8 @@ def _origin(module: nn.Module, source: Path | None, loaded: StateDict | None) ->
 def _text(document: Mapping[str, Any], notes: list[str], draft: Draft) -> str:
     """The manifest, each part under the comments that say how it was found."""
     first = "Written by `carryover new`: what stands here was found by running the class."
-    head = [toml.pair(key, document[key]) for key in ("class", "arguments", "call", "weights") if key in document]
+    keys = ("class", "arguments", "method", "call", "weights")
+    head = [toml.pair(key, document[key]) for key in keys if key in document]
     parts = [[_comment(first), *map(_comment, notes), *head]]
     if draft.labels is not None:
         parts.append([f'# labels = ["…", "…"]: the names of the {draft.labels} values would make it a classifier'])

@@ -122,7 +122,8 @@ def _parameters(cls: Make, given: Mapping[str, Any]) -> list[inspect.Parameter]:
 
 def _overloaded(cls: Make) -> Mapping[str, inspect.Parameter]:
     """The parameters of the first overload of a constructor that takes anything, as that of `torch.nn.GRU` does."""
-    overloads = get_overloads(cls.__init__)
+    constructor = cls.__init__
+    overloads = get_overloads(constructor) if inspect.isfunction(constructor) else []  # a function's own is none
     return dict([*inspect.signature(overloads[0]).parameters.items()][1:]) if overloads else {}
 
 

@@ -242,12 +242,13 @@ def batched(version: ModelVersion, taken: Axes) -> ModelVersion | None:
             outputs = _batch_axes(version, axes, dims, one)
             if outputs is None:
                 continue
-            found = version.refined(
-                [spec.changed(batch_dim=axes[spec.name]) for spec in version.manifest.inputs],
-                [spec.changed(batch_dim=outputs[spec.name]) for spec in version.manifest.outputs],
-                _state_specs(version, dims),
-            )
-            if _holds(found):
+            with suppress(ModelFailedError):  # a buffer that is empty at first has no such axis then
+                found = version.refined(
+                    [spec.changed(batch_dim=axes[spec.name]) for spec in version.manifest.inputs],
+                    [spec.changed(batch_dim=outputs[spec.name]) for spec in version.manifest.outputs],
+                    _state_specs(version, dims),
+                )
+                prove_batching(found)
                 return found
     return None
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import torch
 from torch import nn
 
 from carryover.errors import ConfigurationError
@@ -41,6 +42,11 @@ def construct(make: Callable[..., nn.Module], arguments: Mapping[str, Any], mani
     if not isinstance(made, nn.Module):
         raise ConfigurationError(
             f"{manifest}: class: {name_of(make)} returned a {type(made).__name__}, which is no nn.Module"
+        )
+    if isinstance(made, torch.jit.ScriptModule):
+        raise ConfigurationError(
+            f"{manifest}: class: {name_of(make)} returned TorchScript; expected an nn.Module that holds it, and whose "
+            "forward calls it"
         )
     return made
 
@@ -89,7 +95,11 @@ def find(target: str, manifest: Path) -> Callable[..., nn.Module]:
 
     """
     found, (source, _, name) = _named(target, manifest, "class"), target.partition(":")
-    if not callable(found) or (isinstance(found, type) and not issubclass(found, nn.Module)):
+    if isinstance(found, type) and not issubclass(found, nn.Module):
+        raise ConfigurationError(
+            f"{manifest}: class: {name} of {source} is no nn.Module; expected one, such as a wrapper that holds it"
+        )
+    if not callable(found):
         raise ConfigurationError(f"{manifest}: class: {source} has no nn.Module named {name}")
     return cast(Callable[..., nn.Module], found)
 

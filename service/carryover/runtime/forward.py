@@ -2,10 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from copy import copy
 from dataclasses import is_dataclass
 from itertools import takewhile
+from types import FunctionType
 from typing import Any, cast
 
 import torch
@@ -18,9 +19,11 @@ from carryover.runtime.datatypes import Datatype, of_tensor
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.programs import Program
 from carryover.runtime.state_sources import Leaf, StateEntry, path_of
-from carryover.runtime.structure import fields, pick, vars_of
+from carryover.runtime.structure import Kind, UnsupportedValueError, fields, flatten, pick, vars_of
 
 Saved = Callable[[], Mapping[str, Tensor]]
+_MOST_NAMED = 4
+"""Methods of a class that an error names."""
 
 
 class Forward:
@@ -57,7 +60,7 @@ class Forward:
         self.inputs = tuple(inputs)
         self.entries: Sequence[StateEntry] = ()
         self._name, self._optional = method, optional
-        self.method = _method(module, method)
+        self.method = method_of(module, method)
         self.call = dict(call or {})
         # Not the method: a module's own __call__ runs its hooks.
         self._run = module if method == "forward" else self.method
@@ -148,11 +151,36 @@ def _part(module: nn.Module, name: str) -> nn.Module:
         ) from None
 
 
-def _method(module: nn.Module, name: str) -> Callable[..., Any]:
+def method_of(module: nn.Module, name: str) -> Callable[..., Any]:
+    """Return what is called. Of a compiled module it is the original's, whose signature names the inputs.
+
+    Raises:
+        ModelFailedError: the module has no such method; the sentence names those that it has.
+
+    """
+    module = getattr(module, "_orig_mod", module)
     method = getattr(module, name, None)
-    if not callable(method):
-        raise ModelFailedError(f"method: {type(module).__name__} has no method {name!r}")
-    return cast(Callable[..., Any], method)
+    if callable(method) and getattr(method, "__func__", None) is not nn.Module.forward:
+        return cast(Callable[..., Any], method)
+    lacks = "no forward" if name == "forward" else f"no method {name!r}"
+    known = " or ".join(f'method = "{own}"' for own in _own_methods(type(module))[:_MOST_NAMED])
+    raise ModelFailedError(
+        f"method: {type(module).__name__} has {lacks}; expected {known or 'a module that takes a tensor'}"
+    )
+
+
+def _own_methods(cls: type[nn.Module]) -> list[str]:
+    """The public methods that a class has beside those of every module, and that cannot do without an argument."""
+    own = [held for one in cls.__mro__ if one not in nn.Module.__mro__ for held in vars(one).items()]
+    return list(
+        dict.fromkeys(
+            name
+            for name, held in own
+            if not (name.startswith("_") or hasattr(nn.Module, name))
+            and isinstance(held, FunctionType)
+            and len(required_inputs(held) or ()) > 1
+        )
+    )
 
 
 def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
@@ -205,12 +233,23 @@ def name_outputs(returned: Any, state: Collection[str] = ()) -> dict[str, tuple[
     others = {str(key): value for key, value in fields(returned) if str(key) not in state and _is_output(value)}
     if not state or isinstance(returned, Tensor) or not others:
         named = _named(returned) or _named(dict(others))
-        return {name: (value, None) for name, value in named.items()}
+        return {name: (value, None) for name, value in named.items()} or _first_inside(returned, state)
     if isinstance(returned, (tuple, list)) and not hasattr(returned, "_fields"):
         in_order = list(others) == [str(index) for index in range(len(others))]
         names = {key: "output" if len(others) == 1 else f"output_{i}" for i, key in enumerate(others)}
         return {names[key]: (value, None if in_order else key) for key, value in others.items()}
     return {name: (value, None) for name, value in others.items()}
+
+
+def _first_inside(returned: Any, state: Collection[str]) -> dict[str, tuple[Tensor, str | None]]:
+    """Return the first tensor in the containers that a forward returned, such as lists by layer, but for its state."""
+    with suppress(UnsupportedValueError):
+        for part in flatten(returned)[0]:
+            path = ".".join(part.path)
+            held = any(path == one or path.startswith(f"{one}.") for one in state)
+            if part.kind is Kind.TENSOR and _is_output(part.tensor) and not held:
+                return {"output": (part.tensor, path)}
+    return {}
 
 
 def result_paths(specs: Sequence[TensorSpec], returned: Any) -> list[str]:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import nn
 
@@ -20,18 +20,22 @@ _LARGEST = {1: 16000, 2: 512, 3: 32}
 Shapes = Sequence[tuple[int, ...]]
 _LEADING: Shapes = ((1,), (1, 1), ())
 """The axes before features."""
-_FLAG = re.compile(r"(^|_)(mask|valid|flag|reset|is|has)(_|$)", re.IGNORECASE)
+_FLAG = re.compile(r"(^|_)(mask|valid|flag|reset|dones?|is|has)(_|$)", re.IGNORECASE)
 _INDEX = re.compile(r"(^|_)(ids?|tokens?|index|indices|lengths?|positions?|steps?)(_|$)", re.IGNORECASE)
 """Names of inputs that are likely to be BOOL, or INT64."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guess:
-    """An example input. `sizes` are those axes whose size was chosen from a list, not taken from the module."""
+    """An example input. `sizes` are those axes whose size was chosen from a list, not taken from the module.
+
+    `joined`: its size is what is left for it if a layer takes it together with a state of the layer's own size.
+    """
 
     datatype: Datatype
     shape: tuple[int, ...]
     sizes: tuple[int, ...] = ()
+    joined: bool = False
 
     @property
     def family(self) -> tuple[Datatype, tuple[int, ...]]:
@@ -117,6 +121,9 @@ def _of_layer(layer: nn.Module) -> Iterator[Guess]:
     for parameter in layer.parameters(recurse=False):
         sizes += reversed(parameter.shape)
     yield from _of_sizes(datatype, sizes, leading)
+    if isinstance(layer, nn.Linear):
+        left = _of_sizes(datatype, [layer.in_features - layer.out_features], leading)
+        yield from (replace(guess, joined=True) for guess in left)
     if isinstance(layer, nn.RNNBase):
         yield Guess(datatype, (layer.num_layers * (1 + layer.bidirectional), 1, layer.hidden_size))
 

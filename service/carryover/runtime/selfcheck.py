@@ -4,16 +4,19 @@ import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from enum import Enum
 from itertools import product
 
 import numpy as np
 import torch
+from torch import nn
 
 from carryover.errors import ModelFailedError
 from carryover.runtime import guard, stacked
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.randomness import MeanRandom
+from carryover.runtime.structure import pick
 from carryover.runtime.version import Call, ModelVersion, Result
 
 _STEPS = (2, 3, 1)
@@ -38,6 +41,8 @@ _WIDE: Numbers = lambda random, kind, shape: (  # noqa: E731 - as those above
 )
 """More different integers, which a forward need not take."""
 _REPEATS = 3
+_NO_STATE = (str, bytes, Enum, set, frozenset)
+"""What an attribute may hold that no entry of `[state]` stores."""
 
 
 def settle_gradients(version: ModelVersion) -> None:
@@ -116,37 +121,46 @@ def _prove_isolation(version: ModelVersion) -> None:
     for rewind, numbers in product((True, False), (_WIDE, *NUMBERS)):
         call, *others = _sessions(version, (0,) * _SESSIONS, 1, numbers)
         try:
-            (alone, left), *found = [
+            (alone, first, left), *found = [
                 _after(version, before, call, rewind=rewind) for before in ((), (call,) * _REPEATS, others)
             ]
         except ModelFailedError:
             continue  # a forward need not take every number; one that always fails is rejected elsewhere
-        for result, after in found:
+        for result, _, after in found:
             if (name := difference(version, alone, result)) is not None:
-                _reject(version, name, [held for held in after if left.get(held) != after[held]])
+                # What the first call alone changes, such as a flag, differs from what was there before it.
+                _reject(version, name, _changed(left, after) or _changed(first, after))
         return
 
 
 def _after(
     version: ModelVersion, before: Sequence[Call], call: Call, *, rewind: bool
-) -> tuple[Result, dict[str, object]]:
-    """What a call gives after others, and what tells whether the attributes have changed."""
+) -> tuple[Result, dict[str, object], dict[str, object]]:
+    """What a call gives after others, and what tells whether the attributes have changed: before them, and after it."""
     attributes = version.forward.attributes
     with attributes.rewound() if rewind and attributes is not None else nullcontext():
+        first = version.attributes()
         for one in before:
             _seeded(version, one)
-        return _seeded(version, call), version.attributes()
+        return _seeded(version, call), first, version.attributes()
+
+
+def _changed(before: Mapping[str, object], after: Mapping[str, object]) -> list[str]:
+    return [name for name in after if before.get(name) != after[name]]
 
 
 def _reject(version: ModelVersion, output: str, changed: Sequence[str]) -> None:
     """Raise, as an output differs after other calls; not if random numbers may be why."""
+    module = version.forward.module
     if changed:
-        kept = ", ".join(map(repr, changed))
+        kept, buffer = (
+            ", ".join(map(repr, changed)),
+            "what is to be remembered belongs in a buffer, registered in __init__",
+        )
         raise ModelFailedError(
             f"forward keeps {kept} where all sessions share it: the same call gave another {output!r} after "
-            f"others; what is to be remembered belongs in a buffer, registered in __init__, or {entry(changed[0])}"
+            f"others; {remedy(module, changed[0], buffer)}"
         )
-    module = version.forward.module
     if script := next((name for name, part in module.named_modules() if guard.scripted(part)), None):
         raise ModelFailedError(
             f"forward keeps state in the TorchScript module {script!r}, where all sessions share it: the same "
@@ -168,9 +182,15 @@ def _outside(version: ModelVersion, output: str) -> str:
     )
 
 
-def entry(attribute: str) -> str:
-    """Return what a manifest must say so that an attribute is state."""
-    return f'under [state.{attribute.rpartition(".")[2]}] attribute = "{attribute}" in the manifest'
+def remedy(module: nn.Module, attribute: str, buffer: str) -> str:
+    """Say what makes an attribute state: `buffer`, or an entry of the manifest. Text and sets cannot be state."""
+    with suppress(LookupError):
+        if isinstance(held := pick(module, attribute.split(".")), _NO_STATE):
+            return (
+                f"{attribute!r} is a {type(held).__name__}, which cannot be state; keep a number or a tensor that "
+                "stands for it, in an attribute or in a buffer"
+            )
+    return f'{buffer}, or under [state.{attribute.rpartition(".")[2]}] attribute = "{attribute}" in the manifest'
 
 
 def settle_attributes(version: ModelVersion) -> None:

@@ -20,7 +20,9 @@ from carryover.runtime.manifest import StateSpec, TensorSpec
 from carryover.runtime.state_sources import StateEntry, entries, places
 from carryover.runtime.structure import UnsupportedValueError, fields, flatten, pick
 
-_STATE = re.compile(r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|hidden|state|cache|memory|memories|past|prev|carry|hx")
+_STATE = re.compile(
+    r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|hidden|state|cache|memory|memories|past|prev|carry|hx|inference_params"
+)
 """Names of parameters that are likely to be state."""
 _NO_STATE = re.compile(
     r"mask|padding|weight|bias|label|target|length|lens|position|index|indices|return|use_|need|embed"
@@ -34,6 +36,8 @@ _STEPS = 6
 """Steps that are compared with as many without the state: some modules give nothing until a frame is full."""
 _MOST_TRIALS = 60
 _TOLERANCE = 1e-6
+_DRAWS = 8
+"""Results of one input that are compared: of few numbers, dropout may well leave the same ones twice."""
 _MANY = 3
 """Attributes of one name that become one entry."""
 
@@ -46,14 +50,21 @@ def likely(name: str) -> bool:
 
 
 def optional_parameters(forward: Forward) -> list[str]:
-    """Return the parameters that hold nothing unless they are given, and are not given; the likeliest first."""
+    """Return the parameters that hold nothing unless they are given, and are not given; the likeliest first.
+
+    Those that are likely to be state may hold zero, or a tensor.
+    """
     try:
         parameters = inspect.signature(forward.method).parameters.values()
     except (TypeError, ValueError):
         return []
     taken = {*forward.inputs, *forward.call}
     kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    names = [p.name for p in parameters if _nothing(p.default) and p.kind in kinds and p.name not in taken]
+    names = [
+        p.name
+        for p in parameters
+        if (_nothing(p.default) or (likely(p.name) and _start(p.default))) and p.kind in kinds and p.name not in taken
+    ]
     return sorted((name for name in names if likely(name) or not _NO_STATE.search(name)), key=lambda n: not likely(n))
 
 
@@ -62,6 +73,11 @@ def _nothing(default: object) -> bool:
     if isinstance(default, (tuple, list)):
         return all(map(_nothing, default))
     return default is None or default == {}
+
+
+def _start(default: object) -> bool:
+    """Whether a default is what a state may start from: zero, or a tensor."""
+    return isinstance(default, Tensor) or (isinstance(default, float) and default == 0)
 
 
 def find_arguments(
@@ -81,7 +97,12 @@ def find_arguments(
         results = [path for path in _results(returned) if path not in outputs]
         if any(map(_FLAG.search, flags(forward))):
             results.remove("")  # what it returns is the state if it is told to, and not unless
-        for way in (*_by_name(forward, parameters, results), *_assignments(parameters, results)):
+        leading = [str(key) for key, value in fields(returned) if _storable(value)]
+        for way in (
+            *_by_name(forward, parameters, {*results, *leading}),
+            *_assignments(parameters, results, leading),
+            *_first(parameters, [path for path in leading if path not in outputs]),
+        ):
             found = {name: StateSpec(input=name, output=path) for name, path in way.items()}
             if _carries(forward, inputs, found):
                 return found
@@ -129,19 +150,21 @@ def find_required(forward: Forward, specs: Sequence[TensorSpec], given: Collecti
         returned = dry_run(forward, inputs[0]).returned
     except ModelFailedError:
         return {}
-    paths = {path: pick(returned, path.split(".") if path else ()) for path in _results(returned)}
-    choices = [
-        [path for path, value in paths.items() if isinstance(value, Tensor) and value.shape == spec.example_shape]
-        for spec in wanted.values()
-    ]
-    for way in product(*choices):
-        if len(set(way)) == len(way):
-            return {
-                name: StateSpec(
-                    input=name, output=path, initial="zeros", shape=spec.example_shape, datatype=spec.datatype
-                )
-                for (name, spec), path in zip(wanted.items(), way, strict=True)
-            }
+    # The first result is the output, and state only where as much is wanted as there is: `h, c = cell(x, h, c)`.
+    for paths in (_results(returned), [str(key) for key, _ in fields(returned)]):
+        held = {path: pick(returned, path.split(".") if path else ()) for path in paths}
+        choices = [
+            [path for path, value in held.items() if isinstance(value, Tensor) and value.shape == spec.example_shape]
+            for spec in wanted.values()
+        ]
+        for way in product(*choices):
+            if len(set(way)) == len(way):
+                return {
+                    name: StateSpec(
+                        input=name, output=path, initial="zeros", shape=spec.example_shape, datatype=spec.datatype
+                    )
+                    for (name, spec), path in zip(wanted.items(), way, strict=True)
+                }
     return {}
 
 
@@ -188,10 +211,10 @@ def draws_numbers(forward: Forward, inputs: Inputs) -> bool:
     """Whether forward gives another result each time; not where it does not take the inputs."""
     found = list[list[Tensor]]()
     with suppress(ModelFailedError), _restored(forward) as restore:
-        for _ in range(2):
+        for _ in range(_DRAWS):
             found.append(_values(dry_run(forward, inputs).returned))
             restore()
-    return len(found) == 2 and not _same(found[:1], found[1:])  # noqa: PLR2004 - twice the same input
+    return len(found) == _DRAWS and any(not _same(found[:1], [other]) for other in found[1:])
 
 
 def example(specs: Sequence[TensorSpec], seed: int = 0) -> dict[str, Tensor]:
@@ -257,16 +280,27 @@ def _variables(node: ast.expr, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _variables(part, f"{path}.{index}" if path else str(index))
 
 
-def _assignments(parameters: Sequence[str], results: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Yield ways to give results for parameters: one for each in order, a single one, and the likely ones all of it."""
-    leading = [path for path in results if path and "." not in path]
+def _assignments(parameters: Sequence[str], results: Sequence[str], leading: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield ways to give results for parameters: one for each in order, a single one, and the likely ones all of it.
+
+    `leading` are the results at the top, the output among them: as many parameters take all, `h, c = cell(x, h, c)`.
+    """
+    rest = [path for path in results if path and "." not in path]
     probable = [name for name in parameters if likely(name)]
     for names in (probable, parameters):
-        if 1 < len(names) <= len(leading):
-            yield dict(zip(names, leading[-len(names) :], strict=True))
+        if 1 < len(names) <= len(rest):
+            yield dict(zip(names, rest[-len(names) :], strict=True))
+        elif 1 < len(names) == len(leading):
+            yield dict(zip(names, leading, strict=True))
     everything = [(name, path) for name, path in product(parameters, results) if path or likely(name)]
     everything.sort(key=lambda one: not one[1])
     yield from ({name: path} for name, path in everything[:_MOST_TRIALS])
+
+
+def _first(parameters: Sequence[str], leading: Sequence[str]) -> Iterator[dict[str, str]]:
+    """Yield the way to give the first of several results, which is the output where nothing else says otherwise."""
+    if len(leading) > 1:
+        yield from ({name: leading[0]} for name in filter(likely, parameters))
 
 
 def _results(returned: Any) -> list[str]:

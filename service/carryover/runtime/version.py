@@ -334,7 +334,10 @@ class ModelVersion:
         try:
             registered = describe(slot.registered)
         except KeyError:
-            raise ModelFailedError(f"state.{slot.name}: its dtype cannot be stored") from None
+            kind = str(getattr(slot.registered, "dtype", "")).removeprefix("torch.")
+            raise ModelFailedError(
+                f"state.{slot.name}: a {kind} buffer cannot be stored; complex numbers can in an argument or attribute"
+            ) from None
         if isinstance(slot, Leaf):
             return self._state_of(slot, registered)
         spec = self.manifest.state.get(slot.name, StateSpec())

@@ -14,7 +14,7 @@ from carryover.runtime.forward import Forward, called, result_paths, zeros
 from carryover.runtime.input_guesses import choices
 from carryover.runtime.loading import Loading
 from carryover.runtime.report import Report
-from carryover.runtime.selfcheck import difference, entry, example_inputs, reason
+from carryover.runtime.selfcheck import difference, example_inputs, reason, remedy
 from carryover.runtime.state_guesses import flags, likely, optional_parameters
 from carryover.runtime.structure import fields
 from carryover.runtime.version import Call, ModelVersion, Result
@@ -71,13 +71,16 @@ def _of_values(loading: Loading, forward: Forward) -> Iterator[str]:
             yield f"the frozen buffer {slot.name!r} holds NaN or infinity"
     yield from _of_initial_state(loading, forward)
     for name, tensor in forward.module.state_dict().items():
-        if name in given and given[name].dtype is not tensor.dtype:
+        if not isinstance(tensor, Tensor) or name not in given:
+            continue  # extra state is whatever the module saves beside tensors
+        if given[name].dtype is not tensor.dtype:
             saved, made = called(given[name]), called(tensor)
             yield f"the checkpoint holds {name!r} as {saved}, the class as {made}: it is converted"
 
 
 def _of_initial_state(loading: Loading, forward: Forward) -> Iterator[str]:
-    fresh = loading.fresh() or forward.module
+    fresh = loading.fresh()
+    fresh = forward.module if fresh is None else fresh  # a module may have a length, and be empty
     made = {name: tensor for name, _, _, tensor in buffers.named(fresh)}
     for slot in forward.slots():
         name, held = slot.name, slot.registered
@@ -166,7 +169,7 @@ def _of_memory(version: ModelVersion) -> Iterator[str]:
     for name in attributes.restored if attributes else ():
         yield (
             f"forward changes {name!r}, which is no buffer: it is put back after each call; "
-            f"register_buffer makes it state, or {entry(name)}"
+            + remedy(version.forward.module, name, "register_buffer makes it state")
         )
     if difference(version, _run(version, 0), _run(version, 0)) is not None:
         yield (

@@ -193,10 +193,13 @@ def _other_shapes(expected: Mapping[str, Any], given: Mapping[str, Any]) -> list
     return [
         f"{name} has shape {list(given[name].shape)} where the class has {list(expected[name].shape)}"
         for name in sorted(expected.keys() & given.keys())
-        if isinstance(expected[name], Tensor)
-        and not is_lazy(expected[name])
-        and given[name].shape != expected[name].shape
+        if _has_values(expected[name]) and given[name].shape != expected[name].shape
     ]
+
+
+def _has_values(value: object) -> bool:
+    """Whether a value is a tensor, and none whose shape a first forward, or a checkpoint, is to say."""
+    return isinstance(value, Tensor) and not is_lazy(value)
 
 
 def _memory(tensor: Tensor) -> object:
@@ -372,7 +375,7 @@ def load_fitting(module: nn.Module, path: Path, held: Sequence[StateDict]) -> St
     exact = held or (StateDict((), "", {}),)
     for one in (*exact, *(replace(one, tensors=adapt(expected, one.tensors)) for one in exact)):
         if not _other_shapes(expected, one.tensors) and one.tensors.keys() <= expected.keys():
-            before = {name: value.clone() if isinstance(value, Tensor) else value for name, value in expected.items()}
+            before = {name: value.clone() if _has_values(value) else value for name, value in expected.items()}
             if not load(module, one.tensors).sentences():
                 return one
             module.load_state_dict(before, strict=False)

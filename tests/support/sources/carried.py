@@ -315,3 +315,189 @@ class Writes(nn.Module):
         held: dict[str, Tensor] = {} if cache is None else cache
         held["h"] = self.cell(x, held.get("h"))
         return held["h"] * 2
+
+
+class Gated(nn.Module):
+    """Cannot do without its states, which are all that it returns: (B, 3) and (B, 5) to (B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken = nn.Linear(3, 10)
+        self.kept = nn.Linear(5, 10, bias=False)
+        self.peep = nn.Parameter(torch.linspace(-1, 1, 5))
+
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        opened, seen = (self.taken(x) + self.kept(h)).chunk(2, -1)
+        c = c * (opened + self.peep * c).sigmoid() + seen.tanh()
+        return c.tanh(), c
+
+
+class Pair(nn.Module):
+    """Takes its states by other names than those under which it returns them, and nothing else: (B, 3) to (B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 5)
+
+    def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        zeros = x.new_zeros(len(x), 5)
+        h_new, c_new = self.cell(x, (zeros if h is None else h, zeros if c is None else c))
+        return h_new, c_new
+
+
+class First(nn.Module):
+    """Returns its state before its output: (B, 3) to (B, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 5)
+        self.out = nn.Linear(5, 2)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        new = self.cell(x, state)
+        return new, self.out(new)
+
+
+class Joined(nn.Module):
+    """Puts its input and its state one after the other: (B, 5) and (B, 6) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(5 + 6, 6)
+        self.out = nn.Linear(5 + 6, 4)
+
+    def forward(self, x: Tensor, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        both = torch.cat((x, hidden), 1)
+        return self.out(both).log_softmax(1), self.hidden(both)
+
+
+class Listed(nn.Module):
+    """Returns lists by layer, of outputs and of states: (B, 3) to (B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.LSTMCell(3, 5), nn.LSTMCell(5, 5)])
+
+    def forward(self, x: Tensor, hidden: list[list[Tensor]] | None = None) -> tuple[list[Tensor], list[list[Tensor]]]:
+        states = []
+        for index, cell in enumerate(self.cells):
+            x, c = cell(x, None if hidden is None else hidden[index])
+            states.append([x, c])
+        return [x], states
+
+
+def compiled() -> Any:
+    """Takes anything, says its signature; it is compiled without a compiler."""
+    return torch.compile(Pair(), backend="eager")
+
+
+def scripted() -> Any:
+    return torch.jit.script(nn.GRUCell(3, 5))
+
+
+class Offset(nn.Module):
+    """What Mamba's layers write to: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 4)
+
+    def forward(self, x: Tensor, inference_params: Any = None) -> Tensor:
+        held = {} if inference_params is None else inference_params.key_value_memory_dict
+        held[0] = self.cell(x, held.get(0))
+        return torch.as_tensor(held[0])
+
+
+class Lazy(nn.Module):
+    """Takes whatever size its first input has: (B, F) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.take = nn.LazyLinear(4)
+        self.cell = nn.GRUCell(4, 4)
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.cell(self.take(x), hx)
+        return h * 2, h
+
+
+class Saves(nn.Module):
+    """Saves more than tensors: (B, 3) to (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 3)
+        self.scale = 2.0
+
+    def get_extra_state(self) -> dict[str, float]:
+        return {"scale": self.scale}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        self.scale = state["scale"]
+
+    def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, hx)
+        return h * self.scale, h
+
+
+class Resets(nn.Module):
+    """Starts again where it is told to: (B, 3) and (B,) to (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 3)
+
+    def forward(self, x: Tensor, done: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = x.new_zeros(len(x), 3) if hx is None else hx
+        h = self.cell(x, h * (~done)[..., None])
+        return h * 2, h
+
+
+class Rotated(nn.Module):
+    """Its state is a complex buffer: (1, 3) to (1, 3)."""
+
+    wave: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = nn.Parameter(torch.tensor(0.5))
+        self.register_buffer("wave", torch.zeros(1, 3, dtype=torch.complex64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.wave = self.wave * torch.exp(1j * self.turn) + x
+        return self.wave.real
+
+
+class Fills(nn.Module):
+    """Its past is an empty buffer at first, and has its sessions along axis 1 later: (B, 3) to (B, 4)."""
+
+    past: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = nn.Linear(3, 4)
+        self.register_buffer("past", torch.zeros(0), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = self.past if self.past.numel() else torch.zeros_like(x)[None]
+        self.past = x[None]
+        return torch.as_tensor(self.out(before.sum(0) + x))
+
+
+class Leaks(nn.Module):
+    """Has a number as the default of its state: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.take = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor, h: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
+        kept: Tensor = 0.9 * h + self.take(x)
+        return kept.tanh(), kept
+
+
+class Starts(Leaks):
+    """Has a tensor as the default of its state."""
+
+    def forward(self, x: Tensor, h: Tensor | float = torch.ones(1, 4)) -> tuple[Tensor, Tensor]:  # noqa: B008
+        return super().forward(x, h)

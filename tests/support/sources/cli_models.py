@@ -361,3 +361,15 @@ class Drops(nn.Module):
     def forward(self, x: Tensor, hx: Tensor | None = None) -> tuple[Tensor, Tensor]:
         y, hx = self.gru(x, hx)
         return nn.functional.dropout(y, 0.3, training=True), hx
+
+
+class Critic(nn.Module):
+    """Takes two tensors one after the other, of which nothing says the sizes: (B, 4) and (B, 2) to (B, 1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.value = nn.Linear(4 + 2, 1)
+
+    def forward(self, state: Tensor, action: Tensor) -> Tensor:
+        value: Tensor = self.value(torch.cat((state, action), -1))
+        return value

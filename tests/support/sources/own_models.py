@@ -1267,3 +1267,53 @@ class Inverse(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = 1 / x
         return y.to(self.dtype)
+
+
+class Phased(nn.Module):
+    """(T,) to (T,): keeps text in an attribute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = "idle"
+
+    def forward(self, x: Tensor) -> Tensor:
+        idle, self.phase = self.phase == "idle", "active"
+        return x if idle else x * 2
+
+
+class Known(nn.Module):
+    """(T,) to (T,): keeps what it was given in a set."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.known = set[float]()
+
+    def forward(self, x: Tensor) -> Tensor:
+        new = float(x[0]) not in self.known
+        self.known.add(float(x[0]))
+        return x if new else x * 2
+
+
+class Started(nn.Module):
+    """(T,) to (T,): keeps in an attribute that it was called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.started = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, self.started = not self.started, True
+        return x if first else x * 2
+
+
+class Stepping(nn.Module):
+    """(T,) to (T,): has no forward."""
+
+    def step(self, x: Tensor) -> Tensor:
+        return x
+
+    def observe(self, x: Tensor) -> Tensor:
+        return x
+
+    def reset(self) -> None:
+        """Take nothing."""
