@@ -96,8 +96,10 @@ def test_only_the_proxy_can_be_reached(deployment: Deployment) -> None:
     assert [binding["HostIp"] for bindings in ports.values() for binding in bindings] == ["127.0.0.1"]
     with pytest.raises(RuntimeError, match="NOAUTH"):
         docker("exec", *deployment.containers("redis"), "redis-cli", "-e", "GET", "x")
-    answer = deployment.get("/metrics")
-    assert (answer.status, "each replica" in answer.json["detail"]) == (404, True)
+    for path in ("/metrics", "/metrics?a", "/%6detrics", "/%6D%65trics"):
+        answer = deployment.get(path)
+        assert (answer.status, "each replica" in answer.json["detail"]) == (404, True)
+    assert deployment.get("//metrics").status == 404
 
 
 def test_a_stream_is_answered_while_it_is_sent(deployment: Deployment) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from carryover.api.cors import Origins
+from carryover.api.inbound import HEADERS
 from carryover.api.response import Response
 from carryover.api.route import Route
 from carryover.api.routes import ROUTES
@@ -42,7 +43,7 @@ def test_a_page_may_use_every_route(page: Client, route: Route) -> None:
     assert allowed.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert route.method in allowed.headers["Access-Control-Allow-Methods"].split(", ")
     headers = allowed.headers["Access-Control-Allow-Headers"].lower().split(", ")
-    assert {"content-type", "if-match", "if-none-match", "idempotency-key", "x-request-id"} <= set(headers)
+    assert {*HEADERS, "last-event-id"} - {"accept", "accept-encoding"} == set(headers)
     response = page.request(route.method, path_of(route), None if route.method == "GET" else b"{", {"Origin": ORIGIN})
     assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert {"ETag", "Location", "Idempotency-Replayed", "X-Request-ID"} <= set(
@@ -67,6 +68,21 @@ def test_each_origin_is_told_that_it_is_the_one(page: Client) -> None:
         assert response.headers.get_all("Access-Control-Allow-Origin") == [origin]
         assert "Access-Control-Allow-Credentials" not in response.headers
     assert page.request("GET", "/nowhere", headers={"Origin": ORIGIN}).headers["Access-Control-Allow-Origin"] == ORIGIN
+
+
+def test_a_page_may_read_every_header_that_a_response_has_for_it(page: Client) -> None:
+    trace = f"00-{'a' * 32}-{'b' * 16}-00"
+    asked = {"Origin": ORIGIN, "Prefer": "server-timing", "traceparent": trace, "Content-Type": "application/json"}
+    readable = {"content-type", "content-length", "cache-control"}  # as Fetch has it
+    about = {"server", "date", "connection", "vary", "x-content-type-options"}  # for whoever passes it on
+    path = page.create("digits-rnn")
+    for method, suffix, body in (("POST", ":predict", STEP), ("POST", ":fork", b""), ("GET", "/state", None)):
+        response = page.request(method, path + suffix, body, asked)
+        assert response.status < 300
+        named = {name.lower() for name in response.headers if not name.startswith("Access-Control")}
+        exposed = response.headers["Access-Control-Expose-Headers"].lower().split(", ")
+        assert named - readable - about <= set(exposed)
+        assert "server-timing" in named
 
 
 def test_a_stream_of_a_page_has_the_headers_too(page: Client) -> None:

@@ -71,6 +71,8 @@ class Application(Flask):
         environ = request.environ
         environ[_STARTED] = time.perf_counter_ns()
         path = environ["PATH_INFO"].encode("latin-1").decode(errors="replace")  # as WSGI has it
+        if path.startswith("//"):
+            path = "/."  # Werkzeug would take several slashes for one
         return self.url_map.bind("", path_info=path, default_method=environ["REQUEST_METHOD"])
 
     def make_default_options_response(self) -> FlaskResponse:

@@ -11,12 +11,13 @@ from carryover.errors import ForbiddenError
 
 EXPOSED = (
     "ETag", "Location", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID",
-    "Inference-Header-Content-Length",
+    "Inference-Header-Content-Length", "Content-Disposition", "Preference-Applied", "Server-Timing", "traceparent",
+    "WWW-Authenticate",
 )  # fmt: skip
 """The headers of responses that pages may read, beside the few that they always may."""
 ALLOWED = (
     "Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match",
-    "Inference-Header-Content-Length", "Last-Event-ID", "X-API-Key", "X-Request-ID",
+    "Inference-Header-Content-Length", "Last-Event-ID", "Prefer", "traceparent", "X-API-Key", "X-Request-ID",
 )  # fmt: skip
 """The headers of requests that pages may send."""
 _PORTS = {"http": ":80", "https": ":443"}

@@ -19,6 +19,7 @@ from carryover.telemetry.counters import STAGES, Totals
 from carryover.telemetry.metrics import Distribution, Histograms, Metrics
 from carryover.telemetry.prometheus import Labels
 from carryover.telemetry.request_log import Entry
+from carryover.threads import run_in_thread
 
 OTHER = "other"
 """The method and route of a request for which there is no route."""
@@ -45,7 +46,7 @@ def show(engine: Engine, _: Inbound) -> Response:
     """Return all metrics."""
     engine.sample()
     families = (*_of_requests(engine.metrics), *_of_models(engine), *_of_store(engine), *_of_process(engine))
-    return Response(prometheus.text(families), media_type=prometheus.MEDIA_TYPE)
+    return Response(run_in_thread(lambda: prometheus.text(families)), media_type=prometheus.MEDIA_TYPE)
 
 
 def count_requests(metrics: Metrics, routes: Iterable[Route]) -> None:

@@ -304,6 +304,14 @@ def test_a_session_name_with_a_slash_or_none_is_rejected(client: Client, name: s
         problem(answer, answer.status)
 
 
+@pytest.mark.parametrize(
+    "path", ["//v1/models", "///v1/models", "/v1//models", "/v1/models/", "//metrics", "/%2fmetrics"]
+)
+def test_a_path_with_a_slash_too_many_does_not_exist(client: Client, path: str) -> None:
+    assert client.get(path).status == 404
+    assert client.request("OPTIONS", path).status == 404
+
+
 @pytest.mark.parametrize("name", ["..%2f..%2fetc", "%2e%2e", "a%00b", "%ff%fe", "sum%20", "-sum", "x" * 3000])
 def test_a_bad_model_name_is_404(client: Client, name: str) -> None:
     problem(client.post(f"/v1/models/{name}:predict", {"instances": [1]}), 404)
