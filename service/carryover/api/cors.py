@@ -10,13 +10,14 @@ from carryover.api.response import Headers, Response
 from carryover.errors import ForbiddenError
 
 EXPOSED = (
-    "ETag", "Location", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After", "X-Request-ID",
-    "Inference-Header-Content-Length",
+    "ETag", "Location", "Idempotency-Replayed", "RateLimit", "RateLimit-Policy", "Retry-After", "Server-Timing",
+    "traceparent", "X-Request-ID", "Inference-Header-Content-Length",
 )  # fmt: skip
 """The headers of responses that pages may read, beside the few that they always may."""
 ALLOWED = (
     "Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match",
-    "Inference-Header-Content-Length", "Last-Event-ID", "X-API-Key", "X-Request-ID",
+    "Inference-Header-Content-Length", "Last-Event-ID", "Prefer", "traceparent", "tracestate", "X-API-Key",
+    "X-Request-ID",
 )  # fmt: skip
 """The headers of requests that pages may send."""
 _PORTS = {"http": ":80", "https": ":443"}
