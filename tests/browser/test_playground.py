@@ -263,7 +263,9 @@ def test_the_page_is_used_by_keyboard_alone(visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_nothing_scrolls_sideways_on_a_phone(browser: Browser, playground: Service, view: str) -> None:
+def test_on_a_phone_the_model_is_in_view_and_nothing_scrolls_sideways(
+    browser: Browser, playground: Service, view: str
+) -> None:
     phone = {"width": 360, "height": 740}
     url = f"http://127.0.0.1:{playground.port}/"
     with Visitor(browser, url, viewport=phone, has_touch=True, is_mobile=True) as someone:
@@ -273,6 +275,7 @@ def test_nothing_scrolls_sideways_on_a_phone(browser: Browser, playground: Servi
             press(page, "Read all rows")
             current_step(page, 8)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        expect(page.get_by_role("navigation").locator("[aria-current=page]")).to_be_in_viewport(ratio=0.9)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -35,7 +35,7 @@ export function form(model, name, moved) {
   const element = h("div",
     h("div.columns",
       card("Inputs", formOf("form", run, fields.map((one) => one.element),
-        model.stateful && h("label.check", kept, "In a session, which keeps the state"), tools)),
+        model.stateful && h("p", h("label", kept, " In a session, which keeps the state")), tools)),
       card("Outputs", h("p.soft", model.outputs.map(typed).join(" · ")), results,
         buffers("State buffers: steps change them", model.state_buffers),
         buffers("Frozen buffers: nothing changes them", model.frozen_buffers))),

@@ -10,7 +10,7 @@ const RECENT = 24; // responses that are shown
 const HUES = 3;
 const OWN = /route="\/(metrics|playground\/{asset}|v1\/models|v2\/health\/ready|)"/;
 const CLOSED = "/metrics is closed here: it needs an API key, or a proxy keeps it.";
-const NOTE = "It does not matter which worker of which replica responds: the state of a session is in Redis.";
+const NOTE = "It does not matter which one responds: the state of a session is in Redis.";
 const TILES = {
   "Requests, per second": (now, then, seconds) => change(now, then, "requests") / seconds,
   "Steps, per second": (now, then, seconds) => change(now, then, "steps") / seconds,
@@ -86,7 +86,7 @@ function served() {
     if (!known.includes(who)) known.push(who);
     list.append(h(`li.hue${known.indexOf(who) % HUES}`, { title: who }));
     if (list.children.length > RECENT) list.firstChild.remove();
-    text.textContent = `Last response: ${who}, in ${spent.toFixed(0)} ms; ${known.length} have responded. ${NOTE}`;
+    text.textContent = `Last response: ${who}, in ${spent.toFixed(0)} ms; workers seen: ${known.length}. ${NOTE}`;
   });
   return h("div.served", list, text);
 }
