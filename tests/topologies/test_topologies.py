@@ -219,7 +219,7 @@ def test_a_user_with_the_documented_rights_is_enough(shape: str, serve: Serve, r
     service = serve(place.url.replace("://", "://carryover:password@") + query)
     whole_api(service)
     if isinstance(place, RedisCluster):
-        _new_session_in_a_slot_that_moves(place, service)
+        _sessions_in_a_slot_that_moves(place, service)
     denied = {entry["object"] for server in place.servers for entry in server.redis.acl_log()}
     assert denied <= {"info"}, "INFO is asked for, and gone without"
 
@@ -233,17 +233,26 @@ def test_a_cluster_that_rejects_the_service_says_why(cluster: RedisCluster) -> N
             store.ping()
 
 
-def _new_session_in_a_slot_that_moves(cluster: RedisCluster, service: Service) -> None:
-    name = fresh()
-    key = f"carryover:{{rnn/{name}}}"
-    source = cluster.master_of(key)
-    target = next(master for master in cluster.masters() if master is not source)
+def _sessions_in_a_slot_that_moves(cluster: RedisCluster, service: Service) -> None:
+    """A new session is made where its slot goes to; of another, the keys are on both sides until all have moved."""
     with service.client() as client:
-        cluster.move(key_slot(key.encode()), source, target)
-        address = client.create("rnn", name)
-        assert client.step(address, [ROW])["step"] == 1
-        cluster.finish_move(key_slot(key.encode()), source, target)
-        assert client.step(address, [ROW])["step"] == 2
+        for new in (True, False):
+            name, key = fresh(), fresh("key")
+            record = f"carryover:{{rnn/{name}}}"
+            slot, source = key_slot(record.encode()), cluster.master_of(record)
+            target = next(master for master in cluster.masters() if master is not source)
+            address = f"{SESSIONS}/{name}" if new else client.create("rnn", name)
+            cluster.move(slot, source, target)
+            if new:
+                client.create("rnn", name)
+            else:
+                problem(post(client, f"{address}:predict", {"instances": [ROW]}, key=key), 503)
+            assert client.step(address, [ROW])["step"] == 1
+            cluster.finish_move(slot, source, target)
+            body = {"instances": [ROW]}
+            again = eventually("a step", lambda: _good(post(client, f"{address}:predict", body, key=key)))  # noqa: B023 - called at once
+            assert again.json["step"] == 2
+            assert client.step(address, [ROW])["step"] == 3
 
 
 @dataclass
