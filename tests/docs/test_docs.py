@@ -43,6 +43,15 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z")
 _RUN = re.compile(
     r"^(?P<settings>.*?)(?:\bmake run\b|\.venv/bin/carryover serve\b(?P<arguments>[^#\n]*)).*$", re.MULTILINE
 )
+CLOSED = """
+import { open } from "./websocket.mjs";
+const socket = open("http://127.0.0.1:8000/v1/models/digits-rnn/sessions/closed", { create: true });
+console.log("made", (await socket.step([[0, 0, 7, 15, 13, 1, 0, 0]])).step);
+socket.close();
+await socket.step([[0, 0, 7, 15, 13, 1, 0, 0]]).catch(() => {}); // by then it is closed
+await socket.step([[0, 0, 7, 15, 13, 1, 0, 0]]).catch((error) => console.log(error.message));
+"""
+"""A program that uses what `docs/streams.md` says, after the end."""
 OTHERS = ("console", "dockerfile", "ini", "protobuf", "yaml")
 """Languages of blocks that are for other programs; `console` is done by the tests that need a container engine."""
 
@@ -175,12 +184,23 @@ def same(found: Any, shown: Any) -> bool:
     ],
 )
 def test_the_javascript_of_a_page_runs(tmp_path: Path, service: Service, page: str, file: str, said: list[str]) -> None:
+    assert run_javascript(page, file, tmp_path, service) == said
+
+
+def test_a_step_over_a_websocket_that_was_closed_fails(tmp_path: Path, service: Service) -> None:
+    (tmp_path / "closed.mjs").write_text(CLOSED.replace(ADDRESS, f"127.0.0.1:{service.port}"))
+    assert run_javascript("docs/streams.md", "closed.mjs", tmp_path, service) == ["made 1", "the WebSocket is closed"]
+
+
+def run_javascript(page: str, file: str, folder: Path, service: Service) -> list[str]:
+    """Write the JavaScript files of a page, and return the lines that one of the folder's prints."""
     for block in blocks(page):
         if block.language == "javascript":
             assert block.file is not None
-            (tmp_path / block.file).write_text(block.text.replace(ADDRESS, f"127.0.0.1:{service.port}"))
-    done = subprocess.run([str(NODE), file], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
-    assert done.stdout.splitlines() == said, done.stderr
+            (folder / block.file).write_text(block.text.replace(ADDRESS, f"127.0.0.1:{service.port}"))
+    done = subprocess.run([str(NODE), file], cwd=folder, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)])

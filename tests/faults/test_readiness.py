@@ -1,7 +1,6 @@
 """The service is ready when a step can be committed: it asks for no right that steps do not need."""
 
 import json
-import re
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -18,8 +17,7 @@ from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.sweeper import sweep
 from tests.support.calls import call, fresh, post
 from tests.support.client import Client, Response, problem, sentence
-from tests.support.paths import ROOT
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer, documented_rights, free_port
 from tests.support.service import Service
 from tests.support.sockets import Events
 from tests.support.topologies import command
@@ -30,7 +28,6 @@ SESSIONS = "/v1/models/digits-rnn/sessions"
 ALL = ("~*", "&*", "+@all")
 COMMANDS = ["mget", "get", "set", "pttl", "getrange", "del", "exists", "strlen", "scan", "eval", "evalsha", "ping"]
 """All that the service runs, as docs/guarantees.md lists them; with rates, `time` as well."""
-DEPLOYMENT = ROOT / "docs" / "deployment.md"
 STEP = {"instances": [ROW]}
 BURST = 12
 
@@ -111,8 +108,7 @@ def test_it_is_ready_with_the_rights_that_steps_need(place: Place, client: Clien
 @pytest.fixture
 def rated(place: Place, tmp_path: Path) -> Iterator[Place]:
     """Another service at this Redis, whose only key has a rate."""
-    (rights,) = re.findall(r"^ACL SETUSER carryover on >password (.+)$", DEPLOYMENT.read_text(), re.MULTILINE)
-    place.allow(*rights.split())
+    place.allow(*documented_rights())
     command(place.server.redis, "ACL", "LOG", "RESET")
     entry = f'[keys.app]\nsha256 = "{digest("app")}"\nrights = ["predict", "sessions", "admin"]\nrate = "{BURST}/day"\n'
     (tmp_path / "keys.toml").write_text(entry)

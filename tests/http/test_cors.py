@@ -43,12 +43,11 @@ def test_a_page_may_use_every_route(page: Client, route: Route) -> None:
     assert allowed.headers["Access-Control-Allow-Origin"] == ORIGIN
     assert route.method in allowed.headers["Access-Control-Allow-Methods"].split(", ")
     headers = allowed.headers["Access-Control-Allow-Headers"].lower().split(", ")
-    assert {*HEADERS, "last-event-id"} - {"accept", "accept-encoding"} == set(headers)
+    assert {*HEADERS, "last-event-id", "tracestate"} - {"accept", "accept-encoding"} == set(headers)
     response = page.request(route.method, path_of(route), None if route.method == "GET" else b"{", {"Origin": ORIGIN})
     assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
-    assert {"ETag", "Location", "Idempotency-Replayed", "X-Request-ID"} <= set(
-        response.headers["Access-Control-Expose-Headers"].split(", ")
-    )
+    readable = set(response.headers["Access-Control-Expose-Headers"].split(", "))
+    assert {"ETag", "Location", "Idempotency-Replayed", "Server-Timing", "traceparent", "X-Request-ID"} <= readable
     assert "Origin" in response.headers.get_all("Vary", [])
 
 

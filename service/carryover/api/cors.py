@@ -17,7 +17,8 @@ EXPOSED = (
 """The headers of responses that pages may read, beside the few that they always may."""
 ALLOWED = (
     "Authorization", "Content-Encoding", "Content-Type", "Idempotency-Key", "If-Match", "If-None-Match",
-    "Inference-Header-Content-Length", "Last-Event-ID", "Prefer", "traceparent", "X-API-Key", "X-Request-ID",
+    "Inference-Header-Content-Length", "Last-Event-ID", "Prefer", "traceparent", "tracestate", "X-API-Key",
+    "X-Request-ID",
 )  # fmt: skip
 """The headers of requests that pages may send."""
 _PORTS = {"http": ":80", "https": ":443"}

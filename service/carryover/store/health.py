@@ -43,6 +43,10 @@ def reason(error: BaseException) -> str:
     """Return what the failure of a command means, for the client to read."""
     if isinstance(error, UnconfirmedError) and error.__cause__ is not None:
         return reason(error.__cause__)
+    # What the client of a cluster raises where no node tells it of the others hides what they said.
+    behind = error.__cause__ or error.__context__
+    if isinstance(error, exceptions.RedisClusterException) and behind and reason(behind) != _ERROR:
+        return reason(behind)
     if type(error) is redis.ResponseError:
         return next((why for start, why in _TEXTS.items() if str(error).startswith(start)), _ERROR)
     return next(_REASONS[cls] for cls in type(error).__mro__ if cls in _REASONS)

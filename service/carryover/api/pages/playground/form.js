@@ -23,10 +23,10 @@ export function form(model, name, moved) {
     const keeps = model.stateful && kept.checked;
     show(results, keeps ? await session.step(instances) : await predictions(model, instances), model);
   });
-  const example = guarded(async () => {
+  const example = guarded(async (pressed) => {
     const found = await exampleOf(model);
     const of = (name) => found?.map((instance) => (fields.length > 1 ? instance[name] : instance));
-    fields.forEach(({ spec, set }) => set(of(spec.name)));
+    if (pressed || !fields.some(({ values }) => values().length)) fields.forEach(({ spec, set }) => set(of(spec.name)));
   });
   const tools = h("div.tools", h("button.primary", "Run"), button("Example values", example),
     button("Random values", () => fields.forEach(({ vary }) => vary())),
@@ -35,7 +35,7 @@ export function form(model, name, moved) {
   const element = h("div",
     h("div.columns",
       card("Inputs", formOf("form", run, fields.map((one) => one.element),
-        model.stateful && h("label.check", kept, "In a session, which keeps the state"), tools)),
+        model.stateful && h("p", h("label", kept, " In a session, which keeps the state")), tools)),
       card("Outputs", h("p.soft", model.outputs.map(typed).join(" · ")), results,
         buffers("State buffers: steps change them", model.state_buffers),
         buffers("Frozen buffers: nothing changes them", model.frozen_buffers))),

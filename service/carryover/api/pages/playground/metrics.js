@@ -10,7 +10,6 @@ const RECENT = 24; // responses that are shown
 const HUES = 3;
 const OWN = /route="\/(metrics|playground\/{asset}|v1\/models|v2\/health\/ready|)"/;
 const CLOSED = "/metrics is closed here: it needs an API key, or a proxy keeps it.";
-const NOTE = "It does not matter which worker of which replica responds: the state of a session is in Redis.";
 const TILES = {
   "Requests, per second": (now, then, seconds) => change(now, then, "requests") / seconds,
   "Steps, per second": (now, then, seconds) => change(now, then, "steps") / seconds,
@@ -79,14 +78,14 @@ function median(now, then) {
 
 /** A dot for each of the last responses, of one hue for each worker. */
 function served() {
-  const [known, list, text] = [[], h("ol.lights"), h("p.soft", NOTE)];
+  const [known, list, text] = [[], h("ol.lights"), h("p.soft")];
   calls.addEventListener("served", ({ detail: { replica, worker, spent } }) => {
     if (!worker) return;
     const who = `worker ${worker} of replica ${replica}`;
     if (!known.includes(who)) known.push(who);
     list.append(h(`li.hue${known.indexOf(who) % HUES}`, { title: who }));
     if (list.children.length > RECENT) list.firstChild.remove();
-    text.textContent = `Last response: ${who}, in ${spent.toFixed(0)} ms; ${known.length} have responded. ${NOTE}`;
+    text.textContent = `Last response: ${who}, in ${spent.toFixed(0)} ms; workers seen: ${known.length}. Any will do: sessions are in Redis.`;
   });
   return h("div.served", list, text);
 }

@@ -56,8 +56,11 @@ const title = ({ name, stateful, version }) => h("div.title", h("h2", name),
 
 function mark(name) {
   shown = name;
-  for (const link of find("models").querySelectorAll("a"))
-    link.setAttribute("aria-current", link.textContent === name ? "page" : "false");
+  for (const link of find("models").querySelectorAll("a")) {
+    const here = link.textContent === name;
+    link.ariaCurrent = here && "page";
+    if (here) link.scrollIntoView({ block: "nearest" });
+  }
 }
 
 const names = () => String(models.map(({ name }) => name));
