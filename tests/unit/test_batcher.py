@@ -5,6 +5,7 @@ from collections.abc import Callable
 import gevent
 import pytest
 from gevent.event import Event
+from gevent.socket import socket, socketpair, wait_read
 
 from carryover.engine.batcher import Batcher
 from carryover.errors import OverloadedError
@@ -82,6 +83,47 @@ def test_one_caller_waits_for_nobody(processor: Processor, batcher: Batcher[Item
     batcher.run(items)
     assert processor.batches == [["a", "b"]]
     assert all(item.finished for item in items)
+
+
+def test_those_whose_requests_are_there_join_the_batch(processor: Processor, batcher: Batcher[Item]) -> None:
+    """Each waits for its client, whose request the event loop has not looked for yet."""
+    pairs = [socketpair() for _ in range(3)]
+
+    def asked(ours: socket, name: str) -> None:
+        ours.recv(1)
+        batcher.run([Item(name)])
+
+    waiting = [gevent.spawn(asked, ours, name) for (ours, _), name in zip(pairs, "bcd", strict=True)]
+    gevent.sleep(0)
+    for _, theirs in pairs:
+        theirs.send(b"x")
+    batcher.run([Item("a")])
+    gevent.joinall(waiting, raise_error=True)
+    assert [sorted(batch) for batch in processor.batches] == [["a", "b", "c", "d"]]
+    for pair in pairs:
+        for end in pair:
+            end.close()
+
+
+def test_a_leader_does_not_wait_until_nothing_else_happens(processor: Processor, batcher: Batcher[Item]) -> None:
+    one, other = socketpair()
+    other.send(b"never read")
+    turns = 0
+
+    def busy() -> None:
+        nonlocal turns
+        while not processor.batches and turns < 1000:
+            wait_read(one.fileno())
+            turns += 1
+
+    working = gevent.spawn(busy)
+    gevent.sleep(0)
+    batcher.run([Item("a")])
+    working.join()
+    assert processor.batches == [["a"]]
+    assert turns < 5
+    one.close()
+    other.close()
 
 
 def test_those_that_come_during_a_batch_share_the_next(processor: Processor, ask: Ask) -> None:

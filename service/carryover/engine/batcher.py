@@ -9,6 +9,9 @@ from gevent.hub import Waiter, get_hub
 
 from carryover.errors import OverloadedError
 
+_AT_ONCE = 2
+"""libev's highest priority: what waits until nothing of that priority happens does not wait for any requests."""
+
 
 class Item(Protocol):
     """A unit of work; the processor sets `finished` once it has succeeded or failed."""
@@ -94,12 +97,22 @@ class Batcher(Generic[T]):
 
     def _lead(self, own: _Entry[T]) -> None:
         try:
-            # One turn of the event loop: requests that have arrived by now join this batch.
-            gevent.sleep(0)
+            self._gather()
             while not own.finished():
                 self._work(self._take())
         finally:
             self._hand_over()
+
+    def _gather(self) -> None:
+        """Let the requests that have arrived join the batch: turn the event loop for as long as each turn brings some.
+
+        A turn is one look for what has arrived, and a run of all that waited for it.
+        """
+        count = 0
+        while count < len(self._queue) < self._limit:
+            count = len(self._queue)
+            gevent.idle(_AT_ONCE)
+            gevent.sleep(0)
 
     def _take(self) -> list[_Entry[T]]:
         batch = [self._queue.popleft()]
