@@ -9,6 +9,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 
@@ -73,7 +74,6 @@ def drive(load: Load) -> Sample:
         LoadError: a response was an error, did not come, or the connection broke.
 
     """
-    processes = [psutil.Process(pid) for pid in load.pids]
     links = {
         link.fileno(): link
         for link in (_Link(connection.port or load.port, connection) for connection in load.connections)
@@ -85,11 +85,11 @@ def drive(load: Load) -> Sample:
         for link in links.values():
             link.open()
         _serve(events, links, load.warm_up, [])
-        before = _Clocks.read(processes)
+        before = _Clocks.read(load.pids)
         _serve(events, links, load.seconds, latencies)
         if not latencies:  # slower than that: the responses that are awaited are the measurement
             _serve(events, links, _DRAIN_SECONDS, latencies, renew=False)
-        spent = _Clocks.read(processes) - before
+        spent = _Clocks.read(load.pids).since(before)
         _serve(events, links, _DRAIN_SECONDS, [], renew=False)
     for link in links.values():
         link.close()
@@ -100,9 +100,9 @@ def drive(load: Load) -> Sample:
         rate=count / spent.wall,
         p50=latencies[count // 2],
         p99=latencies[count * 99 // 100],
-        cpu=spent.servers / count,
+        cpu=spent.server / count,
         own_cpu=spent.own / count,
-        others=max(0.0, spent.machine - spent.servers - spent.own) / spent.wall,
+        others=max(0.0, spent.machine - spent.server - spent.own) / spent.wall,
     )
 
 
@@ -169,25 +169,38 @@ class _Link:
 
 @dataclass(frozen=True, slots=True)
 class _Clocks:
-    """The time, and the CPU time that the servers, this process and the whole machine have used; all in seconds."""
+    """The time, and the CPU time that the server's processes, this one and the whole machine have used; in seconds."""
 
     wall: float
-    servers: float
+    processes: Mapping[int, float]
     own: float
     machine: float
 
     @classmethod
-    def read(cls, servers: Iterable[psutil.Process]) -> Self:
-        used = [process.cpu_times() for process in servers]
+    def read(cls, pids: Iterable[int]) -> Self:
+        processes: dict[int, float] = {}
+        for pid in pids:
+            with suppress(psutil.NoSuchProcess):  # such as one that has rewritten Valkey's file
+                used = psutil.Process(pid).cpu_times()
+                processes[pid] = used.user + used.system
         machine = psutil.cpu_times()
         return cls(
             time.perf_counter(),
-            sum(times.user + times.system for times in used),
+            processes,
             time.process_time(),
             machine.user + machine.nice + machine.system + machine.steal,
         )
 
-    def __sub__(self, other: Self) -> "_Clocks":
-        return _Clocks(
-            self.wall - other.wall, self.servers - other.servers, self.own - other.own, self.machine - other.machine
-        )
+    def since(self, before: Self) -> "_Spent":
+        server = sum(seconds - before.processes[pid] for pid, seconds in self.processes.items())
+        return _Spent(self.wall - before.wall, server, self.own - before.own, self.machine - before.machine)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spent:
+    """What was used between two such times."""
+
+    wall: float
+    server: float
+    own: float
+    machine: float

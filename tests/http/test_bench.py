@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from bench import models
+from bench.load import Load, drive
 from bench.messages import connections, session_name
 from bench.rows import BASELINE, LARGER, MANY, ROWS, Row
 from tests.support.client import Client, Response
@@ -83,6 +86,13 @@ def test_infer_asks_what_predict_asks(service: Service, suffix: str) -> None:
     assert told["data"] == [value for one in predictions for value in one["probabilities"]]
     assert json.loads(answer.body[:start])["outputs"][0]["shape"] == told["shape"] == [len(predictions), 10]
     assert len(answer.body) - start == 4 * len(told["data"])
+
+
+def test_a_process_that_ends_meanwhile_ends_no_measurement(service: Service) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    load = Load(service.port, [ended.pid, *service.pids()], connections(ROW["predict"], 1), 0.0, 0.2)
+    assert drive(load).cpu > 0
 
 
 def test_a_row_with_keys_never_uses_one_twice(service: Service, client: Client) -> None:
