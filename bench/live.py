@@ -1,4 +1,7 @@
-"""The cost of a step with few and with many live sessions in the store: one server for each, measured in turn."""
+"""The cost of a step of sessions that are few, and of as many as the store holds, measured in turn on one server.
+
+Two servers would differ by more than that: by how the requests of each happen to gather in batches.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +24,7 @@ _ROUNDS = 12
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """The samples with `FEW` sessions in the store, and those with `sessions`, pair by pair."""
+    """The samples of `FEW` of the `sessions` in the store, and those of all of them, pair by pair."""
 
     sessions: int
     few: Sequence[Sample]
@@ -36,16 +39,11 @@ def measure(sessions: int, generator: Generator, seconds: float) -> Live:
     """Step sessions drawn at random, for so many seconds a round."""
     sizes = (FEW, sessions)
     samples: tuple[list[Sample], list[Sample]] = ([], [])
-    with running() as first, running() as second:
-        servers = (first, second)
-        for server, size in tqdm(
-            list(zip(servers, sizes, strict=True)), desc="filling the stores", unit="store", disable=None
-        ):
-            fill(server, size)
+    with running() as server:
+        fill(server, sessions)
         for number in tqdm(range(-1, _ROUNDS), desc="live sessions", unit="round", disable=None):
             # Each is the first in every other round.
             for index in (0, 1) if number % 2 else (1, 0):
-                server = servers[index]
                 load = drawn_connections(SESSION, CONNECTIONS, sizes[index])
                 taken = generator.run(Load(server.port, server.pids(), load, WARM_UP, seconds))
                 if number >= 0:  # the one before is for the caches

@@ -77,10 +77,10 @@ def beside_lines(cells: Sequence[Cell]) -> str:
 
 def live_lines(live: Live) -> str:
     """Return what a step costs with few and with many sessions in the store."""
-    lines = [f"A step of a session drawn at random, {CONNECTIONS} connections:"]
+    lines = [f"A step of a session drawn at random from a store of {live.sessions:,}, {CONNECTIONS} connections:"]
     for sessions, samples in ((FEW, live.few), (live.sessions, live.many)):
         steps, spent = median(map(rate, samples)), 1e6 * median(map(cpu, samples))
-        lines.append(f"  {sessions:>9,} live sessions  {steps:>7,.0f} steps/s  {spent:,.0f} us of CPU a step")
+        lines.append(f"  from {sessions:>9,} of them  {steps:>7,.0f} steps/s  {spent:,.0f} us of CPU a step")
     lines.append(f"  ratio of the pairs' steps/s {live.ratio(rate):.3f}, of their CPU {live.ratio(cpu):.3f}")
     return "\n".join(lines)
 

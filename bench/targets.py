@@ -70,7 +70,7 @@ def targets(cells: Sequence[Cell], memory: Memory, live: Live | None) -> Iterato
             what = f"steps/s of {cell.row.title} over single calls at {cell.where}"
             yield Target(what, cell.steps / single.steps, LEAST_MANY, at_least=True)
     if live is not None:
-        what = f"CPU of a step with {live.sessions:,} live sessions over that with {FEW:,} at {CONNECTIONS} connections"
+        what = f"CPU of a step of {live.sessions:,} sessions over that of {FEW:,} of them, {CONNECTIONS} connections"
         yield Target(what, live.ratio(cpu), MOST_LIVE, at_least=False)
     what = "bytes of memory of a stored RNN session above its state and its key's name"
     yield Target(what, memory.overhead, MOST_OVERHEAD, at_least=False)

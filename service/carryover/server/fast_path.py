@@ -92,7 +92,7 @@ class FastPath:
         while True:
             if not data:
                 with worker.waits:
-                    if answered:  # the next request is not there yet: to look for it would be in vain
+                    if answered:  # not at once: requests that others have sent meanwhile join its batch
                         wait(readable)
                     data = sock.recv(_PIECE)
             end = data.find(_END) + len(_END)
