@@ -31,6 +31,8 @@ from tests.support.service import Service
 from tests.support.sources.counted import Greenlets
 from tests.support.waiting import eventually
 
+WARM_UP = 0.4
+"""The share of the time after which each worker has had the largest requests: the C library keeps their memory."""
 GROWTH = 0.02
 LIVE = 0.1
 """Seconds that `live` may take."""
@@ -92,7 +94,7 @@ def soak(service: Service, server: RedisServer, seconds: float) -> list[str]:
     samples = []
     while time.time() < end:
         time.sleep(INTERVAL)  # the measured interval
-        if time.time() > end - seconds * 0.8:  # after the warm-up
+        if time.time() > end - seconds * (1 - WARM_UP):
             samples.append(sample(workers, server))
     found = [outcomes.get(timeout=120) for _ in processes]
     for process in processes:
