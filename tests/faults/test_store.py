@@ -4,22 +4,27 @@ import os
 import random
 import struct
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 import redis
 import torch
 from safetensors.torch import load_file
 
+from carryover.engine import Engine, Limits
+from carryover.engine.operations import Create, Step
 from carryover.errors import StoreUnavailableError
+from carryover.runtime.repository import Repository
 from carryover.store import IdempotencyKey, Outcome, Record, Store
 from carryover.store.record import GRACE, HEADER_BYTES, SESSION
 from carryover.store.redis import connect
 from carryover.store.redis import server as server_module
+from carryover.store.store import Commit
 from carryover.store.sweeper import sweep
 from models.rnn import RNNClassifier
 from tests.support.client import Client, problem, sentence
@@ -415,6 +420,56 @@ def test_a_commit_on_what_has_changed_is_a_conflict(store: Store) -> None:
     now = loaded(store)
     assert now is not None
     assert now.state == b"mine"
+
+
+def test_whoever_claims_a_session_wins_the_race_for_it(store: Store, place: Place) -> None:
+    record = created(store)
+    rival = Write(KEY, record, advanced(record, 1, b"rival"))
+    place.redis.redis.pexpire("test:{m/name}", GRACE + 7000)
+    store.claim([KEY, "m/none"])
+    assert store.commit([rival]) == [Outcome.CONFLICT]
+    now, looked = loaded(store), store.look(KEY)
+    assert now is not None
+    assert looked is not None
+    assert now.header != record.header
+    assert (now.data()[9:], now.edition) == (record.data()[9:], record.edition)
+    assert 6_000 < looked.remaining <= 7_000
+    assert store.commit([Write(KEY, now, advanced(now, 1, b"mine"))]) == [Outcome.COMMITTED]
+    assert store.load(["m/none"])[0] == [None]
+
+
+class Rivalled(Store):
+    """A store on which a rival commits just before each commit, unless the session was claimed: then it reads it."""
+
+    rival: Record | None = None
+    races = 0
+
+    def commit(
+        self, commits: Sequence[Commit], releases: Sequence[tuple[str, IdempotencyKey]] = ()
+    ) -> list[Outcome | StoreUnavailableError]:
+        self.races += 1
+        (mine,) = commits
+        if self.rival is None:
+            self.rival = loaded(self, mine.key)
+        if self.rival is not None:
+            (outcome,) = super().commit([Write(mine.key, self.rival, self.rival)])
+            self.rival = loaded(self, mine.key) if outcome is Outcome.COMMITTED else None
+        return super().commit(commits, releases)
+
+
+def test_a_worker_that_is_a_little_slower_wins_races_too(place: Place) -> None:
+    """It would lose all of them, as long as the other has requests."""
+    store = Rivalled(place.redis.url, 2.0, 60, prefix="test")
+    limits = Limits(8, 8, 60, 1 << 20, PATIENCE, 1 << 20, 1 << 20, 8)
+    engine = Engine(Repository.load([CHECKPOINTS]), store, limits)
+    model = engine.repository.model("digits-rnn")
+    engine.run([Create(model, "raced", ttl=60)])
+    store.races = 0
+    step = Step(model, "raced", {"rows": np.zeros((1, 1, 8), np.float32)})
+    engine.run([step])
+    assert step.error is None
+    assert step.step == 1
+    assert 1 < store.races < 20
 
 
 def test_two_that_create_one_name_conflict(store: Store) -> None:

@@ -33,6 +33,8 @@ from carryover.telemetry.metrics import Metrics
 
 MAX_ATTEMPTS = 200
 """How often an operation is run again after losing the race for its session."""
+_CLAIMED = 8
+"""Races after each so many of which the session is claimed: another worker, a little faster, would win them all."""
 
 _Times = tuple[int, int, int, int]
 """When a batch was started, loaded, run and committed, in nanoseconds of `time.perf_counter_ns`."""
@@ -95,6 +97,7 @@ class Transaction:
         forks: list[Fork] = []
         keyed: list[tuple[SessionBatch, Operation, IdempotencyKey]] = []
         charged: list[Operation] = []
+        starved: list[str] = []
         for position in range(len(names)):
             batch = batches[position]
             for operation in batch.operations:
@@ -107,6 +110,10 @@ class Transaction:
                     forks.append(operation)
                 if operation.charge is not None:
                     charged.append(operation)
+                if operation.attempts and operation.attempts % _CLAIMED == 0:
+                    starved.append(batch.key)
+        if starved:
+            self._store.claim(list(dict.fromkeys(starved)))
         self._read(batches[: len(names)], names, expiring, forks, keyed, charged=charged)
 
     def _read(  # noqa: PLR0913 - what one round trip reads

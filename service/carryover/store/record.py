@@ -178,6 +178,11 @@ def _nonce() -> int:
     return _random.getrandbits(64 - _EDITION_BITS) << _EDITION_BITS
 
 
+def nonce() -> bytes:
+    """Return the bytes of such a number in a record, behind those of the edition."""
+    return _random.randbytes(8 - _EDITION_BITS // 8)
+
+
 def parse(data: bytes, remaining: int = 1) -> Record:
     """Read what a key holds.
 

@@ -18,7 +18,7 @@ from carryover.errors import CommitUnknownError, ConfigurationError, StoreUnavai
 from carryover.store import keys as names
 from carryover.store.health import StoreHealth, reason, unavailable
 from carryover.store.rates import Demand
-from carryover.store.record import GRACE, HEADER_BYTES, SESSION, Record, Written, parse, tombstone
+from carryover.store.record import GRACE, HEADER_BYTES, SESSION, Record, Written, nonce, parse, tombstone
 from carryover.store.redis import ERRORS, Command, UnconfirmedError, connect
 from carryover.store.responses import LOCK_MILLISECONDS, IdempotencyKey, is_response
 
@@ -116,7 +116,7 @@ class Store:
         self._topology = connect(url, timeout)
         self._scripts = {
             name: _Script(name)
-            for name in ("commit", "elect", "heads", "live", "policy", "rate", "release", "replay", "sweep")
+            for name in ("claim", "commit", "elect", "heads", "live", "policy", "rate", "release", "replay", "sweep")
         }
         self._sources = {script.sha: script.source for script in self._scripts.values()}
 
@@ -199,6 +199,18 @@ class Store:
         commands = [("EVALSHA", sha, len(group), *(places[i] for i in group), HEADER_BYTES) for group in groups]
         found = _by_key(groups, self._run(commands)[0])
         return [each if isinstance(each, StoreUnavailableError) else _head(*each) for each in found]
+
+    def claim(self, keys: Sequence[str]) -> None:
+        """Have those who have read these sessions lose the race for them against whoever reads them next.
+
+        It only helps: where it fails, nothing is lost but that.
+        """
+        prefix, sha = self._prefix, self._scripts["claim"].sha
+        places = [names.session(prefix, key) for key in keys]
+        groups = self._topology.groups(places)
+        self._run(
+            [("EVALSHA", sha, len(group), *(places[i] for i in group), *(nonce() for _ in group)) for group in groups]
+        )
 
     def take(self, demand: Demand) -> None:
         """Settle a demand; where Redis fails, all is allowed, and nobody waits for a Redis that was lost before."""
