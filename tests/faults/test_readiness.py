@@ -179,11 +179,11 @@ def test_with_a_read_only_replica_it_is_not_ready(place: Place) -> None:
 
 
 def test_readiness_leaves_nothing_behind(place: Place) -> None:
-    assert place.ready() is None
-    before = place.server.redis.dbsize()
+    """Those of a probe that has failed are there until they expire; other keys come and go by themselves."""
+    before = set(place.server.redis.keys("*:probe:*"))
     for _ in range(20):
         assert place.ready() is None
-    assert place.server.redis.dbsize() == before
+    assert set(place.server.redis.keys("*:probe:*")) <= before
 
 
 def test_with_redis_full_it_is_not_ready_and_what_frees_memory_is_carried_out(place: Place, client: Client) -> None:
