@@ -41,6 +41,7 @@ def known(service: Service) -> dict[str, set[str]]:
         client.step(path, [[0] * 8])
         client.get(path)
         eventually("a count of the sessions", lambda: Scrape(client).samples("carryover_sessions"))
+        eventually("a look at the event loop", lambda: Scrape(client).samples("carryover_loop_lag_seconds_count"))
         scrape = Scrape(client)
     labels: dict[str, set[str]] = {}
     for family in scrape.families.values():
