@@ -36,10 +36,11 @@ class _Loop:
             RuntimeError: the loop was stopped, or its thread is another process's.
 
         """
-        if self._loop.is_closed() or self._process != os.getpid():
+        if self.stopped or self._process != os.getpid():
             work.close()
-            inherited = "the client was made in another process; make one in each"
-            raise RuntimeError("the client is closed" if self._loop.is_closed() else inherited)
+            raise RuntimeError(
+                "the client is closed" if self.stopped else "the client was made in another process; make one in each"
+            )
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

@@ -8,7 +8,6 @@ from urllib.parse import quote
 from uuid import uuid4
 
 import aiohttp
-import numpy as np
 import orjson
 from yarl import URL
 
@@ -161,6 +160,6 @@ def _require_success(response: aiohttp.ClientResponse, content: bytes) -> None:
 
 def _plain(value: Any) -> Any:
     """Return what is no JSON to orjson: arrays that are not contiguous or of another datatype, torch's tensors."""
-    if isinstance(value, np.ndarray | np.generic) or callable(getattr(value, "tolist", None)):
-        return value.tolist()
+    if callable(tolist := getattr(value, "tolist", None)):
+        return tolist()
     raise TypeError(f"{type(value).__name__} is not JSON; expected lists, numbers or arrays")

@@ -153,10 +153,8 @@ def _reject(version: ModelVersion, output: str, changed: Sequence[str]) -> None:
     """Raise, as an output differs after other calls; not if random numbers may be why."""
     module = version.forward.module
     if changed:
-        kept, buffer = (
-            ", ".join(map(repr, changed)),
-            "what is to be remembered belongs in a buffer, registered in __init__",
-        )
+        kept = ", ".join(map(repr, changed))
+        buffer = "what is to be remembered belongs in a buffer, registered in __init__"
         raise ModelFailedError(
             f"forward keeps {kept} where all sessions share it: the same call gave another {output!r} after "
             f"others; {remedy(module, changed[0], buffer)}"
