@@ -1,0 +1,172 @@
+"""Which inputs forward takes: guesses are run one after another, and what speaks for each is compared."""
+
+import time
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import replace
+
+from carryover.errors import ConfigurationError, GrowingStateError, ModelFailedError
+from carryover.runtime.axes import Experiment
+from carryover.runtime.discovery import dry_run
+from carryover.runtime.forward import Forward, zeros
+from carryover.runtime.input_guesses import Guess, choices, floating, likely
+from carryover.runtime.manifest import TensorSpec
+from carryover.runtime.state_guesses import likely as likely_state
+from carryover.runtime.structure import fields
+
+Given = Mapping[str, TensorSpec]
+
+_EXAMPLES = {"int": 1, "float": 0.5}
+_TRIED: Mapping[tuple[str, ...], float] = {(): 30.0, ("int", "float"): 15.0}
+"""Kinds of inputs that are tried with these, as forward need not take 0, and how long that may take, in seconds."""
+_TIME_AFTER_THE_FIRST = 3.0
+"""How long others are tried once one was found that forward takes, in seconds."""
+_ENOUGH = 12
+"""Inputs that forward takes and that are compared before the best of them is chosen."""
+
+
+def search(forward: Forward, given: Given) -> Experiment:
+    """Return the experiment with the inputs that most speaks for; `given` are those that need no guessing, by name.
+
+    Raises:
+        ConfigurationError: no inputs were found that forward takes; the sentence says what to pass.
+
+    """
+    failures, tried = list[str](), 0
+    for kinds, seconds in _TRIED.items():
+        best, failure, tries = _best(forward, given, kinds, seconds)
+        if best is not None:
+            best = best.with_zeros().in_floats()
+            best.check_sizes()
+            return best.found
+        failures.append(failure)
+        tried += tries
+    open_ = " ".join(f"--input {name}:FP32:-1,8" for name in forward.inputs if name not in given)
+    raise ConfigurationError(
+        f"no input was found for {', '.join(forward.inputs)} that forward takes, in {tried} tries; the first failed "
+        f"with: {failures[0]}; say what it takes, as in {open_}"
+        if open_
+        else f"forward does not take zeros of the shapes given with --input: {failures[0]}"
+    )
+
+
+def _best(forward: Forward, given: Given, kinds: Collection[str], seconds: float) -> tuple["_Attempt | None", str, int]:
+    """Return the best attempt, the first failure, and how many inputs were tried; `kinds` are as in `_Attempt`."""
+    best: _Attempt | None = None
+    seen, failure, tried, end = set[object](), "", 0, time.monotonic() + seconds
+    for choice in choices(forward.module, forward.inputs, given):
+        enough = best is not None and (best.perfect or (best.passes_on and len(seen) >= _ENOUGH))
+        if enough or time.monotonic() > end:
+            break
+        family = tuple(one.family for one in choice.values())
+        if family in seen:
+            continue
+        tried += 1
+        try:
+            attempt = _Attempt(forward, choice, given, kinds)
+        except GrowingStateError as error:
+            raise ConfigurationError(str(error)) from error
+        except ModelFailedError as error:
+            failure = failure or str(error)
+            continue
+        if any(guess.joined for guess in choice.values()) and not attempt.returns_state:
+            continue
+        if not seen:
+            end = min(end, time.monotonic() + _TIME_AFTER_THE_FIRST)
+        seen.add(family)
+        best = attempt if best is None else max(best, attempt, key=lambda one: one.score)
+    return best, failure, tried
+
+
+class _Attempt:
+    """Inputs that forward takes, and what was `found` with them.
+
+    Those of some `kinds` are tried with other numbers than 0.
+
+    Raises:
+        ModelFailedError: it does not take them.
+
+    """
+
+    def __init__(self, forward: Forward, choice: Mapping[str, Guess], given: Given, kinds: Collection[str]) -> None:
+        self._forward, self._choice, self._given, self._kinds = forward, choice, given, kinds
+        self.found = Experiment(forward, [self._spec(name, guess) for name, guess in choice.items()], given)
+
+    def _spec(self, name: str, guess: Guess) -> TensorSpec:
+        spec = self._given.get(name) or guess.spec(name)
+        kind = spec.datatype.kind
+        return spec.changed(example=_EXAMPLES[kind]) if kind in self._kinds and spec.example is None else spec
+
+    @property
+    def score(self) -> tuple[int, ...]:
+        """What speaks for these inputs, the weightiest first: the more, the better."""
+        found, axes = self.found, set(self.found.batch.values())
+        fitting = [guess.datatype.kind == "float" or likely(name) for name, guess in self._choice.items()]
+        steps = bool(found.time) or not found.state
+        return (
+            not found.broadcast,
+            self.passes_on,
+            found.keeps_shape(),
+            sum(map(bool, fitting)),
+            steps,
+            bool(axes),
+            len(axes) == 1,
+        )
+
+    @property
+    def returns_state(self) -> bool:
+        """Whether forward cannot do without its state, and returns it beside something else."""
+        state = {str(spec.output) for spec in self.found.found.values() if spec.initial == "zeros"}
+        others = {str(key) for key, _ in fields(self.found.outcome.returned)} - state
+        return bool(state and others)
+
+    @property
+    def passes_on(self) -> bool:
+        """Whether no input is left that is likely to be state, to judge by its name and by that there are others."""
+        return len(self._choice) == 1 or not any(map(likely_state, self.found.forward.inputs))
+
+    @property
+    def perfect(self) -> bool:
+        """Whether nothing could score higher."""
+        return self.score == (True, True, True, len(self._choice), True, True, True)
+
+    def with_zeros(self) -> "_Attempt":
+        """Return the same with zeros for floating inputs, if it is for others that forward does not take them."""
+        if "float" in self._kinds:
+            with suppress(ModelFailedError):
+                return _Attempt(self._forward, self._choice, self._given, set(self._kinds) - {"float"})
+        return self
+
+    def in_floats(self) -> "_Attempt":
+        """Return the same, with floating inputs where whole numbers are not called for."""
+        best, forward = self, self._forward
+        for name, guess in self._choice.items():
+            if name not in self._given and guess.datatype.kind != "float" and likely(name) is None:
+                other = {**best._choice, name: replace(guess, datatype=floating(forward.module))}
+                with suppress(ModelFailedError):
+                    best = max(
+                        _Attempt(forward, other, self._given, self._kinds), best, key=lambda attempt: attempt.score
+                    )
+        return best
+
+    def check_sizes(self) -> None:
+        """Do not choose a size where forward takes several, but not 1.
+
+        Raises:
+            ConfigurationError: with the axis.
+
+        """
+        for name, guess in self._choice.items():
+            for axis, larger in guess.larger():
+                other = {**self._choice, name: larger}
+                try:
+                    dry_run(self._forward, zeros([self._spec(key, one) for key, one in other.items()]))
+                except ModelFailedError:
+                    continue
+                batch = -1 if self.found.state else self.found.batch.get(name, -1)
+                sizes = ["-1" if at == batch else str(size) for at, size in enumerate(guess.shape)]
+                shape = ",".join("SIZE" if at in guess.sizes else size for at, size in enumerate(sizes))
+                raise ConfigurationError(
+                    f"forward takes more than one size along axis {axis} of {name!r} ({guess.shape[axis]} and "
+                    f"{larger.shape[axis]}), but not 1: say which, as in --input {name}:{guess.datatype.name}:{shape}"
+                )
