@@ -58,6 +58,7 @@ class Engine:
         self.timing: Timing | None = None
         self.tracer: Tracer | None = None
         self._of: dict[Key, Engine] = {}
+        self._asked = set[str]()  # models for which requests may wait: looking at all of them would grow with them
         self._followers = Followers(store)
         self._executor = Executor(self.statistics, limits)
         self._transaction = Transaction(store, self._executor, self.statistics, self.metrics, limits)
@@ -115,11 +116,11 @@ class Engine:
 
     def sample(self) -> None:
         """Show what this process is busy with, and whether it has lost the store."""
-        for model in self.repository:
-            waiting = self._predictions[model.name].waiting
-            if model.stateful:
-                waiting += self._sessions[model.name].waiting
-            self.statistics.of(model.name, model.default.version).queue(waiting)
+        for name in tuple(self._asked):
+            waiting = sum(queues[name].waiting for queues in (self._predictions, self._sessions) if name in queues)
+            self.statistics.of(name, self.repository.model(name).default.version).queue(waiting)
+            if not waiting:
+                self._asked.discard(name)
         self.metrics.redis_down.set(self.store.health.reason is not None)
 
     def _queue(self, model: Model) -> Queue:
@@ -154,6 +155,7 @@ class Engine:
         now = time.perf_counter_ns()
         for operation in operations:
             operation.queued, operation.timing = now, self.timing
+        self._asked.add(first.model.name)
         queues[first.model.name].run(operations)
 
     def step_all(self, model: Model, sessions: Sequence[str], inputs: Mapping[str, Array]) -> Stepped | None:
