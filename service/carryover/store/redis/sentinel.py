@@ -9,6 +9,8 @@ import time
 from contextlib import suppress
 from typing import Any
 
+import redis
+from redis import exceptions
 from redis.sentinel import Sentinel
 
 from carryover.store.redis.server import ERRORS, Server
@@ -25,6 +27,12 @@ class Master(Server):
     def watch(self) -> None:
         """From now on, ask the sentinels which server it is, every second."""
         threading.Thread(target=self._follow, daemon=True).start()
+
+    def _check(self, reply: Exception) -> None:
+        """One that writes nothing any more is a replica now, and a new connection asks which server the master is."""
+        if isinstance(reply, exceptions.ReadOnlyError):
+            raise redis.ConnectionError(str(reply))
+        super()._check(reply)
 
     def _follow(self) -> None:
         while True:

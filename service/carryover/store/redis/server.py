@@ -1,7 +1,8 @@
 """A single Redis server, over connections of this process.
 
 redis-py connects: credentials, TLS, Sentinel. Commands are packed and replies are parsed by hiredis, on the same
-socket, with one `send` for all commands of a round trip. Why a reply is always that of its command:
+socket and with the reader that redis-py made for it, with one `send` for all commands of a round trip. Why a reply is
+always that of its command:
 
 - A link belongs to whoever has sent, until `receive` has read as many replies as there were commands.
 - A link on which anything fails is disconnected before it is returned, with whatever was still to come.
@@ -16,8 +17,9 @@ from typing import Any
 
 import redis
 from gevent.lock import Semaphore
-from hiredis import pack_command
+from hiredis import PushNotification, pack_command
 from redis import exceptions
+from redis._parsers.hiredis import NOT_ENOUGH_DATA
 from redis.driver_info import DriverInfo
 
 from carryover.store.redis import tls
@@ -31,6 +33,7 @@ LONG_IDLE = 1.0
 """Seconds after which an unused connection is probed before it carries a command."""
 MOST = 256
 """Connections of one process to one server; further commands wait for one of them."""
+_PIECE = 64 * 1024
 SPARE = 10.0
 """Seconds after which an unused connection is closed, if there are others."""
 
@@ -75,14 +78,17 @@ class Server:
         if not self._free.acquire(blocking=False) and not self._free.acquire(timeout=self._patience):
             return _Link(None, error=redis.TimeoutError(f"all {MOST} connections wait for replies"))
         link = self._idle.pop() if self._idle else _Link(self._connection())
-        connection = link.connection
         try:
             if time.monotonic() - link.used > LONG_IDLE:
                 self._probe(link)
-            connection.connect()  # does nothing if it is connected; with Sentinel, this asks for the master
-            connection.send_packed_command((b"".join(map(pack_command, commands)),), check_health=False)
+            connection = link.connection
+            if connection._sock is None:  # noqa: SLF001 - it has no public name
+                connection.connect()  # with Sentinel, this asks for the master
+            data = b"".join(map(pack_command, commands))
+            if (sent := connection._sock.send(data)) < len(data):  # noqa: SLF001
+                connection._sock.sendall(data[sent:])  # noqa: SLF001
         except ERRORS as error:
-            link.error = error
+            link.error = _of_redis(error)
         except BaseException:
             self.give_up(link)
             raise
@@ -106,9 +112,9 @@ class Server:
         try:
             if error is not None:
                 raise error
-            for _ in range(count):
-                replies.append(_reply(connection))  # noqa: PERF401 - those that came before an error are kept
+            self._read(connection, replies, count)
         except BaseException as error:
+            error = _of_redis(error)
             # If one connection broke, the others are probably broken too, or lead to a former master.
             self._disconnect(link)
             if not isinstance(error, ERRORS):
@@ -119,6 +125,28 @@ class Server:
         finally:
             self._return(link)
         return replies
+
+    def _read(self, connection: Any, replies: list[Any], count: int) -> None:
+        """Append replies until there are `count`; an error that the server sends is one, and others may follow it."""
+        parser, sock = connection._parser, connection._sock  # noqa: SLF001 - no public names for them
+        reader = parser._reader  # noqa: SLF001
+        while len(replies) < count:
+            reply = reader.gets()
+            if reply is NOT_ENOUGH_DATA:
+                if not (data := sock.recv(_PIECE)):
+                    raise redis.ConnectionError("the server has closed the connection")
+                reader.feed(data)
+            elif isinstance(reply, PushNotification):
+                parser.handle_push_response(reply)
+            else:
+                if isinstance(reply, Exception):
+                    self._check(reply)
+                replies.append(reply)
+
+    def _check(self, reply: Exception) -> None:
+        """Raise what says that the connection cannot be used any more, if an error that the server has sent does."""
+        if isinstance(reply, redis.ConnectionError):
+            raise reply
 
     def _return(self, link: "_Link") -> None:
         """Take a link back; the one that was unused for longest is closed if that was for long."""
@@ -209,6 +237,13 @@ def _confirmed(replies: list[Any], replicas: Any, needed: int) -> list[Any]:
         return [reply if isinstance(reply, Exception) else replicas for reply in replies]
     cause = replicas if isinstance(replicas, Exception) else None
     return [reply if isinstance(reply, Exception) else UnconfirmedError(reply, cause) for reply in replies]
+
+
+def _of_redis(error: BaseException) -> Any:
+    """Return an error of the socket as redis-py's own."""
+    if isinstance(error, TimeoutError):
+        return redis.TimeoutError("the server does not reply in time")
+    return redis.ConnectionError(str(error)) if isinstance(error, OSError) else error
 
 
 def _reply(connection: Any) -> Any:
