@@ -1,22 +1,26 @@
 """What is read as one array is what the general parser reads of each line, or session; the rest is left to that."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from carryover.api.inbound import Inbound
 from carryover.api.json import parse
 from carryover.api.names import checked
-from carryover.api.v1.instances import instances, instances_of_lines, instances_of_sessions
-from carryover.api.v1.schemas import Line, PredictMany
+from carryover.api.v1.instances import instances, instances_of_lines, instances_of_sessions, read_instances
+from carryover.api.v1.schemas import Line, Predict, PredictMany
+from carryover.errors import InvalidInputError
 from carryover.runtime.datatypes import Array, Datatype
 from carryover.runtime.manifest import TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered in cast:RuntimeWarning")  # as the service does
 
+GENERAL = "carryover.api.v1.instances.read"
+"""What reads a body that is not plain."""
 SPEC = TensorSpec(name="x", datatype=Datatype.FP32, shape=(-1, 1, 2), batch_dim=1)
 NUMBERS = st.integers(-9, 9) | st.floats(-10, 10, width=32) | st.sampled_from((2**70, 1e39, True, None, "1"))
 ROWS = st.lists(st.lists(NUMBERS, min_size=1, max_size=3) | NUMBERS, max_size=3)
@@ -34,6 +38,41 @@ ODD = st.sampled_from(
 
 def line(values: object) -> bytes:
     return json.dumps({"instances": values}).encode()
+
+
+def outcome(work: Callable[[], dict[str, Array]]) -> Array | str:
+    try:
+        return work()["x"]
+    except InvalidInputError as error:
+        return str(error)
+
+
+@settings(max_examples=600)
+@given(body=GOOD.map(line) | ODD | ROWS.map(line), datatype=st.sampled_from((*Datatype,)))
+@example(body=line([[1.5, 2]]), datatype=Datatype.INT64)
+@example(body=line([[2**63, 2]]), datatype=Datatype.INT64)
+@example(body=line([[70000, 2]]), datatype=Datatype.FP16)
+@example(body=line([1, 2]), datatype=Datatype.FP32)
+def test_a_body_is_what_the_general_parser_makes_of_it(body: bytes, datatype: Datatype) -> None:
+    specs = [SPEC.changed(datatype=datatype)]
+    inbound = Inbound("POST", "/", "", {}, {}, len(body))
+    inbound.body = body
+    found = outcome(lambda: read_instances(specs, inbound))
+    expected = outcome(lambda: instances(specs, parse(Predict, body).instances))
+    if isinstance(found, str) or isinstance(expected, str):
+        assert found == expected
+    else:
+        same(found, expected)
+
+
+@pytest.mark.parametrize("datatype", [Datatype.FP32, Datatype.INT64])
+def test_a_plain_body_is_taken(datatype: Datatype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(GENERAL)
+    inbound = Inbound("POST", "/", "", {}, {}, 100)
+    inbound.body = b' {"instances": [[1, -2], [3, 4]]}\n'
+    same(
+        read_instances([SPEC.changed(datatype=datatype)], inbound)["x"], np.array([[[1, -2]], [[3, 4]]], datatype.numpy)
+    )
 
 
 @settings(max_examples=300)

@@ -21,6 +21,7 @@ _BF16_LIMIT = np.float32(float.fromhex("0x1.ffp127"))
 _BF16_EXPONENT = np.uint16(0x7F80)
 
 _ALLOWED: dict[str, set[type]] = {"float": {float, int}, "int": {int, float}, "bool": {bool}}
+_PLAIN = (Datatype.FP16, Datatype.FP32, Datatype.FP64)
 _EXPECTED = {"float": "a number", "int": "a whole number", "bool": "true or false"}
 _JSON_NAMES = {dict: "an object", list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
 
@@ -52,6 +53,22 @@ def array(datatype: Datatype, values: list[Any], where: str, suffix: str = "") -
             f"{_place(index, shape, where, suffix)} must be {_EXPECTED[datatype.kind]}, not {called(level[index])}"
         )
     return flat(datatype, level, shape, where, suffix).reshape(shape)
+
+
+def of_numbers(datatype: Datatype, values: Any) -> Array | None:
+    """Return the array that `array` makes of numbers in a nest of lists, and of nothing else.
+
+    None where it would have something to say, and of some datatypes.
+    """
+    whole = datatype is Datatype.INT64  # to which numpy would cut numbers off, if it were asked to
+    if not whole and datatype not in _PLAIN:
+        return None
+    try:
+        found = np.array(values, None if whole else datatype.numpy)
+    except (ValueError, OverflowError):
+        return None
+    fits = found.dtype == datatype.numpy if whole else _finite(datatype, found)
+    return found if fits and found.size and 0 < found.ndim <= MAX_DIMENSIONS else None
 
 
 def flat(datatype: Datatype, leaves: list[Any], shape: Sequence[int], where: str, suffix: str = "") -> Array:

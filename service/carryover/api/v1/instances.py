@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate, chain
 from typing import Any
 
@@ -10,9 +10,10 @@ import numpy as np
 import orjson
 
 from carryover.api import numbers
-from carryover.api.arrays import array, called
+from carryover.api.arrays import array, called, of_numbers
 from carryover.api.inbound import Inbound
 from carryover.api.json import LARGE_BODY, by_size, in_parts, read
+from carryover.api.response import JSON
 from carryover.api.v1.schemas import Classified, Predict
 from carryover.engine import Operation
 from carryover.errors import InvalidInputError
@@ -24,6 +25,7 @@ from carryover.threads import run_in_thread
 MANY_ELEMENTS = 64 * 1024
 """Elements of outputs that take some 10 ms to encode."""
 ROWS_OF_A_PART = 1024
+_PLAIN_BODY = re.compile(rb'[ \t\r\n]*+\{[ \t\r\n]*+"instances"[ \t\r\n]*+:[][0-9eE+\-., \t\r\n]*+\}[ \t\r\n]*+')
 _PLAIN_LINES = re.compile(rb'(?:[ \t\r]*+\{[ \t\r]*+"instances"[ \t\r]*+:[][0-9eE+\-., \t\r]*+\}[ \t\r]*+(?:\n|$))++')
 _PLAIN_SESSIONS = re.compile(
     rb'\s*+\{\s*+"sessions"\s*+:\s*+\{\s*+(?:"(?!\.{1,2}")[A-Za-z0-9._~-]{1,128}"\s*+:[][0-9eE+\-.,\s]*+)++\}\s*+\}\s*+'
@@ -37,7 +39,29 @@ def read_instances(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, A
         MediaTypeError, InvalidInputError: with the place and what would be right.
 
     """
-    return by_size(inbound.body, partial(_read, specs, inbound))
+    found = _plain(specs, inbound)
+    return by_size(inbound.body, partial(_read, specs, inbound)) if found is None else found
+
+
+def _plain(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array] | None:
+    """Return the instances in a body of nothing but numbers for one input; None of any other, and of most invalid ones.
+
+    Most requests are so, and are read in a third of the time.
+    """
+    headers, body, spec = inbound.headers, inbound.body, specs[0]
+    if (
+        len(specs) > 1
+        or len(body) > LARGE_BODY
+        or _PLAIN_BODY.fullmatch(body) is None
+        or headers.get("content-type", JSON) != JSON
+        or "content-encoding" in headers
+    ):
+        return None
+    try:
+        found = of_numbers(spec.datatype, orjson.loads(body)["instances"])
+    except orjson.JSONDecodeError:
+        return None
+    return None if found is None else {spec.name: _shaped(spec, found, "instances")}
 
 
 def _read(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array]:
@@ -163,7 +187,7 @@ def predictions(specs: Sequence[TensorSpec], outputs: Mapping[str, Array], label
         best = columns[0].argmax(-1).tolist()
         return [
             Classified(label=_label(labels, index), probabilities=row)
-            for index, row in zip(best, columns[0], strict=True)
+            for index, row in zip(best, columns[0], strict=False)  # to ask an array for one more row takes a while
         ]
     if len(specs) == 1:
         return columns[0]
@@ -225,6 +249,7 @@ def _shaped(spec: TensorSpec, stacked: Array, where: str, suffix: str = "") -> A
     return stacked if axis == 0 else np.moveaxis(stacked, 0, axis)
 
 
+@lru_cache
 def _restore(got: tuple[int, ...], wanted: tuple[int, ...]) -> tuple[int, ...] | None:
     """Put dropped dimensions of size 1 back; None where `got` is not `wanted` with some of them dropped.
 
