@@ -145,8 +145,8 @@ class FastPath:
         matched = self._paths.fullmatch(path)
         if matched is None:
             return None
-        route, parameters = self._matched[matched.lastindex or 0]
-        named = {name: matched[position] for name, position in parameters}
+        route, names, groups = self._matched[matched.lastindex or 0]
+        named = dict(zip(names, matched.group(*groups), strict=False))
         return route, Inbound("POST", path, query, named, held, self._bodies.limit), length
 
     def _received(self, sock: Any, data: bytes, size: int) -> bytes:

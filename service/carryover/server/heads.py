@@ -20,7 +20,7 @@ _UNUSUAL = frozenset(
 """
 _NOT_PLAIN = re.compile(rb"[^\r\n -~]| \r|\r(?!\n)|(?<!\r)\n")
 _LENGTH = re.compile(rb"[0-9]{1,9}")
-_VARYING = re.compile(rb"\r\n(idempotency-key|if-match|traceparent|x-request-id): ([!-~]+)(?=\r\n)", re.IGNORECASE)
+_VARYING = re.compile(rb"\r\n((?i:idempotency-key|if-match|traceparent|x-request-id)): ([!-~]++)(?=\r\n)")
 """Headers whose values differ from request to request, and change nothing of how the rest is read."""
 _KNOWN = 1024
 """Different headers that are kept."""
@@ -73,23 +73,25 @@ class KnownHeaders:
     """What was read of headers that were ordinary: a client's are often the same, byte for byte but for some values."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[bytes, ...], tuple[dict[str, str], int]] = {}
+        # By the text between the values that vary: headers, the length of the body, and the names of those values.
+        self._known: dict[bytes | tuple[bytes, ...], tuple[dict[str, str], int, tuple[str, ...]]] = {}
 
     def find(self, fields: bytes) -> tuple[dict[str, str], int] | None:
         """Return headers by name, and the length of the body; None where nothing is known.
 
         `fields` is the head from the end of its first line on.
         """
+        known = self._known.get(fields)
+        if known is not None:
+            return known[:2]
         parts = _VARYING.split(fields)  # text, name, value, text, ...
-        if len(parts) == 1:
-            return self._known.get((fields,))
         values = parts[2::3]
         del parts[2::3]
         known = self._known.get(tuple(parts))
         if known is None:
             return None
-        varying = zip(parts[1::2], values, strict=True)
-        return known[0] | {name.lower().decode(): value.decode() for name, value in varying}, known[1]
+        headers, length, names = known
+        return {**headers, **{name: value.decode() for name, value in zip(names, values, strict=True)}}, length
 
     def add(self, fields: bytes, headers: dict[str, str], length: int) -> None:
         """Keep what was read."""
@@ -97,4 +99,5 @@ class KnownHeaders:
             self._known.clear()
         parts = _VARYING.split(fields)
         del parts[2::3]
-        self._known[tuple(parts)] = headers, length
+        names = tuple(name.lower().decode() for name in parts[1::2])
+        self._known[tuple(parts) if names else fields] = headers, length, names

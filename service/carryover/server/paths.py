@@ -8,13 +8,18 @@ _NAME = "[A-Za-z0-9._~-]+"
 """What stands for a parameter; a path with another name is not ordinary."""
 
 
-def patterns(routes: list[Route]) -> tuple[re.Pattern[str], dict[int, tuple[Route, list[tuple[str, int]]]]]:
-    """Return what matches the paths of all routes, and by the last group that has matched the route and its parameters.
+Matched = tuple[Route, tuple[str, ...], tuple[int, ...]]
+"""A route, the names of its parameters, and the groups that they are."""
 
-    A route's group ends after those of its parameters, which stand for themselves by their numbers.
+
+def patterns(routes: list[Route]) -> tuple[re.Pattern[str], dict[int, Matched]]:
+    """Return what matches the paths of all routes, and which it was, by the last group that has matched.
+
+    A route's group ends after those of its parameters. Group 0, which is the path, stands after them, as `Match.group`
+    returns a tuple only if it is asked for several.
     """
     alternatives: list[str] = []
-    found: dict[int, tuple[Route, list[tuple[str, int]]]] = {}
+    found: dict[int, Matched] = {}
     group = 1
     for route in routes:
         for template in route.templates():
@@ -22,6 +27,6 @@ def patterns(routes: list[Route]) -> tuple[re.Pattern[str], dict[int, tuple[Rout
             names = parts[1::2]
             fixed = [re.escape(part) for part in parts[::2]]
             alternatives.append(f"({f'({_NAME})'.join(fixed)})")
-            found[group] = route, [(name, group + number) for number, name in enumerate(names, 1)]
+            found[group] = route, tuple(names), (*range(group + 1, group + 1 + len(names)), 0)
             group += 1 + len(names)
     return re.compile("|".join(alternatives)), found
