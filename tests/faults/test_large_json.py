@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.client import Client
+from tests.support.calls import put_state
+from tests.support.client import Client, problem
 from tests.support.service import Service
 
 SIZE = 8_000_000
@@ -75,6 +76,14 @@ def test_others_wait_for_a_worker_less_than_half_as_long_as_a_parser_takes(
 ) -> None:
     with lone.clients(2) as (one, other):
         assert longest_response(other, lambda: one.post(path, body)) < seconds_of_parser(body) / 2
+
+
+def test_the_header_of_a_state_is_bounded(lone: Service) -> None:
+    header = b'{"h":{"dtype":"F32","shape":[%b],"data_offsets":[0,0]}}' % many(b"1")
+    file = len(header).to_bytes(8, "little") + header
+    with lone.clients(2) as (one, other):
+        assert longest_response(other, lambda: put_state(one, SESSION, file)) < seconds_of_parser(header) / 2
+        assert "fields and sizes" in problem(put_state(one, SESSION, file), 400)
 
 
 def longest_response(client: Client, work: Callable[[], object]) -> float:

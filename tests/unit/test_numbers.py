@@ -56,6 +56,10 @@ def read(values: Any, datatype: Datatype) -> Any:
 @example(values=[[1, [2, 3]], [[], 4]], datatype=Datatype.FP32)
 @example(values=[[], [1]], datatype=Datatype.FP32)
 @example(values=[[1, [2]], 3, [4, [5]]], datatype=Datatype.INT64)
+@example(values=[[2**53 + 1, -(2**53)], [3, 4]], datatype=Datatype.INT64)
+@example(values=[[127, -128], [3, 0]], datatype=Datatype.INT8)
+@example(values=[[127, -129], [3, 0]], datatype=Datatype.INT8)
+@example(values=[2**64 - 1, 0], datatype=Datatype.UINT64)
 @example(values=[[2**60 + 1, 1.0], [3, 4.5]], datatype=Datatype.INT64)
 @example(values=[[1, 2], [3, 70_000]], datatype=Datatype.FP16)
 def test_numbers_are_what_the_general_parser_reads_and_rejects(values: Any, datatype: Datatype) -> None:
@@ -161,3 +165,11 @@ def test_no_line_and_column_is_said_of_a_text_that_has_changed() -> None:
         parse(Predict, taken + LARGE.encode())
     with pytest.raises(InvalidInputError, match=r"is not JSON: key must be a string at line 1 column 18$"):
         parse(Predict, whole + LARGE.encode())
+
+
+def test_many_errors_of_a_large_body_are_not_listed() -> None:
+    fields = json.dumps({str(number): 1 for number in range(LARGE_BODY // 8)}).encode()
+    with pytest.raises(
+        InvalidInputError, match=r"^the body has 32769 errors, such as unknown fields; its fields are 'inst"
+    ):
+        parse(Predict, fields)

@@ -21,6 +21,9 @@ _BF16_LIMIT = np.float32(float.fromhex("0x1.ffp127"))
 # All bits of the exponent: NaN or an infinity.
 _BF16_EXPONENT = np.uint16(0x7F80)
 
+_LARGEST_EXACT = 2**53 - 1
+"""Up to this, FP64 has all whole numbers."""
+
 _ALLOWED: dict[str, set[type]] = {"float": {float, int}, "int": {int, float}, "bool": {bool}}
 _EXPECTED = {"float": "a number", "int": "a whole number", "bool": "true or false"}
 _JSON_NAMES = {
@@ -75,11 +78,20 @@ def _of_numbers(datatype: Datatype, numbers: Numbers, where: str, suffix: str) -
         raise InvalidInputError(f"{_place(0, shape, where, suffix)} must be {_EXPECTED['bool']}, not {called(given)}")
     for part, text in numbers.parts:
         start, end = end, end + part.size
-        if datatype.kind == "float":
+        if _is_exact(datatype, part):
             result[start:end] = part
-        if datatype.kind != "float" or not _finite(datatype, result[start:end]):
+        else:
             result[start:end] = flat(datatype, orjson.loads(b"[%b]" % text), shape, where, suffix, first=start)
     return result.reshape(shape)
+
+
+def _is_exact(datatype: Datatype, part: Array) -> bool:
+    """Whether numbers are of a datatype, and FP64 has them as they were written, or as near as the datatype does."""
+    if datatype.kind == "float":
+        return _finite(datatype, part.astype(datatype.numpy))
+    limits = np.iinfo(datatype.numpy)  # type: ignore[type-var]
+    low, high = max(limits.min, -_LARGEST_EXACT), min(limits.max, _LARGEST_EXACT)
+    return bool(((part >= low) & (part <= high) & (part == np.trunc(part))).all())
 
 
 def _joined(datatype: Datatype, parts: list[Any], shape: Sequence[int], where: str, suffix: str) -> Array:
