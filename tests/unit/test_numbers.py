@@ -12,6 +12,7 @@ from carryover.api import numbers
 from carryover.api.arrays import array
 from carryover.api.json import LARGE_BODY, MAX_VALUES, parse
 from carryover.api.numbers import Numbers
+from carryover.api.v1 import streams
 from carryover.api.v1.schemas import Predict
 from carryover.api.v2.schemas import Infer
 from carryover.errors import BodyTooLargeError, InvalidInputError
@@ -157,6 +158,11 @@ def test_a_large_body_has_few_other_values() -> None:
         BodyTooLargeError, match=rf"about {2 * MAX_VALUES + 2} fields and values; expected at most {MAX_VALUES}"
     ):
         parse(Predict, many)
+
+
+def test_a_line_of_too_many_values_does_not_end_its_stream() -> None:
+    line = json.dumps({"instances": [{}] * MAX_VALUES}).encode()
+    assert isinstance(streams._parsed(line), BodyTooLargeError)  # noqa: SLF001
 
 
 def test_no_line_and_column_is_said_of_a_text_that_has_changed() -> None:
