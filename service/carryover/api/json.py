@@ -7,13 +7,21 @@ from typing import Any, TypeVar
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from carryover.api import numbers
 from carryover.api.inbound import Inbound
 from carryover.api.response import JSON, Response
-from carryover.errors import InvalidInputError, MediaTypeError
+from carryover.errors import BodyTooLargeError, InvalidInputError, MediaTypeError
 from carryover.threads import in_turns, run_in_thread
 
 LARGE_BODY = 256 * 1024
 """Bytes of JSON that take some 10 ms to read: larger ones are read in a native thread."""
+MAX_VALUES = 128 * 1024
+"""The most fields and values of a large body besides long lists of numbers: the general parser reads them in one go."""
+_MARKS = b",:[{"
+"""What stands before each of them."""
+_END = 64
+"""Bytes at the end of a body, of which some are blank."""
+_MANY_ERRORS = 100
 
 Body = TypeVar("Body", bound=BaseModel)
 T = TypeVar("T")
@@ -29,7 +37,9 @@ _WORDS = {
 
 
 def read(inbound: Inbound, model: type[Body], *, or_nothing: bool = False) -> Body:
-    """Read a request's body; `or_nothing` takes an empty one for an empty object, of whatever media type.
+    """Read a request's body, a large one in a native thread.
+
+    `or_nothing` takes an empty one for an empty object, of whatever media type.
 
     Raises:
         MediaTypeError: it is not called JSON.
@@ -42,7 +52,7 @@ def read(inbound: Inbound, model: type[Body], *, or_nothing: bool = False) -> Bo
     headers = inbound.headers
     if headers.get("content-type", JSON) != JSON or "content-encoding" in headers:
         require_media_type(inbound, JSON)
-    return parse(model, data)
+    return parse(model, data) if len(data) <= LARGE_BODY else run_in_thread(lambda: parse(model, data))
 
 
 def by_size(data: bytes, work: Callable[[], T]) -> T:
@@ -51,16 +61,46 @@ def by_size(data: bytes, work: Callable[[], T]) -> T:
 
 
 def parse(model: type[Body], data: bytes) -> Body:
-    """Read JSON bytes as `model` describes them.
+    """Read JSON bytes as `model` describes them; in large ones, long lists of numbers become `Numbers`.
 
     Raises:
         InvalidInputError: with the place and what would be right.
+        BodyTooLargeError: they have too many other values.
 
     """
+    if len(data) > LARGE_BODY:
+        return _of_large(model, data)
     try:
         return model.model_validate_json(data)
     except ValidationError as error:
         raise InvalidInputError(_sentence(model, error)) from None
+
+
+def _of_large(model: type[Body], data: bytes) -> Body:
+    rest, found = numbers.taken(data)
+    _require_few_values(rest)
+    try:
+        return numbers.restored(model.model_validate_json(rest), found)  # type: ignore[no-any-return]
+    except ValidationError as error:
+        if (count := error.error_count()) > _MANY_ERRORS:
+            fields = ", ".join(map(repr, model.model_fields))
+            raise InvalidInputError(
+                f"the body has {count} errors, such as unknown fields; its fields are {fields}"
+            ) from None
+        sentence = _sentence(model, error)
+        # A line and column would be those of what is left.
+        raise InvalidInputError(sentence.partition(" at line ")[0] if found else sentence) from None
+
+
+def _require_few_values(data: bytes) -> None:
+    count = len(data) - sum(len(piece.translate(None, _MARKS)) for piece in numbers.pieces(data))
+    if count > MAX_VALUES:
+        if not data[-_END:].rstrip().endswith(b"}"):
+            raise InvalidInputError("the body is not JSON: it does not end as an object does")
+        raise BodyTooLargeError(
+            f"the body has about {count} fields and values; expected at most {MAX_VALUES} besides those of long "
+            "rectangular lists of numbers"
+        )
 
 
 def require_media_type(inbound: Inbound, *expected: str) -> None:

@@ -1,149 +1,161 @@
-"""The numbers of large JSON bodies, read straight into arrays.
+"""The numbers of large JSON bodies, taken out of their text and read into arrays piece by piece.
 
-A parser that makes Python objects holds up the whole worker for as long as it reads. simdjson does not: it parses, and
-copies numbers, while others run. Only what is plain is taken here, a rectangular nest of numbers where one is expected;
-of everything else, errors included, the general parser has the last word.
+A parser of JSON holds the interpreter's lock, and so the whole worker, for as long as it reads. Pieces are read soon
+enough, and others run between them. What is taken are long rectangular nests of numbers; the general parser reads the
+rest, and says what is wrong with it.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 import numpy as np
-import orjson
 import simdjson
+from pydantic import BaseModel
 
-from carryover.api.arrays import MAX_DIMENSIONS
-from carryover.api.inbound import Inbound
-from carryover.api.json import LARGE_BODY, require_media_type
-from carryover.api.response import JSON
-from carryover.runtime.datatypes import Array, Datatype
+from carryover.runtime.datatypes import Array
 
-_PIECE = 1024 * 1024
-_MAX_ENTRIES = 1024
-"""Inputs and the like of a plain request."""
-_NO_STRUCTURE = bytes(set(range(256)) - set(b"[],"))
+MAX_DIMENSIONS = 32
+
+_LONG = 256
+"""Bytes of a nest of numbers that is worth taking."""
+_PIECE = 256 * 1024
+_SPACE = b" \t\r\n"
+_PLAIN = b"0123456789+-.eE"
+_OTHER = bytes(byte not in _PLAIN + _SPACE + b"[]," for byte in range(256))
+"""Whether a byte is not part of a nest of numbers."""
+_TOKENS = bytes.maketrans(_PLAIN, b"0" * len(_PLAIN))
+_NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
+_FIELD = re.compile(rb'[^\\]"[ \t\r\n]*:\Z')
+"""What a field's name ends with; in a string, the quote would have a backslash before it."""
+_NAME_END = 16
+_MARK = secrets.token_hex(8)
+"""What stands in the place of a nest that was taken starts with this, which no client can know."""
 
 
-def of_large_body(inbound: Inbound, field: str, datatype: Datatype) -> Array | None:
-    """Return the `rectangle` in a request's body; None of a small one, which the general parser reads soon enough.
+class Numbers(Sequence[Any]):
+    """A rectangular nest of numbers, of a shape.
 
-    Raises:
-        MediaTypeError: the body is not called JSON.
-
+    Each of the `parts` is some of them one after another: as an array of FP64, and as JSON, where brackets are spaces.
     """
-    if len(inbound.body) <= LARGE_BODY:
-        return None
-    require_media_type(inbound, JSON)
-    return rectangle(inbound.body, field, datatype)
+
+    __slots__ = ("parts", "shape")
+
+    def __init__(self, shape: Sequence[int], parts: list[tuple[Array, bytes]]) -> None:
+        self.shape = shape
+        self.parts = parts
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        """Return an entry as the general parser would, but for the length of lists."""
+        if not 0 <= index < len(self):
+            raise IndexError
+        return self.parts[0][0][0].item() if len(self.shape) == 1 else []
 
 
-def rectangle(data: bytes, field: str, datatype: Datatype) -> Array | None:
-    """Return the array in `{"field": [[1, 2], [3, 4]]}`; None of a body that is not plain, or does not fit a datatype.
-
-    The lists are rectangular where brackets and commas stand as the sizes of the first of them say.
-    """
-    body = _parsed(data)
-    if body is None or [*body] != [field]:
-        return None
-    values = body[field]
-    shape: list[int] = []
-    held: Any = values
-    while isinstance(held, simdjson.Array) and len(held) and len(shape) < MAX_DIMENSIONS:
-        shape.append(len(held))
-        held = held[0]
-    found = _numbers(values, datatype)
-    if found is None or found.size != math.prod(shape):
-        return None
-    structure = b"".join(
-        data[start : start + _PIECE].translate(None, _NO_STRUCTURE) for start in range(0, len(data), _PIECE)
-    )
-    return found.reshape(shape) if structure == _structure(shape) else None
-
-
-def tensors(data: bytes) -> tuple[bytes, Mapping[int, Array]] | None:
-    """Take the flat `data` of the inputs out of a request of the Open Inference Protocol.
+def taken(data: bytes) -> tuple[bytes, list[Numbers]]:
+    """Take the long nests of numbers out of JSON, which is valid afterwards if it was before.
 
     Returns:
-        The request with one number in the place of each, and the arrays by the positions of their inputs. None of a
-        request that is not plain.
+        What is left, and the nests, for `restored`.
 
     """
-    body = _parsed(data)
-    if body is None or not isinstance(inputs := body.get("inputs"), simdjson.Array):
+    rest: list[bytes] = []
+    found: list[Numbers] = []
+    parser, end = simdjson.Parser(), 0
+    for start, stop in _spans(data):
+        text = data[start:stop].strip(b" \t\r\n,")
+        first = data.index(b"[", start) if text.startswith(b"[") else start
+        numbers = _numbers(parser, text) if _FIELD.search(data[max(0, start - _NAME_END) : start]) else None
+        if numbers is not None:
+            rest += data[end:first], b'["%b%d"]' % (_MARK.encode(), len(found))
+            found.append(numbers)
+            end = first + len(text)
+    return b"".join([*rest, data[end:]]), found
+
+
+def restored(value: Any, found: Sequence[Numbers]) -> Any:
+    """Return a value from which nests were taken, with each in its place again."""
+    if isinstance(value, BaseModel):
+        vars(value).update(restored(vars(value), found))
+    elif type(value) is dict:
+        return {key: restored(held, found) for key, held in value.items()}
+    elif type(value) is list:
+        if len(value) == 1 and type(value[0]) is str and value[0].startswith(_MARK):
+            return found[int(value[0].removeprefix(_MARK))]
+        return [restored(held, found) for held in value]
+    return value
+
+
+def _spans(data: bytes) -> Iterator[tuple[int, int]]:
+    """Yield where each long run of bytes that can be in a nest of numbers starts and ends."""
+    before = -1
+    for offset in range(0, len(data), _PIECE):
+        found = np.frombuffer(data[offset : offset + _PIECE].translate(_OTHER), bool)
+        others = np.concatenate([[before], np.flatnonzero(found) + offset])
+        for index in np.flatnonzero(np.diff(others) > _LONG):
+            yield int(others[index]) + 1, int(others[index + 1])
+        before = int(others[-1])
+
+
+def _numbers(parser: simdjson.Parser, text: bytes) -> Numbers | None:
+    """Read a nest of numbers; None of anything else."""
+    if text.startswith(b"[" * (MAX_DIMENSIONS + 1)):
         return None
-    if any(isinstance(value := body[key], simdjson.Array) and len(value) > _MAX_ENTRIES for key in body):
+    shape = _shape(_structure(text))
+    if shape is None:
         return None
-    found: dict[int, Array] = {}
-    given: list[Any] = []
-    for position, tensor in enumerate(inputs):
-        if not isinstance(tensor, simdjson.Object) or len({*tensor}) != len(tensor):
+    parts = []
+    for piece in pieces(text, b","):
+        flat = piece.translate(_NO_BRACKETS)
+        try:
+            values = cast(simdjson.Array, parser.parse(b"[%b]" % flat)).as_buffer(of_type="d")
+        except (ValueError, TypeError, RuntimeError):
             return None
-        entry = {key: _object(tensor[key]) for key in tensor if key != "data"}
-        if "data" in tensor:
-            array = _numbers(tensor["data"], _DATATYPES.get(str(entry.get("datatype"))))
-            if array is None:
-                return None
-            found[position], entry["data"] = array, [0]
-        given.append(entry)
-    rest = {key: _object(body[key]) for key in body if key != "inputs"} | {"inputs": given}
-    # As many brackets as there are lists: those in `data` hold no further ones.
-    return (orjson.dumps(rest), found) if data.count(b"[") == _brackets(rest) else None
+        parts.append((np.frombuffer(values, np.float64), flat))
+    return Numbers(shape, parts) if sum(part.size for part, _ in parts) == math.prod(shape) else None
 
 
-_DATATYPES = {datatype.name: datatype for datatype in Datatype}
+def _structure(text: bytes) -> bytes:
+    """Return the brackets and commas of a nest; nothing where a number stands outside the innermost brackets."""
+    structure: list[bytes] = []
+    last = b""
+    for piece in pieces(text):
+        tokens = piece.translate(_TOKENS, _SPACE)
+        joined = last + tokens
+        if b"0[" in joined or b"]0" in joined:
+            return b""
+        structure.append(tokens.translate(None, b"0"))
+        last = joined[-1:]
+    return b"".join(structure)
 
 
-def _parsed(data: bytes) -> simdjson.Object | None:
-    """Return a JSON object that has no field twice; None of anything else."""
-    try:
-        body = simdjson.Parser().parse(data)
-    except (ValueError, RuntimeError):  # whatever is wrong, the general parser says it
+def pieces(text: bytes, separator: bytes = b"") -> Iterator[bytes]:
+    """Cut a text into pieces, at separators, which are left out."""
+    start = 0
+    while start < len(text):
+        end = text.find(separator, start + _PIECE)
+        end = len(text) if end < 0 else end
+        yield text[start:end]
+        start = end + len(separator)
+
+
+def _shape(structure: bytes) -> list[int] | None:
+    """Return the shape of a rectangular nest, of its brackets and commas; None if it is none, or its shape too long."""
+    dimensions = len(structure) - len(structure.lstrip(b"["))
+    if not 0 < dimensions <= MAX_DIMENSIONS:
         return None
-    if not isinstance(body, simdjson.Object) or data[:1] != b"{" or len({*body}) != len(body):
-        return None
-    return body
-
-
-def _numbers(values: Any, datatype: Datatype | None) -> Array | None:
-    """Return the numbers in a nest of lists, flat; None where there are others, or they do not fit the datatype."""
-    if not isinstance(values, simdjson.Array) or datatype in (None, Datatype.BF16, Datatype.BOOL):
-        return None
-    wanted = datatype.numpy
-    try:
-        if datatype.kind == "float":
-            with np.errstate(over="ignore"):
-                found = np.frombuffer(values.as_buffer(of_type="d"), np.float64).astype(wanted)
-            return found if np.isfinite(found).all() else None
-        if datatype is Datatype.UINT64:
-            return np.frombuffer(values.as_buffer(of_type="u"), wanted)
-        numbers = np.frombuffer(values.as_buffer(of_type="i"), np.int64)
-    except (TypeError, ValueError):
-        return None
-    limits = np.iinfo(wanted)  # type: ignore[type-var]
-    fits = not numbers.size or (limits.min <= numbers.min() and numbers.max() <= limits.max)
-    return numbers.astype(wanted) if fits else None
-
-
-def _structure(shape: Sequence[int]) -> bytes:
-    """Return the brackets and commas of a nest of lists."""
-    *outer, last = shape
-    structure = b"[" + b"," * (last - 1) + b"]"
-    for size in reversed(outer):
-        structure = b"[" + b",".join([structure] * size) + b"]"
-    return structure
-
-
-def _object(value: Any) -> Any:
-    if isinstance(value, simdjson.Array):
-        return value.as_list()
-    return value.as_dict() if isinstance(value, simdjson.Object) else value
-
-
-def _brackets(value: Any) -> int:
-    """Count the opening brackets of a value in JSON."""
-    if isinstance(value, str):
-        return value.count("[")
-    if isinstance(value, dict):
-        return sum(map(_brackets, value)) + sum(map(_brackets, value.values()))
-    return 1 + sum(map(_brackets, value)) if isinstance(value, list) else 0
+    shape: list[int] = []
+    entry = b""
+    for level in range(1, dimensions + 1):
+        end = structure.find(b"]" * level)
+        size, rest = divmod(end + level - (dimensions - level) - 1, len(entry) + 1)
+        if end < 0 or size < 1 or rest:
+            return None
+        entry = b"[" + (entry + b",") * (size - 1) + entry + b"]"
+        shape.insert(0, size)
+    return shape if entry == structure else None

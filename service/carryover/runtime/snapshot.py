@@ -30,6 +30,8 @@ _STEP_DIGITS = 18
 _LARGEST = 2**31
 Trial = Callable[[ModelVersion, Call], None]
 """Runs a call and discards its result, or raises what it raises."""
+_FIELDS = 64
+"""Fields and sizes of a tensor in a header, at the most."""
 _SPARE = 100
 """Tensors too many that are named in the sentence that rejects them."""
 
@@ -56,7 +58,7 @@ class Snapshot:
                 more than `most` tensors, which is what a state may have.
 
         """
-        header = _header(data)
+        header = _header(data, most)
         if len(header) > 2 * most + _SPARE:
             raise InvalidInputError(f"the file holds {len(header)} tensors; the state of the model has at most {most}")
         try:
@@ -80,9 +82,14 @@ class Snapshot:
         return model == version.name and known and int(number) > version.number
 
 
-def _header(data: bytes) -> dict[str, Any]:
+def _header(data: bytes, most: int) -> dict[str, Any]:
     """The file's header; its shapes are checked before torch sees them, which some numbers crash."""
     length = int.from_bytes(data[:_LENGTH_BYTES], "little")
+    fields = data.count(b",", _LENGTH_BYTES, _LENGTH_BYTES + length)
+    if fields > _FIELDS * (2 * most + _SPARE):
+        raise InvalidInputError(
+            f"the file's header has {fields} fields and sizes; the state of the model has at most {most} tensors"
+        )
     try:
         header = orjson.loads(data[_LENGTH_BYTES : _LENGTH_BYTES + length])
         shapes = [entry["shape"] for name, entry in header.items() if name != "__metadata__"]

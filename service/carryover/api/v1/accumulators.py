@@ -1,13 +1,13 @@
 """`/v1/accumulators`: running totals, by name."""
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Any, cast
 
-from carryover.api import conditions, names, numbers
+from carryover.api import conditions, names
 from carryover.api.arrays import array
 from carryover.api.inbound import Inbound
 from carryover.api.json import by_size, read, reply
+from carryover.api.numbers import Numbers
 from carryover.api.perform import perform
 from carryover.api.response import Response
 from carryover.api.v1.models import read_by
@@ -26,7 +26,8 @@ MODEL = "accumulator"
 def add(engine: Engine, inbound: Inbound) -> Response:
     """Add values to an accumulator; one that does not exist is created."""
     name, model = _find(engine, inbound)
-    values = by_size(inbound.body, partial(_values, model, inbound))
+    given = read(inbound, Accumulate).values
+    values = by_size(inbound.body, lambda: _values(model, given))
     step = Step(model, name, {model.inputs[0].name: values}, conditions.read(inbound), create=engine.ttl)
     return perform(engine, inbound, step, _totals)
 
@@ -52,13 +53,12 @@ def _find(engine: Engine, inbound: Inbound) -> tuple[str, Model]:
     return name, read_by(engine, model, name)
 
 
-def _values(model: Model, inbound: Inbound) -> Array:
+def _values(model: Model, given: list[Any] | Numbers) -> Array:
     """Return the values to add, in whatever nest of lists they came."""
     datatype = model.inputs[0].datatype
-    found = numbers.of_large_body(inbound, "values", datatype)
-    if found is not None:
-        return found.reshape(-1)
-    values = list(_leaves(read(inbound, Accumulate).values))
+    if isinstance(given, Numbers):
+        return array(datatype, given, "values").reshape(-1)
+    values = list(_leaves(given))
     if not values:
         raise InvalidInputError("values is empty; expected at least one number")
     return array(datatype, values, "values")

@@ -2,17 +2,17 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
 import orjson
 
-from carryover.api import numbers
-from carryover.api.arrays import array, called, of_numbers
+from carryover.api.arrays import array, called, plain
 from carryover.api.inbound import Inbound
 from carryover.api.json import LARGE_BODY, by_size, in_parts, read
+from carryover.api.numbers import Numbers
 from carryover.api.response import JSON
 from carryover.api.v1.schemas import Classified, Predict
 from carryover.engine import Operation
@@ -33,14 +33,16 @@ _PLAIN_SESSIONS = re.compile(
 
 
 def read_instances(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array]:
-    """Read the instances of a request; those of a large body in a native thread.
+    """Read the instances of a request; those of a large body are made in a native thread.
 
     Raises:
         MediaTypeError, InvalidInputError: with the place and what would be right.
 
     """
-    found = _plain(specs, inbound)
-    return by_size(inbound.body, partial(_read, specs, inbound)) if found is None else found
+    if (found := _plain(specs, inbound)) is not None:
+        return found
+    given = read(inbound, Predict).instances
+    return by_size(inbound.body, lambda: instances(specs, given))
 
 
 def _plain(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array] | None:
@@ -58,18 +60,10 @@ def _plain(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array] | 
     ):
         return None
     try:
-        found = of_numbers(spec.datatype, orjson.loads(body)["instances"])
+        found = plain(spec.datatype, orjson.loads(body)["instances"])
     except orjson.JSONDecodeError:
         return None
     return None if found is None else {spec.name: _shaped(spec, found, "instances")}
-
-
-def _read(specs: Sequence[TensorSpec], inbound: Inbound) -> dict[str, Array]:
-    spec = specs[0]
-    found = numbers.of_large_body(inbound, "instances", spec.datatype) if len(specs) == 1 else None
-    if found is not None:
-        return {spec.name: _shaped(spec, found, "instances")}
-    return instances(specs, read(inbound, Predict).instances)
 
 
 def predictions_of(operation: Operation) -> Any:
@@ -82,7 +76,7 @@ def predictions_of(operation: Operation) -> Any:
     return predictions(model.outputs, outputs, model.labels)
 
 
-def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array]:
+def instances(specs: Sequence[TensorSpec], values: list[Any] | Numbers) -> dict[str, Array]:
     """Turn the `instances` of a request into one array an input, each of the manifest's shape.
 
     Raises:
@@ -91,8 +85,9 @@ def instances(specs: Sequence[TensorSpec], values: list[Any]) -> dict[str, Array
     """
     if not values:
         raise InvalidInputError("instances is empty; expected at least one instance")
-    specs = _given(specs, values[0])
-    if len(specs) == 1 and not (type(values[0]) is dict and specs[0].name in values[0]):
+    first = values[0]
+    specs = _given(specs, first)
+    if len(specs) == 1 and not (type(first) is dict and specs[0].name in first):
         return {specs[0].name: _stack(specs[0], values, "instances")}
     columns: dict[str, list[Any]] = {spec.name: [] for spec in specs}
     for index, value in enumerate(values):
@@ -221,7 +216,7 @@ def predictions_of_many(operations: Sequence[Operation]) -> list[Any] | None:
     return [rows[end - count : end] for end, count in zip(accumulate(counts[0]), counts[0], strict=True)]
 
 
-def _stack(spec: TensorSpec, values: list[Any], where: str, suffix: str = "") -> Array:
+def _stack(spec: TensorSpec, values: list[Any] | Numbers, where: str, suffix: str = "") -> Array:
     """Instances, stacked along the instance axis into the shape of `spec`."""
     return _shaped(spec, array(spec.datatype, values, where, suffix), where, suffix)
 

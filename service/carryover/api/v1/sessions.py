@@ -9,6 +9,7 @@ import orjson
 from carryover.api import conditions, names, problems
 from carryover.api.inbound import Inbound
 from carryover.api.json import LARGE_BODY, by_size, encode, read, reply, require_media_type, timestamp
+from carryover.api.numbers import Numbers
 from carryover.api.perform import perform, response_of
 from carryover.api.response import JSON, OCTETS, Response
 from carryover.api.v1.instances import (
@@ -97,11 +98,11 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     require_state(model)
     if asked is UNCONDITIONAL and (response := _in_columns(engine, model, inbound)) is not None:
         return response
-    given = by_size(inbound.body, lambda: read(inbound, PredictMany)).sessions
+    given = read(inbound, PredictMany).sessions
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
     engine.limits.require_sessions(len(given))
-    outcomes = _steps(engine, model, given, asked, len(inbound.body))
+    outcomes = _steps(engine, model, given, asked, inbound.body)
     steps = [outcome for outcome in outcomes if isinstance(outcome, Step)]
     if steps:
         engine.run(steps)
@@ -221,24 +222,25 @@ def _not_committed(
 
 
 def _steps(
-    engine: Engine, model: Model, given: Mapping[str, Any], asked: Preconditions, size: int
+    engine: Engine, model: Model, given: Mapping[str, Any], asked: Preconditions, data: bytes
 ) -> list[Step | CarryoverError]:
-    """Return a step of each of many sessions, or what is wrong with it; `size` is that of the body in bytes."""
-    together = size <= LARGE_BODY and not model.mixed
+    """Return a step of each of many sessions, or what is wrong with it; `data` is the body."""
+    together = len(data) <= LARGE_BODY and not model.mixed
     found = instances_of_many(model.inputs, [*given.values()]) if together else None
     if found is None:
-        return [_step_or_error(engine, model, session, values, asked) for session, values in in_turns(given.items())]
+        each = in_turns(given.items())
+        return [_step_or_error(engine, model, session, values, asked, data) for session, values in each]
     return [_named(model, session, inputs, asked) for session, inputs in in_turns(zip(given, found, strict=True))]
 
 
-def _step_or_error(
-    engine: Engine, model: Model, session: str, values: object, asked: Preconditions
+def _step_or_error(  # noqa: PLR0913, PLR0917
+    engine: Engine, model: Model, session: str, values: object, asked: Preconditions, data: bytes
 ) -> Step | CarryoverError:
     try:
-        if not isinstance(values, list):
+        if not isinstance(values, (list, Numbers)):
             raise InvalidInputError(f"sessions.{session:.140} must be a list of instances")
         model = read_by(engine, model, names.checked(session))
-        return Step(model, session, instances(model.inputs, values), asked, stepped)
+        return Step(model, session, by_size(data, lambda: instances(model.inputs, values)), asked, stepped)
     except CarryoverError as error:
         return error
 

@@ -9,7 +9,7 @@ from itertools import repeat
 
 from carryover.api import conditions, names
 from carryover.api.inbound import Inbound
-from carryover.api.json import encode_lines, parse, require_media_type
+from carryover.api.json import by_size, encode_lines, parse, require_media_type
 from carryover.api.response import NDJSON, Response
 from carryover.api.transport import CutShortError
 from carryover.api.v1.instances import instances, instances_of_lines, instances_of_many
@@ -149,7 +149,7 @@ class _Stream:
     def _step(self, line: bytes, body: Line, inputs: Mapping[str, Array] | None) -> Step | CarryoverError:
         try:
             model = read_by(self._engine, self._model, self._session)
-            inputs = inputs or instances(model.inputs, body.instances)
+            inputs = inputs or by_size(line, lambda: instances(model.inputs, body.instances))
             step = Step(model, self._session, inputs, self._rest, stepped)
             if body.idempotency_key is not None:
                 key = conditions.idempotency_key(body.idempotency_key, self._path, line)
@@ -163,8 +163,8 @@ def _parsed(line: bytes | CarryoverError) -> tuple[bytes, Line] | CarryoverError
     if isinstance(line, CarryoverError):
         return line
     try:
-        return line, parse(Line, line)
-    except InvalidInputError as error:
+        return line, by_size(line, lambda: parse(Line, line))
+    except (InvalidInputError, BodyTooLargeError) as error:
         return error
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from carryover.api import conditions, names
 from carryover.api.inbound import Inbound
-from carryover.api.json import LARGE_BODY, by_size, parse
-from carryover.api.numbers import tensors
+from carryover.api.json import by_size, parse
 from carryover.api.perform import perform
 from carryover.api.response import JSON, OCTETS, Response
 from carryover.api.v2 import sequences
@@ -60,11 +59,9 @@ class _Asked:
         if length == 0:
             return cls(model, None, InferParameters(), raw_input_of(model, data), requested(model, [], binary=True))
         length = length or len(data)
-        json = data if length == len(data) else data[:length]
-        taken = tensors(json) if length > LARGE_BODY else None
-        body = parse(Infer, taken[0] if taken else json)
+        body = parse(Infer, data if length == len(data) else data[:length])
         parameters = body.parameters or InferParameters()
-        inputs = inputs_of(model, body.inputs, data, length, taken[1] if taken else {})
+        inputs = inputs_of(model, body.inputs, data, length)
         outputs = requested(model, body.outputs or [], binary=bool(parameters.binary_data_output))
         return cls(model, body.id, parameters, inputs, outputs)
 

@@ -7,7 +7,7 @@ reading the folders again, for all workers, and unloading one is that too, once 
 import re
 
 from carryover.api.inbound import Inbound
-from carryover.api.json import parse, reply
+from carryover.api.json import Body, by_size, parse, reply
 from carryover.api.response import Response
 from carryover.api.v2.encodings import decoded_body
 from carryover.api.v2.schemas import Index, IndexEntry, Load, LoadParameters
@@ -19,14 +19,14 @@ from carryover.threads import run_in_thread
 
 def index(engine: Engine, inbound: Inbound) -> Response:
     """List the model repository."""
-    asked = parse(Index, decoded_body(inbound) or b"{}")
+    asked = _body(inbound, Index)
     return reply(_index(engine, ready=bool(asked.ready)))
 
 
 def load(engine: Engine, inbound: Inbound) -> Response:
     """Read the model repository again, once the named model is known to load."""
     model = inbound.parameters["model"]
-    asked = parse(Load, decoded_body(inbound) or b"{}").parameters or LoadParameters()
+    asked = _body(inbound, Load).parameters or LoadParameters()
     if asked.config is not None or asked.model_extra:
         raise UnsupportedError(
             f"failed to load {model!r:.80}: this service takes a model's manifest and files from its folder in the "
@@ -40,7 +40,7 @@ def load(engine: Engine, inbound: Inbound) -> Response:
 def unload(engine: Engine, inbound: Inbound) -> Response:
     """Read the model repository again, once the named model's folder has been removed."""
     model = inbound.parameters["model"]
-    parse(Load, decoded_body(inbound) or b"{}")
+    _body(inbound, Load)
     if re.fullmatch(MODEL_NAME, model) is None:
         raise InvalidInputError(f"failed to unload {model!r:.80}: no model can have this name")
     if model in engine.repository.folders():
@@ -51,6 +51,11 @@ def unload(engine: Engine, inbound: Inbound) -> Response:
     if any(served.name == model for served in engine.repository):
         engine.reload()
     return _done()
+
+
+def _body(inbound: Inbound, model: type[Body]) -> Body:
+    data = decoded_body(inbound) or b"{}"
+    return by_size(data, lambda: parse(model, data))
 
 
 def _probe(engine: Engine, model: str) -> None:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 from typing_extensions import TypedDict
 
-from carryover.api.arrays import MAX_DIMENSIONS
+from carryover.api.numbers import MAX_DIMENSIONS
 from carryover.api.problems import Problem
 
 _LARGEST_ID = 2**64 - 1

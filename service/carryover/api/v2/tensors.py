@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from carryover.api.arrays import array, require_finite
+from carryover.api.numbers import Numbers
 from carryover.api.v2.schemas import Input
 from carryover.errors import InvalidInputError, UnsupportedError
 from carryover.runtime.datatypes import Array, Datatype
@@ -25,12 +26,10 @@ def wire(datatype: Datatype) -> "np.dtype[np.generic]":
     return BITS.get(datatype, datatype.numpy)
 
 
-def inputs_of(
-    model: Model, given: Sequence[Input], data: bytes, offset: int, found: Mapping[int, Array]
-) -> dict[str, Array]:
+def inputs_of(model: Model, given: Sequence[Input], data: bytes, offset: int) -> dict[str, Array]:
     """Turn a request's inputs into arrays; those that are binary lie in `data` from `offset` on.
 
-    Binary ones are read-only views of `data`. What was read already is in `found`, by the input's position.
+    Binary ones are read-only views of `data`.
 
     Raises:
         InvalidInputError: in Triton's words where it has some.
@@ -47,7 +46,7 @@ def inputs_of(
                 f"input '{tensor.name}' must have either 'data', or 'binary_data_size' in its 'parameters'"
             )
         arrays[tensor.name] = (
-            _from_json(spec, tensor, f"inputs[{position}].data", found.get(position))
+            _from_json(spec, tensor, f"inputs[{position}].data")
             if size is None
             else tail.take(spec, tensor.shape, size)
         )
@@ -127,10 +126,8 @@ def _complete(model: Model, arrays: Mapping[str, Array]) -> None:
             )
 
 
-def _from_json(spec: TensorSpec, tensor: Input, where: str, found: Array | None) -> Array:
-    values = tensor.data or []
-    if found is None:
-        found = _nested(spec, tensor, values, where)
+def _from_json(spec: TensorSpec, tensor: Input, where: str) -> Array:
+    found = _nested(spec, tensor, tensor.data or [], where)
     if found.shape != tuple(tensor.shape) and found.shape != (math.prod(tensor.shape),):
         raise InvalidInputError(
             f"Failed to parse 'data' field: shape does not match true shape of 'data' field: input "
@@ -139,7 +136,7 @@ def _from_json(spec: TensorSpec, tensor: Input, where: str, found: Array | None)
     return found.reshape(tensor.shape)
 
 
-def _nested(spec: TensorSpec, tensor: Input, values: list[Any], where: str) -> Array:
+def _nested(spec: TensorSpec, tensor: Input, values: list[Any] | Numbers, where: str) -> Array:
     if (depth := _depth(values)) not in (1, len(tensor.shape)):
         raise InvalidInputError(
             f"Failed to parse 'data' field: shape does not match true shape of 'data' field: input '{tensor.name}' has "
@@ -153,7 +150,7 @@ def _depth(values: Any) -> int:
     while type(values) is list:
         values = values[0] if values else None
         depth += 1
-    return depth
+    return depth + len(values.shape) if type(values) is Numbers else depth
 
 
 class _Tail:
