@@ -25,11 +25,17 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of the models that come with the service, one of them twice, an LSTM, and one of several inputs."""
+    """A repository of the models that come with the service, an LSTM, and one of several inputs.
+
+    `normalised` is one of them with labels that are long words.
+    """
     folder = tmp_path_factory.mktemp("browser") / "models"
     shutil.copytree(CHECKPOINTS, folder)
     shutil.copytree(CHECKPOINTS / "digits-batchnorm", folder / "normalised")
+    manifest = folder / "normalised" / "model.toml"
+    manifest.write_text(re.sub(r'"(\d)"', rf'"{"Eichhörnchen" * 5}\1"', manifest.read_text()))
     write_lstm(folder)
+    shutil.copytree(folder / "lstm", folder / "constructor")
     write_mixed(folder)
     return folder
 

@@ -1,7 +1,7 @@
 /** Any model: a form made of its metadata. */
 
-import { bars, heat } from "./charts.js";
-import { predictions, verdict } from "./classifier.js";
+import { bars, heat, verdict } from "./charts.js";
+import { predictions } from "./classifier.js";
 import { button, card, form as formOf, guarded, h, short } from "./dom.js";
 import { read } from "./service.js";
 import { Session, sessionCard } from "./session.js";

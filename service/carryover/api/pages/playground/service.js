@@ -34,13 +34,14 @@ export const newKey = () => fresh("page-");
 
 /**
  * Make a call and return its response, which has succeeded. `json` or `body` is sent, `like` is the same in Python.
- * With the idempotency key, a change is made once, however often it is sent.
+ * With the idempotency key, a change is made once, however often it is sent; one that was `sent` is told alone.
  */
-export async function call(method, where, { json, body, headers = {}, like, once = newKey() } = {}) {
+export async function call(method, where, { json, body, headers = {}, like, sent, once = newKey() } = {}) {
   const url = new URL(where, BASE);
   const named = { ...headers };
   if (json || body) named["Content-Type"] = json ? "application/json" : "application/octet-stream";
   if (like) tell("made", { method, url, json, body, headers: named, like });
+  if (sent) return sent;
   const safe = method === "GET" ? {} : { "Idempotency-Key": once };
   const all = { ...named, ...safe, ...authorization(), Prefer: "server-timing" };
   const started = performance.now();

@@ -52,8 +52,9 @@ export class Session extends EventTarget {
     const [once, json] = [newKey(), { instances }];
     const line = { ...json, idempotency_key: once };
     const sent = (await socket?.ask(line)) ?? (socket && (await this.#again(line)));
-    const asked = { json, once, like: python`step(${instances}).predictions` };
-    const { predictions, step } = sent ?? (await (await this.#change("POST", ":predict", asked)).json());
+    const asked = { json, once, sent, like: python`step(${instances}).predictions` };
+    const made = await this.#change("POST", ":predict", asked);
+    const { predictions, step } = sent ?? (await made.json());
     await this.#look({ predictions, ...told }, step);
     this.#tell([this.frame]);
     return predictions;
@@ -97,7 +98,7 @@ export class Session extends EventTarget {
   #learn(frames) {
     this.#told = [...frames, ...this.#told].slice(0, MOST);
     this.frames = this.frames.map(this.#completed);
-    this.dispatchEvent(new Event("change"));
+    this.#arrive(this.at);
   }
 
   #completed = (frame) => {
