@@ -9,6 +9,7 @@ import pytest
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.visitor import Visitor
+from tests.support.carried_cases import CASES
 from tests.support.paths import CHECKPOINTS
 from tests.support.repository import write_lstm, write_mixed
 from tests.support.service import Service
@@ -35,7 +36,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = folder / "normalised" / "model.toml"
     manifest.write_text(re.sub(r'"(\d)"', rf'"{"Eichhörnchen" * 5}\1"', manifest.read_text()))
     write_lstm(folder)
-    shutil.copytree(folder / "lstm", folder / "constructor")
+    CASES["gru"].write(folder, "constructor")
     write_mixed(folder)
     return folder
 

@@ -223,6 +223,8 @@ def test_a_model_may_have_the_name_of_a_method_of_javascript(visitor: Visitor) -
     press(page, "Random values")
     press(page, "Run")
     current_step(page, 1)
+    page.get_by_text("State buffers").click()
+    expect(page.locator("details[open]")).to_contain_text("hx None []")  # at first
 
 
 def test_examples_that_arrive_late_replace_nothing_that_was_entered(visitor: Visitor) -> None:

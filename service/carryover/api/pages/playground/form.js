@@ -44,7 +44,7 @@ export function form(model, name, moved) {
   return { element, open: () => name && session.open(), close: session.close };
 }
 
-const typed = ({ name, datatype, shape }) => `${name} ${datatype} [${shape}]`;
+const typed = ({ name, datatype, shape }) => `${name} ${datatype ?? "None"} [${shape ?? ""}]`;
 
 const buffers = (title, list) =>
   list.length > 0 && h("details", h("summary", title), h("p.soft", list.map(typed).join(" · ")));

@@ -12,7 +12,6 @@ const STORED = "carryover-key";
 const PASSING = [502, 503, 504];
 const PATIENCE = 10000; // milliseconds
 
-/** An error of the service. */
 export const problem = (status, detail) => Object.assign(new Error(`${status}: ${detail}`), { status });
 
 /** The API key, which the tab forgets when it is closed. */
