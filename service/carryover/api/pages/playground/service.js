@@ -14,7 +14,7 @@ const PATIENCE = 10000; // milliseconds
 
 export const problem = (status, detail) => Object.assign(new Error(`${status}: ${detail}`), { status });
 
-/** The API key, which the tab forgets when it is closed. */
+/** The API key, until the tab is closed. */
 export const key = { get: () => sessionStorage.getItem(STORED) ?? "", set: (to) => sessionStorage.setItem(STORED, to) };
 
 export const authorization = () => (key.get() ? { Authorization: `Bearer ${key.get()}` } : {});
