@@ -261,6 +261,16 @@ def test_the_state_of_any_model_is_shown_step_by_step(visitor: Visitor) -> None:
     expect(page.locator(".strip li").last.get_by_role("img")).to_have_count(2)
 
 
+def test_of_a_large_state_few_steps_are_kept(visitor: Visitor) -> None:
+    page = visitor.open("models/large")
+    expect(page.get_by_label("x 1", exact=True)).not_to_have_value("")
+    for step in range(1, 7):
+        press(page, "Run")
+        current_step(page, step)
+    expect(page.locator(".strip li")).to_have_count(5)
+    expect(page.locator(".strip li").first).to_contain_text("Step 2")
+
+
 def test_a_model_appears_when_it_is_loaded(visitor: Visitor, playground: Service, models: Path) -> None:
     page = visitor.open()
     links = page.locator("nav a")

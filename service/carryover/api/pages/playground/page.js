@@ -1,4 +1,4 @@
-/** The page: the list of models, the view of one, the API key and the theme. */
+/** The page: models, the view of one, the API key and the theme. */
 
 import { accumulator } from "./accumulator.js";
 import { classifier } from "./classifier.js";
@@ -30,7 +30,7 @@ function viewOf({ name, inputs, stateful }) {
 const place = () => (location.hash.match(/^#\/models\/([^/]+)(?:\/sessions\/([^/]+))?$/) ?? []).slice(1)
   .map((name) => name && new URLSearchParams(`=${name.replaceAll("+", "%2B")}`).get(""));
 
-/** The model that the page's URL names. */
+/** The model in the page's URL. */
 const named = () => models.find(({ name }) => name === place()[0]);
 
 const open = guarded(async () => {

@@ -33,7 +33,7 @@ export const newKey = () => fresh("page-");
 
 /**
  * Make a call and return its response, which has succeeded. `json` or `body` is sent, `like` is the same in Python.
- * With the idempotency key, a change is made once, however often it is sent; one that was `sent` is told alone.
+ * With the idempotency key, a change is made once, however often it is sent; what was `sent` is only told.
  */
 export async function call(method, where, { json, body, headers = {}, like, sent, once = newKey() } = {}) {
   const url = new URL(where, BASE);

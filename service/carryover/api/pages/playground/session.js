@@ -7,6 +7,7 @@ import { call, newKey, path, python } from "./service.js";
 import { connect } from "./socket.js";
 
 const MOST = 120; // frames
+const BYTES = 2 ** 26; // of their states
 
 /** The part of the page's URL that names a model and a session. */
 export const fragment = (model, session) =>
@@ -89,7 +90,7 @@ export class Session extends EventTarget {
     this.#tabs.onmessage = null;
   };
 
-  /** Tell other tabs what was predicted: the service keeps the state alone. */
+  /** Tell other tabs what was predicted. */
   #tell(frames) {
     const told = frames.filter(({ predictions }) => predictions).map(({ file, ...rest }) => rest);
     if (told.length) this.#tabs.postMessage({ path: this.path, frames: told });
@@ -106,7 +107,7 @@ export class Session extends EventTarget {
     return told ? { ...told, ...frame } : frame;
   };
 
-  /** Send a line over another connection: if it has run, its response is replayed. */
+  /** Send a line again: if it has run, its response is replayed. */
   async #again(line) {
     const socket = await connect(`${this.path}:stream`).catch(() => null);
     return socket?.ask(line).finally(socket.close);
@@ -121,7 +122,7 @@ export class Session extends EventTarget {
     this.#follow();
   }
 
-  /** Change it if it is where this tab believes it to be. */
+  /** Change it if it is at the step shown. */
   async #change(method, what, { like, ...asked }) {
     const session = python`client.session(${this.model.name}, ${this.name}).`;
     const headers = { "If-Match": `"${this.at}"` };
@@ -142,7 +143,8 @@ export class Session extends EventTarget {
     const tensors = parse(file);
     const frame = this.#completed({ step, file, tensors, ...((made ?? step) === step ? told : { followed: true }) });
     if (!this.frames.some((known) => isSame(known, frame)))
-      this.frames = [...this.frames.filter((other) => other.step < step), frame].slice(-MOST);
+      this.frames = [...this.frames.filter((other) => other.step < step), frame]
+        .slice(-Math.min(MOST, Math.ceil(BYTES / file.byteLength)));
     this.#arrive(step);
   }
 
