@@ -18,7 +18,7 @@ from math import inf
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError
 
 from carryover.errors import ConfigurationError
 
@@ -97,14 +97,23 @@ class Keys:
         return self._keys.get(digest(secret))
 
 
+def _listed(given: object) -> object:
+    """Return a list of the only value; pydantic's errors of a union would name its parts."""
+    return [given] if isinstance(given, str) else given
+
+
+def _unless_all(given: object) -> object:
+    return None if given == "all" else given
+
+
 class _Entry(BaseModel):
     """A key in the file; it has several digests while one of them replaces another."""
 
     model_config = ConfigDict(extra="forbid")
 
-    sha256: _Digest | Annotated[list[_Digest], Field(min_length=1)]
+    sha256: Annotated[list[_Digest], BeforeValidator(_listed), Field(min_length=1)]
     rights: list[Literal["predict", "sessions", "admin"]]
-    models: Literal["all"] | list[str] = "all"
+    models: Annotated[list[str] | None, BeforeValidator(_unless_all)] = None
     expires: AwareDatetime | None = None
     rate: Annotated[str, StringConstraints(pattern=RATE)] | None = None
     burst: Annotated[int, Field(ge=1, le=_MOST)] | None = None
@@ -139,7 +148,7 @@ def read(path: Path, exempt: frozenset[str]) -> Keys:
         if entry.burst is not None and entry.rate is None:
             raise ConfigurationError(f"API_KEYS={path}: keys.{name}.burst: expected a rate as well")
         key = _key(name, entry)
-        for one in [entry.sha256] if isinstance(entry.sha256, str) else entry.sha256:
+        for one in entry.sha256:
             if one in found:
                 raise ConfigurationError(f"API_KEYS={path}: keys.{name}.sha256: another entry has the same digest")
             found[one] = key
@@ -182,7 +191,7 @@ def new(
 
 
 def _key(name: str, entry: _Entry) -> Key:
-    models = None if entry.models == "all" else frozenset(entry.models)
+    models = None if entry.models is None else frozenset(entry.models)
     expires = entry.expires.timestamp() if entry.expires else inf
     return Key(name, frozenset(entry.rights), models, expires, _rate(entry))
 

@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.visitor import Visitor
+from tests.support.carried_cases import CASES
 from tests.support.paths import CHECKPOINTS
 from tests.support.repository import write_lstm, write_mixed
 from tests.support.service import Service
@@ -25,13 +27,37 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository of the models that come with the service, one of them twice, an LSTM, and one of several inputs."""
+    """A repository of the models that come with the service, an LSTM, and one of several inputs.
+
+    `normalised` is one of them with labels that are long words.
+    """
     folder = tmp_path_factory.mktemp("browser") / "models"
     shutil.copytree(CHECKPOINTS, folder)
     shutil.copytree(CHECKPOINTS / "digits-batchnorm", folder / "normalised")
+    manifest = folder / "normalised" / "model.toml"
+    manifest.write_text(re.sub(r'"(\d)"', rf'"{"Eichhörnchen" * 5}\1"', manifest.read_text()))
     write_lstm(folder)
+    CASES["gru"].write(folder, "constructor")
+    _write_large(folder / "large")
     write_mixed(folder)
     return folder
+
+
+def _write_large(folder: Path) -> None:
+    """Write a model with a state of 16 MB."""
+    (folder / "1").mkdir(parents=True)
+    (folder / "large.py").write_text(
+        "import torch\n\n\nclass Large(torch.nn.Module):\n"
+        "    def __init__(self):\n        super().__init__()\n"
+        '        self.register_buffer("grid", torch.zeros(4_000_000))\n\n'
+        "    def forward(self, x):\n        self.grid = self.grid + x\n        return self.grid[:1]\n"
+    )
+    (folder / "model.toml").write_text(
+        'class = "large.py:Large"\n'
+        'inputs = [{ name = "x", datatype = "FP32", shape = [1] }]\n'
+        'outputs = [{ name = "y", datatype = "FP32", shape = [1] }]\n'
+    )
+    torch.save({"grid": torch.zeros(4_000_000)}, folder / "1" / "weights.pt")
 
 
 @pytest.fixture(scope="session")

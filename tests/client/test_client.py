@@ -98,6 +98,7 @@ def test_tensors_are_taken_as_arrays_are(ours: Client) -> None:
 def test_a_session_has_all_its_calls(ours: Client) -> None:
     session = ours.create("digits-rnn", fresh(), ttl=600)
     first = session.step(ROW)
+    assert first.version == "1"
     assert (first.session, first.step) == (session.name, 1)
     assert session.describe()["ttl"] == 600
     fork = session.fork()

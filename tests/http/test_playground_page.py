@@ -20,7 +20,9 @@ def get(client: Client, path: str, **headers: str) -> tuple[int, str, bytes]:
     return response.status, response.headers.get_content_type(), response.body
 
 
-@pytest.mark.parametrize("accept", [CHROME, "text/html", "text/html, application/json", "text/html;q=0.5, */*;q=0.1"])
+@pytest.mark.parametrize(
+    "accept", [CHROME, "text/html", "text/html, application/json", "text/html;q=0.5, */*;q=0.1", "TEXT/Html"]
+)
 def test_a_browser_gets_the_page(client: Client, accept: str) -> None:
     status, media_type, body = get(client, "/", Accept=accept)
     assert (status, media_type) == (200, "text/html")

@@ -26,7 +26,7 @@ def lines(_: Any, response: Any) -> Any:
     return (
         json.loads(response.content.splitlines()[0])
         if response.content
-        else {"predictions": 0, "session": "", "step": 0}
+        else {"predictions": 0, "session": "", "step": 0, "version": ""}
     )
 
 

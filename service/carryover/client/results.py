@@ -66,8 +66,10 @@ class Step(Predictions):
     session: str
     step: int
     """The session's step after it."""
+    version: str | None = None
+    """The model's version that ran; None where the response was stored by a service that did not say it."""
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> Self:
         """Return the step that a response is about."""
-        return cls(body["predictions"], body["session"], body["step"])
+        return cls(body["predictions"], body["session"], body["step"], body.get("version"))

@@ -32,10 +32,11 @@ _AT_ONCE = 4
 class Stepped:
     """What became of a step of each of some sessions.
 
-    `outputs` have the instances of one session after another. The step of a session is None where it was not committed:
-    because of its error or, where that is None too, because it is to be run again.
+    `version` has run. `outputs` have the instances of one session after another. The step of a session is None where it
+    was not committed: because of its error or, where that is None too, because it is to be run again.
     """
 
+    version: str
     outputs: Mapping[str, Array]
     steps: Sequence[int | None]
     errors: Sequence[CarryoverError | None]
@@ -95,7 +96,7 @@ class ColumnRunner:
         ran = time.perf_counter_ns()
         steps, written = records.advanced(version.number, result.state)
         outcomes = self._store.write(keys, written)
-        stepped = _stepped(result.outputs, steps, outcomes)
+        stepped = _stepped(version.version, result.outputs, steps, outcomes)
         committed = time.perf_counter_ns()
         self._metrics.stored(loaded - started, committed - ran)
         self._count(version, stepped, (started, loaded, ran, committed))
@@ -130,8 +131,8 @@ class ColumnRunner:
     def _failed(self, version: ModelVersion, errors: Sequence[CarryoverError | None], started: int) -> Stepped:
         """Return, and count, steps of which nothing was written."""
         failed, now = [error for error in errors if error is not None], time.perf_counter_ns()
-        self._count(version, Stepped({}, [None] * len(failed), failed), (started, now, now, now))
-        return Stepped({}, [None] * len(errors), errors)
+        self._count(version, Stepped(version.version, {}, [None] * len(failed), failed), (started, now, now, now))
+        return Stepped(version.version, {}, [None] * len(errors), errors)
 
     def _count(self, version: ModelVersion, stepped: Stepped, times: tuple[int, int, int, int]) -> None:
         started, loaded, ran, now = times
@@ -155,13 +156,16 @@ class ColumnRunner:
 
 
 def _stepped(
-    outputs: Mapping[str, Array], steps: Sequence[int], outcomes: Sequence[Outcome | StoreUnavailableError]
+    version: str,
+    outputs: Mapping[str, Array],
+    steps: Sequence[int],
+    outcomes: Sequence[Outcome | StoreUnavailableError],
 ) -> Stepped:
     if set(outcomes) == {Outcome.COMMITTED}:
-        return Stepped(outputs, steps, [None] * len(steps))
+        return Stepped(version, outputs, steps, [None] * len(steps))
     errors: list[CarryoverError | None] = []
     for outcome in outcomes:
         error = CommitUnknownError("the connection to Redis broke") if outcome is Outcome.UNKNOWN else outcome
         errors.append(error if isinstance(error, CarryoverError) else None)
     committed = [step if outcome is Outcome.COMMITTED else None for step, outcome in zip(steps, outcomes, strict=True)]
-    return Stepped(outputs, committed, errors)
+    return Stepped(version, outputs, committed, errors)

@@ -77,7 +77,7 @@ def test_a_session_deleted_under_its_clients_is_410_for_all(service: Service) ->
 
         at_once(step, step, step, step, delete)
         assert client.create("sum", "pulled-away") == address
-        assert client.step(address, [1]) == {"predictions": [1.0], "session": "pulled-away", "step": 1}
+        assert client.step(address, [1]) == {"predictions": [1.0], "session": "pulled-away", "step": 1, "version": "1"}
 
 
 def test_a_long_forward_does_not_stop_the_worker(single: Service) -> None:

@@ -263,7 +263,12 @@ def test_state_over_the_limit_is_rejected_and_the_session_stays(served: Served) 
         "the session stays at step 1"
     )
     assert one.get(address).expect()["state"] == [{"name": "kept", "datatype": "FP32", "shape": [1000]}]
-    assert other.step(address, [0.5] * 22) | {"session": ""} == {"predictions": [1022], "session": "", "step": 2}
+    assert other.step(address, [0.5] * 22) | {"session": ""} == {
+        "predictions": [1022],
+        "session": "",
+        "step": 2,
+        "version": "1",
+    }
 
 
 def test_a_classifier_of_one_step_a_call_gives_a_label(served: Served) -> None:

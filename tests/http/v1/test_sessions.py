@@ -76,7 +76,7 @@ def test_a_step_answers_with_its_number(client: Client) -> None:
     for step in range(1, 4):
         answer = client.post(f"{address}:predict", {"instances": [ROW]})
         body = answer.expect()
-        assert set(body) == {"predictions", "session", "step"}
+        assert set(body) == {"predictions", "session", "step", "version"}
         assert body["step"] == step
         assert answer.headers["ETag"] == f'"{step}"'
         looked = client.get(address)
@@ -126,8 +126,8 @@ def test_many_sessions_step_in_one_call_each_on_its_own(client: Client) -> None:
     answer = client.post("/v1/models/sum/sessions:predict", {"sessions": asked}).expect()
     entries = answer["sessions"]
     assert list(entries) == list(asked)
-    assert entries["many-a"] == {"predictions": [1.0], "session": "many-a", "step": 1}
-    assert entries["many-b"] == {"predictions": [15.0], "session": "many-b", "step": 2}
+    assert entries["many-a"] == {"predictions": [1.0], "session": "many-a", "step": 1, "version": "1"}
+    assert entries["many-b"] == {"predictions": [15.0], "session": "many-b", "step": 2, "version": "1"}
     assert "number" in sentence(entries["many-c"], 400)
     assert "'nobody'" in sentence(entries["nobody"], 404)
     assert "name" in sentence(entries["not a name"], 400)
@@ -224,7 +224,12 @@ def test_a_step_that_fails_changes_nothing(client: Client) -> None:
         text = problem(client.post(f"{address}:predict", {"instances": bad}), 422)
         assert "secret" not in text
         assert client.step_of(address) == 1
-    assert client.step(address, [1]) == {"predictions": [[3.0]], "session": address.rpartition("/")[2], "step": 2}
+    assert client.step(address, [1]) == {
+        "predictions": [[3.0]],
+        "session": address.rpartition("/")[2],
+        "step": 2,
+        "version": "1",
+    }
 
 
 def test_a_step_that_makes_the_state_infinite_is_rejected(client: Client) -> None:

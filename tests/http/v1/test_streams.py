@@ -39,7 +39,7 @@ def test_each_line_is_answered_before_the_next_is_sent(service: Service, client:
         for number, line in enumerate(lines):
             stream.send(line)
             answer = stream.line()
-            assert set(answer) == {"predictions", "session", "step"}
+            assert set(answer) == {"predictions", "session", "step", "version"}
             assert answer["step"] == number + 1
             assert_close(torch.tensor(answer["predictions"][0]), expected[number], rtol=0, atol=1e-5)
             assert client.step_of(address) == number + 1
@@ -231,7 +231,12 @@ def test_a_step_that_fails_in_the_model_gets_its_problem_and_the_stream_goes_on(
         stream.send(line_of([1]) + line_of([-1000]) + line_of([1]))
         assert stream.line()["step"] == 2
         sentence(stream.line(), 422)
-        assert stream.line() == {"predictions": [[4.0]], "session": stream.step([1])["session"], "step": 3}
+        assert stream.line() == {
+            "predictions": [[4.0]],
+            "session": stream.step([1])["session"],
+            "step": 3,
+            "version": "1",
+        }
 
 
 def test_blank_lines_are_nothing(service: Service, client: Client) -> None:

@@ -1,5 +1,6 @@
 """Several versions at once, and new ones while the service runs."""
 
+import json
 import shutil
 import signal
 import threading
@@ -115,6 +116,23 @@ def test_the_highest_version_serves_and_each_can_be_addressed(client: Client) ->
     entries = client.post(f"{model}/sessions:predict", asked).expect()["sessions"]
     for version in (1, 2, 10):
         assert close(entries[f"of-{version}"]["predictions"], answers(gru(version), steps=3)[2])
+
+
+def test_a_step_says_which_version_has_run(client: Client) -> None:
+    model = "/v1/models/gru"
+    names = {f"run-{version}-{number}": str(version) for version in (1, 10) for number in range(2)}
+    for name, version in names.items():
+        client.post(f"{model}/versions/{version}/sessions", {"session": name}).expect(201)
+        path = f"{model}/sessions/{name}"
+        assert client.step(path, INSTANCES)["version"] == version
+        lines = f"{json.dumps({'instances': INSTANCES})}\n".encode() * 3
+        streamed = client.request("POST", f"{path}:stream", lines, {"Content-Type": "application/x-ndjson"})
+        assert [json.loads(line)["version"] for line in streamed.body.splitlines()] == [version] * 3
+    for asked in (names, list(names)[:2], list(names)[2:]):  # of two versions, and of one
+        found = client.post(f"{model}/sessions:predict", {"sessions": dict.fromkeys(asked, INSTANCES)}).expect()
+        assert {name: entry["version"] for name, entry in found["sessions"].items()} == {
+            name: names[name] for name in asked
+        }
 
 
 def test_several_folders_make_one_repository(client: Client) -> None:

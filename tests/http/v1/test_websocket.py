@@ -41,7 +41,12 @@ def test_each_message_is_answered_before_the_next_is_sent(service: Service, clie
     address = client.create("sum")
     with talking(service.port, address) as socket:
         for step in range(1, 21):
-            assert speak(socket, [2]) == {"predictions": [2.0 * step], "session": address[-16:], "step": step}
+            assert speak(socket, [2]) == {
+                "predictions": [2.0 * step],
+                "session": address[-16:],
+                "step": step,
+                "version": "1",
+            }
             assert client.step_of(address) == step
     assert client.step_of(address) == 20
 

@@ -61,11 +61,12 @@ class Predictions(TypedDict):
 
 
 class StepPredictions(TypedDict):
-    """A committed step's outputs; `step` is the session's after it."""
+    """A committed step's outputs; `step` is the session's after it, and `version` the model's that ran."""
 
     predictions: Any
     session: str
     step: int
+    version: str
 
 
 class ManySteps(TypedDict):

@@ -128,7 +128,7 @@ def put_state(engine: Engine, inbound: Inbound) -> Response:
 
 def stepped(step: Operation) -> Response:
     """Return the response to a committed step."""
-    return reply(_predictions(step, predictions_of(step)), step=step.step)
+    return reply(_predictions(step, predictions_of(step), step.step), step=step.step)
 
 
 def deleted(_: Operation) -> Response:
@@ -142,7 +142,7 @@ def entries(outcomes: Sequence[Step | CarryoverError], request_id: str) -> list[
     found = predictions_of_many(plain) if len(plain) > 1 else None
     if found is None:
         return [_entry(outcome, request_id) for outcome in in_turns(outcomes)]
-    made = dict(zip(map(id, plain), map(_predictions, plain, found), strict=True))
+    made = {id(step): _predictions(step, values, step.step) for step, values in zip(plain, found, strict=True)}
     return [made.get(id(outcome)) or _entry(outcome, request_id) for outcome in outcomes]
 
 
@@ -152,7 +152,7 @@ def steps_of(step: Step, counts: Sequence[int]) -> Iterator[StepPredictions]:
     large = sum(output.size for output in step.outputs.values()) > MANY_ELEMENTS
     ends = zip(accumulate(counts), counts, strict=True)
     for number, (end, count) in enumerate(in_turns(ends, 1) if large else ends, step.step - len(counts) + 1):
-        yield StepPredictions(predictions=rows[end - count : end], session=step.session, step=number)
+        yield _predictions(step, rows[end - count : end], number)
 
 
 def _is_plain(step: Step) -> bool:
@@ -168,8 +168,10 @@ def _entry(outcome: Step | CarryoverError, request_id: str) -> Any:
     return orjson.Fragment(response_of(outcome, stepped).content())
 
 
-def _predictions(step: Operation, values: Any) -> StepPredictions:
-    return StepPredictions(predictions=values, session=step.session, step=step.step)
+def _predictions(operation: Operation, values: Any, step: int) -> StepPredictions:
+    version = operation.version
+    assert version is not None  # noqa: S101 - it has run
+    return StepPredictions(predictions=values, session=operation.session, step=step, version=version.version)
 
 
 def _most_buffers(model: Model) -> int:
@@ -189,7 +191,10 @@ def _in_columns(engine: Engine, model: Model, inbound: Inbound) -> Response | No
     sessions, count = plain[0], len(rows) // len(plain[0])
     found: dict[str, Any] = {
         session: StepPredictions(
-            predictions=rows[number * count : (number + 1) * count], session=session, step=step or 0
+            predictions=rows[number * count : (number + 1) * count],
+            session=session,
+            step=step or 0,
+            version=ran.version,
         )
         for number, (session, step) in enumerate(zip(sessions, ran.steps, strict=True))
     }

@@ -37,6 +37,6 @@ def asset(_: Engine, inbound: Inbound) -> Response:
 
 def _is_browser(accept: str) -> bool:
     """Whether an `Accept` header names HTML, and does not prefer JSON to it."""
-    accepted = parse_accept_header(accept, MIMEAccept)
+    accepted = parse_accept_header(accept.lower(), MIMEAccept)
     named = any(value == "text/html" for value, _ in accepted)
     return named and accepted["text/html"] > 0 and accepted["text/html"] >= accepted[JSON]

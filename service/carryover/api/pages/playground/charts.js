@@ -36,7 +36,11 @@ export function bars(labels) {
   return { element: h("ol.bars", rows.map(({ item }) => item)), show };
 }
 
-export const percent = (share) => `${(100 * share).toFixed(share > 0.0995 ? 0 : 1)} %`;
+const percent = (share) => `${(100 * share).toFixed(share > 0.0995 ? 0 : 1)} %`;
+
+/** What a classifier says, in words. */
+export const verdict = (found) =>
+  found ? [h("b", found.label), ` with ${percent(Math.max(...found.probabilities))}`] : ["Nothing to read yet."];
 
 /** A line of numbers; those that are not finite are left out. */
 export function sparkline(values, label, { least, length = values.length } = {}) {

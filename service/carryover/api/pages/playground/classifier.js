@@ -1,6 +1,6 @@
 /** The digit classifier: what is drawn is predicted while it is drawn. */
 
-import { bars, percent } from "./charts.js";
+import { bars, verdict } from "./charts.js";
 import { card, guarded, h, say } from "./dom.js";
 import { drawing } from "./pad.js";
 import { call, path, python } from "./service.js";
@@ -40,7 +40,3 @@ export async function predictions({ name }, instances) {
   const response = await call("POST", path`v1/models/${name}:predict`, { json: { instances }, like });
   return (await response.json()).predictions;
 }
-
-/** What a classifier says, in words. */
-export const verdict = (found) =>
-  found ? [h("b", found.label), ` with ${percent(Math.max(...found.probabilities))}`] : ["Nothing to read yet."];

@@ -1,7 +1,7 @@
 /** Elements made by calls: what comes from data becomes text, never markup. */
 
 const SVG = "http://www.w3.org/2000/svg";
-const find = (id) => document.getElementById(id);
+export const find = (id) => document.getElementById(id);
 
 /** h("p.class", { attribute, event() {} }, ...children); null and false are left out. */
 export const h = (tag, ...rest) => fill((name) => document.createElement(name), tag, rest);
@@ -21,12 +21,13 @@ function fill(create, tag, rest) {
   return node;
 }
 
-export const button = (text, click, attributes) => h("button", { type: "button", click, ...attributes }, text);
+export const button = (text, click, attributes) => 
+  h("button", { type: "button", click: (event) => (alarm(""), click(event)), ...attributes }, text);
 
 export const card = (title, ...children) => h("section.card", { "aria-label": title }, h("h3", title), children);
 
 export const form = (tag, work, ...children) =>
-  h(tag, { submit: (event) => (event.preventDefault(), work()), autocomplete: "off" }, children);
+  h(tag, { submit: (event) => (event.preventDefault(), alarm(""), work()), autocomplete: "off" }, children);
 
 export const newTab = (href) => h("a.button", { href, target: "_blank", rel: "noopener" }, "Open in another tab");
 

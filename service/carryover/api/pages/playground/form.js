@@ -1,7 +1,7 @@
 /** Any model: a form made of its metadata. */
 
-import { bars, heat } from "./charts.js";
-import { predictions, verdict } from "./classifier.js";
+import { bars, heat, verdict } from "./charts.js";
+import { predictions } from "./classifier.js";
 import { button, card, form as formOf, guarded, h, short } from "./dom.js";
 import { read } from "./service.js";
 import { Session, sessionCard } from "./session.js";
@@ -44,7 +44,7 @@ export function form(model, name, moved) {
   return { element, open: () => name && session.open(), close: session.close };
 }
 
-const typed = ({ name, datatype, shape }) => `${name} ${datatype} [${shape}]`;
+const typed = ({ name, datatype, shape }) => `${name} ${datatype ?? "None"} [${shape ?? ""}]`;
 
 const buffers = (title, list) =>
   list.length > 0 && h("details", h("summary", title), h("p.soft", list.map(typed).join(" · ")));

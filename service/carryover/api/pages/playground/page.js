@@ -1,8 +1,8 @@
-/** The page: the list of models, the view of one, the API key and the theme. */
+/** The page: models, the view of one, the API key and the theme. */
 
 import { accumulator } from "./accumulator.js";
 import { classifier } from "./classifier.js";
-import { alarm, guarded, h } from "./dom.js";
+import { alarm, find, guarded, h } from "./dom.js";
 import { form } from "./form.js";
 import { showMetrics } from "./metrics.js";
 import { rows } from "./rows.js";
@@ -13,12 +13,12 @@ import { showSnippets } from "./snippets.js";
 const PERIOD = 10000; // milliseconds after which models are listed again
 const THEMES = ["auto", "light", "dark"];
 const VIEWS = {
+  __proto__: null,
   "digits-batchnorm": [classifier, [-1, 64], false],
   "digits-rnn": [rows, [-1, 1, 8], true],
   accumulator: [accumulator, [-1], true],
 };
 const { documentElement: root } = document;
-const find = (id) => document.getElementById(id);
 let [models, view, shown] = [[], null, ""];
 
 /** A view made for a model of this name, if its inputs are those; else the form. */
@@ -30,7 +30,7 @@ function viewOf({ name, inputs, stateful }) {
 const place = () => (location.hash.match(/^#\/models\/([^/]+)(?:\/sessions\/([^/]+))?$/) ?? []).slice(1)
   .map((name) => name && new URLSearchParams(`=${name.replaceAll("+", "%2B")}`).get(""));
 
-/** The model that the page's URL names. */
+/** The model in the page's URL. */
 const named = () => models.find(({ name }) => name === place()[0]);
 
 const open = guarded(async () => {

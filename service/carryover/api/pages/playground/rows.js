@@ -1,7 +1,6 @@
 /** The recurrent digit reader: a drawing goes row by row through a session. */
 
-import { bars } from "./charts.js";
-import { verdict } from "./classifier.js";
+import { bars, verdict } from "./charts.js";
 import { SIDE } from "./digits.js";
 import { button, card, guarded, h, say, sleep } from "./dom.js";
 import { dots, drawing } from "./pad.js";

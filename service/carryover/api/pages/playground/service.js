@@ -12,10 +12,9 @@ const STORED = "carryover-key";
 const PASSING = [502, 503, 504];
 const PATIENCE = 10000; // milliseconds
 
-/** An error of the service. */
 export const problem = (status, detail) => Object.assign(new Error(`${status}: ${detail}`), { status });
 
-/** The API key, which the tab forgets when it is closed. */
+/** The API key, until the tab is closed. */
 export const key = { get: () => sessionStorage.getItem(STORED) ?? "", set: (to) => sessionStorage.setItem(STORED, to) };
 
 export const authorization = () => (key.get() ? { Authorization: `Bearer ${key.get()}` } : {});
@@ -34,13 +33,14 @@ export const newKey = () => fresh("page-");
 
 /**
  * Make a call and return its response, which has succeeded. `json` or `body` is sent, `like` is the same in Python.
- * With the idempotency key, a change is made once, however often it is sent.
+ * With the idempotency key, a change is made once, however often it is sent; what was `sent` is only told.
  */
-export async function call(method, where, { json, body, headers = {}, like, once = newKey() } = {}) {
+export async function call(method, where, { json, body, headers = {}, like, sent, once = newKey() } = {}) {
   const url = new URL(where, BASE);
   const named = { ...headers };
   if (json || body) named["Content-Type"] = json ? "application/json" : "application/octet-stream";
   if (like) tell("made", { method, url, json, body, headers: named, like });
+  if (sent) return sent;
   const safe = method === "GET" ? {} : { "Idempotency-Key": once };
   const all = { ...named, ...safe, ...authorization(), Prefer: "server-timing" };
   const started = performance.now();

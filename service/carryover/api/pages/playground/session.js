@@ -7,6 +7,7 @@ import { call, newKey, path, python } from "./service.js";
 import { connect } from "./socket.js";
 
 const MOST = 120; // frames
+const BYTES = 2 ** 26; // of their states
 
 /** The part of the page's URL that names a model and a session. */
 export const fragment = (model, session) =>
@@ -52,8 +53,9 @@ export class Session extends EventTarget {
     const [once, json] = [newKey(), { instances }];
     const line = { ...json, idempotency_key: once };
     const sent = (await socket?.ask(line)) ?? (socket && (await this.#again(line)));
-    const asked = { json, once, like: python`step(${instances}).predictions` };
-    const { predictions, step } = sent ?? (await (await this.#change("POST", ":predict", asked)).json());
+    const asked = { json, once, sent, like: python`step(${instances}).predictions` };
+    const made = await this.#change("POST", ":predict", asked);
+    const { predictions, step } = sent ?? (await made.json());
     await this.#look({ predictions, ...told }, step);
     this.#tell([this.frame]);
     return predictions;
@@ -88,7 +90,7 @@ export class Session extends EventTarget {
     this.#tabs.onmessage = null;
   };
 
-  /** Tell other tabs what was predicted: the service keeps the state alone. */
+  /** Tell other tabs what was predicted. */
   #tell(frames) {
     const told = frames.filter(({ predictions }) => predictions).map(({ file, ...rest }) => rest);
     if (told.length) this.#tabs.postMessage({ path: this.path, frames: told });
@@ -97,7 +99,7 @@ export class Session extends EventTarget {
   #learn(frames) {
     this.#told = [...frames, ...this.#told].slice(0, MOST);
     this.frames = this.frames.map(this.#completed);
-    this.dispatchEvent(new Event("change"));
+    this.#arrive(this.at);
   }
 
   #completed = (frame) => {
@@ -105,7 +107,7 @@ export class Session extends EventTarget {
     return told ? { ...told, ...frame } : frame;
   };
 
-  /** Send a line over another connection: if it has run, its response is replayed. */
+  /** Send a line again: if it has run, its response is replayed. */
   async #again(line) {
     const socket = await connect(`${this.path}:stream`).catch(() => null);
     return socket?.ask(line).finally(socket.close);
@@ -120,7 +122,7 @@ export class Session extends EventTarget {
     this.#follow();
   }
 
-  /** Change it if it is where this tab believes it to be. */
+  /** Change it if it is at the step shown. */
   async #change(method, what, { like, ...asked }) {
     const session = python`client.session(${this.model.name}, ${this.name}).`;
     const headers = { "If-Match": `"${this.at}"` };
@@ -141,7 +143,8 @@ export class Session extends EventTarget {
     const tensors = parse(file);
     const frame = this.#completed({ step, file, tensors, ...((made ?? step) === step ? told : { followed: true }) });
     if (!this.frames.some((known) => isSame(known, frame)))
-      this.frames = [...this.frames.filter((other) => other.step < step), frame].slice(-MOST);
+      this.frames = [...this.frames.filter((other) => other.step < step), frame]
+        .slice(-Math.min(MOST, Math.ceil(BYTES / file.byteLength)));
     this.#arrive(step);
   }
 
