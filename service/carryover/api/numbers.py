@@ -27,6 +27,7 @@ _PLAIN = b"0123456789+-.eE"
 _OTHER = bytes(byte not in _PLAIN + _SPACE + b"[]," for byte in range(256))
 """Whether a byte is not part of a nest of numbers."""
 _TOKENS = bytes.maketrans(_PLAIN, b"0" * len(_PLAIN))
+_DIGIT, _OPENING, _CLOSING = b"0[]"
 _NO_BRACKETS = bytes.maketrans(b"[]", b"  ")
 _FIELD = re.compile(rb'[^\\]"[ \t\r\n]*:\Z')
 """What a field's name ends with; in a string, the quote would have a backslash before it."""
@@ -125,12 +126,13 @@ def _structure(text: bytes) -> bytes:
     structure: list[bytes] = []
     last = b""
     for piece in pieces(text):
-        tokens = piece.translate(_TOKENS, _SPACE)
-        joined = last + tokens
-        if b"0[" in joined or b"]0" in joined:
+        tokens = np.frombuffer(last + piece.translate(_TOKENS, _SPACE), np.uint8)
+        before, after = tokens[:-1], tokens[1:]
+        if ((before == _DIGIT) & (after == _OPENING) | (before == _CLOSING) & (after == _DIGIT)).any():
             return b""
-        structure.append(tokens.translate(None, b"0"))
-        last = joined[-1:]
+        own = tokens[len(last) :]
+        structure.append(own[own != _DIGIT].tobytes())
+        last = tokens[-1:].tobytes()
     return b"".join(structure)
 
 
