@@ -30,6 +30,7 @@ from carryover.runtime.state_guesses import (
     find_attributes,
     find_call,
     find_required,
+    restored,
 )
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import Call, ModelVersion, Result
@@ -83,13 +84,15 @@ class Experiment:
         forward.entries = ()
         if draws_numbers(forward, example(inputs)):
             forward.context = mean_random
-        self.found = find_required(forward, inputs, given) or find_arguments(forward, inputs)
+        with restored(forward):
+            self.found = find_required(forward, inputs, given) or find_arguments(forward, inputs)
         required = {spec.input for spec in self.found.values() if spec.initial == "zeros"}
         if required:
             inputs = [spec for spec in inputs if spec.name not in required]
             forward = forward.taking([spec.name for spec in inputs])
         if not self.found:
-            forward, self.found = find_call(forward, inputs)
+            with restored(forward):
+                forward, self.found = find_call(forward, inputs)
         forward.entries = entries(self.found, forward.module, forward.method)
         self.found |= find_attributes(forward, inputs)
         self.forward = forward

@@ -12,6 +12,7 @@ from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.state_guesses import likely as likely_state
+from carryover.runtime.state_guesses import restored
 from carryover.runtime.structure import fields
 
 Given = Mapping[str, TensorSpec]
@@ -90,7 +91,8 @@ class _Attempt:
 
     def __init__(self, forward: Forward, choice: Mapping[str, Guess], given: Given, kinds: Collection[str]) -> None:
         self._forward, self._choice, self._given, self._kinds = forward, choice, given, kinds
-        self.found = Experiment(forward, [self._spec(name, guess) for name, guess in choice.items()], given)
+        with restored(forward):  # an attempt that fails may have left something in attributes
+            self.found = Experiment(forward, [self._spec(name, guess) for name, guess in choice.items()], given)
 
     def _spec(self, name: str, guess: Guess) -> TensorSpec:
         spec = self._given.get(name) or guess.spec(name)

@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import product
+from itertools import chain, product
 from textwrap import dedent
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
-from carryover.runtime.attributes import Snapshot
+from carryover.runtime.attributes import Attributes, Snapshot
 from carryover.runtime.discovery import dry_loop, dry_run
 from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.manifest import StateSpec, TensorSpec
@@ -34,6 +34,8 @@ _STREAMING = re.compile(r"inference|stream|incremental|online")
 """Names of flags that may be needed so that forward keeps its state in buffers."""
 _STEPS = 6
 """Steps that are compared with as many without the state: some modules give nothing until a frame is full."""
+_MANY_STEPS = 40
+"""As many, where attributes depend on the calls before and results do not yet: spikes, alarms, a warm-up."""
 _MOST_TRIALS = 60
 _TOLERANCE = 1e-6
 _DRAWS = 8
@@ -98,15 +100,18 @@ def find_arguments(
         if any(map(_FLAG.search, flags(forward))):
             results.remove("")  # what it returns is the state if it is told to, and not unless
         leading = [str(key) for key, value in fields(returned) if _storable(value)]
-        for way in (
-            *_by_name(forward, parameters, {*results, *leading}),
-            *_assignments(parameters, results, leading),
-            *_first(parameters, [path for path in leading if path not in outputs]),
-        ):
-            found = {name: StateSpec(input=name, output=path) for name, path in way.items()}
-            if _carries(forward, inputs, found):
-                return found
-        break
+        ways = [
+            {name: StateSpec(input=name, output=path) for name, path in way.items()}
+            for way in (
+                *_by_name(forward, parameters, {*results, *leading}),
+                *_assignments(parameters, results, leading),
+                *_first(parameters, [path for path in leading if path not in outputs]),
+            )
+        ]
+        # Spikes and tokens may be the same for long, while the state is not.
+        named = [way for way in ways if all(map(likely, way))]
+        found = (way for way in ways if _carries(forward, inputs, way))
+        return next(chain(found, (way for way in named if _carries(forward, inputs, way, in_state=True))), {})
     return {}
 
 
@@ -172,33 +177,23 @@ def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, 
     """Return the attributes that forward changes and the next results depend on, as entries of `[state]`.
 
     Those that the forward has already are carried on.
+
+    Raises:
+        ModelFailedError: forward takes the inputs at first, and fails after several steps.
+
     """
     if (attributes := forward.attributes) is None:
         return {}
-    inputs, before = [example(specs, seed) for seed in range(_STEPS)], attributes.marks()
-    alone = list[list[Tensor]]()
+    inputs = [example(specs, seed) for seed in range(_MANY_STEPS)]
     try:
-        with _restored(forward) as restore:
-            changed: dict[str, None] = {}
-
-            def read(returned: Any) -> list[Tensor]:
-                """Note as well what has changed: a position in a ring comes back to where it was."""
-                after = attributes.marks()
-                changed.update(dict.fromkeys(name for name in after if before.get(name) != after[name]))
-                return _values(returned)
-
-            looped = dry_loop(forward, inputs, read)
-            for x in inputs:
-                restore()
-                alone.append(_values(dry_run(forward, x).returned))
-            restore()
-            again = dry_loop(forward, inputs, _values)
+        looped, changed, unseen = _loop(forward, attributes, inputs[:_STEPS])
     except ModelFailedError:
         return {}
-    if _same(looped, alone) or not _same(looped, again):  # the second is of random numbers
-        return {}
-    found = _named(_shortened(list(changed), forward.module))
-    if not _reproduces(forward, inputs, found, looped):
+    if unseen:  # if that fails, it does not take such inputs, and did not look at them before
+        looped, changed, _ = _loop(forward, attributes, inputs)
+    found = _named(_shortened(changed, forward.module))
+    inputs = inputs[: len(looped)]
+    if not found or not _reproduces(forward, inputs, found, looped):
         return {}
     for name in tuple(found):
         fewer = {key: spec for key, spec in found.items() if key != name}
@@ -207,10 +202,39 @@ def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, 
     return found
 
 
+def _loop(
+    forward: Forward, attributes: Attributes, inputs: Sequence[Inputs]
+) -> tuple[list[list[Tensor]], list[str], bool]:
+    """Return what a loop over inputs gives, and the attributes that change in it; none, if each input gives it alone.
+
+    Then it is said whether what the last input leaves in one still depends on those before it.
+    """
+    before, changed, alone = attributes.marks(), dict[str, None](), list[list[Tensor]]()
+
+    def read(returned: Any) -> list[Tensor]:
+        """Note as well what has changed: a position in a ring comes back to where it was."""
+        after = attributes.marks()
+        changed.update(dict.fromkeys(name for name in after if before.get(name) != after[name]))
+        return _values(returned)
+
+    with restored(forward) as restore:
+        looped = dry_loop(forward, inputs, read)
+        left = attributes.marks(identities=False)
+        for x in inputs:
+            restore()
+            alone.append(_values(dry_run(forward, x).returned))
+        depends = left != attributes.marks(identities=False)
+        restore()
+        again = dry_loop(forward, inputs, _values)
+    if not _same(looped, again):  # it draws random numbers
+        return looped, [], False
+    return (looped, [], depends) if _same(looped, alone) else (looped, list(changed), False)
+
+
 def draws_numbers(forward: Forward, inputs: Inputs) -> bool:
     """Whether forward gives another result each time; not where it does not take the inputs."""
     found = list[list[Tensor]]()
-    with suppress(ModelFailedError), _restored(forward) as restore:
+    with suppress(ModelFailedError), restored(forward) as restore:
         for _ in range(_DRAWS):
             found.append(_values(dry_run(forward, inputs).returned))
             restore()
@@ -318,9 +342,14 @@ def _storable(value: Any) -> bool:
         return False
 
 
-def _carries(forward: Forward, inputs: Sequence[Inputs], specs: Mapping[str, StateSpec]) -> bool:
-    """Whether forward takes its results for these parameters, step by step, and gives other results with them."""
-    hidden = [str(spec.output) for spec in specs.values()]
+def _carries(
+    forward: Forward, inputs: Sequence[Inputs], specs: Mapping[str, StateSpec], *, in_state: bool = False
+) -> bool:
+    """Whether forward takes its results for these parameters, step by step, and gives other results with them.
+
+    `in_state`: these may be the state alone.
+    """
+    hidden = [] if in_state else [str(spec.output) for spec in specs.values()]
     try:
         with _with(forward, entries(specs, forward.module, forward.method)):
             carried = _steps(forward, inputs, hidden)
@@ -352,7 +381,7 @@ def _reproduces(
     found, state = list[list[Tensor]](), None
     try:
         given = [*forward.entries, *entries(specs, forward.module, forward.method)]
-        with _with(forward, given), _restored(forward) as restore:
+        with _with(forward, given), restored(forward) as restore:
             for x in inputs:
                 outcome = dry_run(forward, x, state)
                 restore()
@@ -393,7 +422,7 @@ def _with(forward: Forward, given: Iterable[StateEntry]) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(forward: Forward) -> Iterator[Callable[[], None]]:
+def restored(forward: Forward) -> Iterator[Callable[[], None]]:
     """Put the module's attributes back in the end, and whenever the function that it gives is called."""
     snapshot = Snapshot(forward.module)
 

@@ -1,0 +1,90 @@
+"""`new` finds the state of recurrent modules wherever it is, and sessions go where a plain loop goes."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from torch import nn
+
+from carryover import create_app
+from carryover.runtime.repository import load_model
+from carryover.runtime.version import Call
+from tests.support.sources import recurrent
+
+SOURCE = Path(recurrent.__file__)
+STEPS = 12
+Loop = Callable[[Any], Callable[..., Any]]
+ONE, FOUR, FIVE = ((1, size) for size in (1, 4, 5))
+
+
+def new(folder: Path, name: str, *options: str) -> Result:
+    torch.manual_seed(0)
+    return create_app().test_cli_runner().invoke(args=["new", str(folder), "--from", f"{SOURCE}:{name}", *options])
+
+
+def itself(module: nn.Module) -> Callable[..., Any]:
+    """A loop over a module that remembers by itself."""
+    return module
+
+
+def passed(*start: Any, order: tuple[int, ...] = (1,), name: str | None = None) -> Loop:
+    """A loop that passes on some results, by position or by name; at first what it starts from."""
+
+    def loop(module: Any) -> Callable[..., Any]:
+        held = start
+
+        def step(x: torch.Tensor) -> Any:
+            nonlocal held
+            results = module(x, *held) if name is None else module(x, **dict(zip([name], held, strict=False)))
+            held = tuple(results[place] for place in order)
+            return results[0]
+
+        return step
+
+    return loop
+
+
+def assert_follows(folder: Path, name: str, loop: Loop) -> None:
+    """A session of the written model goes where the loop over the same module goes."""
+    version = load_model(folder).default
+    assert version.stateful
+    torch.manual_seed(0)
+    module = getattr(recurrent, name)().eval()
+    step, state = loop(module), version.initial_state
+    (spec,) = version.inputs
+    random = np.random.default_rng(0)
+    for number in range(STEPS):
+        x = (random.standard_normal(spec.example_shape) * (1 + number)).astype(np.float32)
+        result = version.run([Call({spec.name: x}, state)])[0]
+        state = result.state
+        with torch.no_grad():
+            expected = step(torch.from_numpy(x))
+        np.testing.assert_allclose(result.outputs[version.outputs[0].name], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "loop", "state"),
+    [
+        ("Tokens", passed(), 'h = { input = "h", output = 1, batch_dim = 0 }'),
+        ("Spikes", passed(), 'mem = { input = "mem", output = 1, batch_dim = 0 }'),
+        ("Held", itself, 'level = { attribute = "level", batch_dim = 0 }'),
+        ("Warms", itself, 'steps = { attribute = "steps", shared = true }'),
+        ("Window", itself, 'past = { attribute = "past", batch_dim = 0 }'),
+    ],
+)
+def test_state_is_found_and_served(tmp_path: Path, name: str, loop: Loop, state: str) -> None:
+    done = new(tmp_path / "model", name)
+    assert done.exit_code == 0, done.output
+    assert done.output.endswith("It loads and runs.\n")
+    assert tomllib.loads((tmp_path / "model/model.toml").read_text())["state"] == tomllib.loads(state)
+    assert_follows(tmp_path / "model", name, loop)
+
+
+def test_what_no_later_call_depends_on_is_no_state(tmp_path: Path) -> None:
+    assert new(tmp_path / "model", "Looks").exit_code == 0
+    assert not load_model(tmp_path / "model").default.stateful

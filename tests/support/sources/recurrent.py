@@ -1,0 +1,94 @@
+"""Recurrent modules as research code has them, whose state shows late, or lies where a signature does not say."""
+
+from collections import deque
+
+import torch
+from torch import Tensor, nn
+
+
+class Cell(nn.Module):
+    """A GRU cell and its read-out: (B, 3) to (B, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 5)
+        self.out = nn.Linear(5, 2)
+
+
+class Tokens(Cell):
+    """Gives whole numbers alone."""
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, h)
+        return self.out(h).argmax(-1), h
+
+
+class Spikes(nn.Module):
+    """Integrates for many steps before the first spike: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leak = nn.Parameter(torch.tensor(0.95))
+
+    def forward(self, x: Tensor, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mem = x[:, :1].sigmoid() * 0.05 + (0 if mem is None else self.leak * mem)
+        spikes = mem > 10
+        return spikes, mem * ~spikes
+
+
+class Held(nn.Module):
+    """The same, in an attribute that is a number at first; the spike is often the same as without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+        with torch.no_grad():
+            self.linear.weight.abs_().mul_(0.1)
+        self.level: Tensor | float = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        level: Tensor = 0.95 * self.level + self.linear(x)
+        spikes = (level > 1).float()
+        self.level = level - spikes
+        return spikes
+
+
+class Warms(nn.Module):
+    """Gives zeros until it has seen 8 inputs, and looks at none before: (B, 3) to (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += 1
+        warmed: Tensor = self.linear(x) if self.steps > 8 else torch.zeros_like(x)
+        return warmed
+
+
+class Window(nn.Module):
+    """A convolution over the last inputs, which fails where others of another shape are among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(3, 3, 4)
+        self.past = deque([torch.zeros(1, 3)] * 4, maxlen=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.past.append(x)
+        mixed: Tensor = self.convolution(torch.stack(tuple(self.past), -1)).squeeze(-1)
+        return mixed
+
+
+class Looks(nn.Module):
+    """Keeps what it has last looked at, which no later call depends on: (B, 3) to (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.weights: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weights = self.linear(x).softmax(-1)
+        return self.weights * x
