@@ -19,7 +19,7 @@ from tests.support.sources import recurrent
 SOURCE = Path(recurrent.__file__)
 STEPS = 12
 Loop = Callable[[Any], Callable[..., Any]]
-ONE, FOUR, FIVE = ((1, size) for size in (1, 4, 5))
+FOUR, FIVE = (1, 4), (1, 5)
 
 
 def new(folder: Path, name: str, *options: str) -> Result:
@@ -41,7 +41,7 @@ def passed(*start: Any, order: tuple[int, ...] = (1,), name: str | None = None) 
         def step(x: torch.Tensor) -> Any:
             nonlocal held
             results = module(x, *held) if name is None else module(x, **dict(zip([name], held, strict=False)))
-            held = tuple(results[place] for place in order)
+            held = tuple(None if place < 0 else results[place] for place in order)
             return results[0]
 
         return step
@@ -72,6 +72,14 @@ def assert_follows(folder: Path, name: str, loop: Loop) -> None:
     [
         ("Tokens", passed(), 'h = { input = "h", output = 1, batch_dim = 0 }'),
         ("Spikes", passed(), 'mem = { input = "mem", output = 1, batch_dim = 0 }'),
+        ("Placed", passed(None, None, order=(-1, 1)), 'h = { input = "h", output = 1, batch_dim = 0 }'),
+        (
+            "PlacedRequired",
+            passed(torch.zeros(FIVE)),
+            'h = { input = "h", output = 1, initial = "zeros", shape = [1, 5], batch_dim = 0 }',
+        ),
+        ("Keywords", passed(name="state"), 'state = { input = "state", output = 1, batch_dim = 0 }'),
+        ("PassesThrough", passed(name="hx"), 'hx = { input = "hx", output = 1, batch_dim = 1 }'),
         ("Held", itself, 'level = { attribute = "level", batch_dim = 0 }'),
         ("Warms", itself, 'steps = { attribute = "steps", shared = true }'),
         ("Window", itself, 'past = { attribute = "past", batch_dim = 0 }'),
@@ -88,3 +96,11 @@ def test_state_is_found_and_served(tmp_path: Path, name: str, loop: Loop, state:
 def test_what_no_later_call_depends_on_is_no_state(tmp_path: Path) -> None:
     assert new(tmp_path / "model", "Looks").exit_code == 0
     assert not load_model(tmp_path / "model").default.stateful
+
+
+def test_state_among_arguments_without_names_is_reported(tmp_path: Path) -> None:
+    shown = new(tmp_path / "model", "Variable").output
+    assert (
+        "forward takes *rest and returns '0', '1', of which none is passed to the next call; if one is state" in shown
+    )
+    assert "def forward(self, x, state=None): return self.net(x, state)" in shown

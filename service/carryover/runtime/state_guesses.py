@@ -32,6 +32,8 @@ _FLAG = re.compile(r"return|cache|state|stateful|next|intermediate|output")
 """Names of flags that may be needed so that forward returns its state."""
 _STREAMING = re.compile(r"inference|stream|incremental|online")
 """Names of flags that may be needed so that forward keeps its state in buffers."""
+_USUAL = ("hx", "state", "states", "hidden", "hidden_state", "h", "cache", "past_key_values", "memory")
+"""Names of state that are tried where forward takes any name."""
 _STEPS = 6
 """Steps that are compared with as many without the state: some modules give nothing until a frame is full."""
 _MANY_STEPS = 40
@@ -57,16 +59,19 @@ def optional_parameters(forward: Forward) -> list[str]:
     Those that are likely to be state may hold zero, or a tensor.
     """
     try:
-        parameters = inspect.signature(forward.method).parameters.values()
+        parameters = tuple(inspect.signature(forward.method).parameters.values())
     except (TypeError, ValueError):
         return []
     taken = {*forward.inputs, *forward.call}
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     names = [
         p.name
         for p in parameters
-        if (_nothing(p.default) or (likely(p.name) and _start(p.default))) and p.kind in kinds and p.name not in taken
+        if (_nothing(p.default) or (likely(p.name) and _start(p.default))) and p.kind not in variable
     ]
+    if (keywords := next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)) is not None:
+        names += _keys(forward.method, keywords)
+    names = [name for name in dict.fromkeys(names) if name not in taken]
     return sorted((name for name in names if likely(name) or not _NO_STATE.search(name)), key=lambda n: not likely(n))
 
 
@@ -89,7 +94,8 @@ def find_arguments(
 
     `outputs` are the paths of results that are outputs, and so no state.
     """
-    if forward.entries or forward.program or not (parameters := optional_parameters(forward)):
+    parameters = optional_parameters(forward) or _passed_through(forward)
+    if forward.entries or forward.program or not parameters:
         return {}
     for inputs in ([example(specs, seed) for seed in range(_STEPS)], [zeros(specs)] * _STEPS):
         try:
@@ -113,6 +119,33 @@ def find_arguments(
         found = (way for way in ways if _carries(forward, inputs, way))
         return next(chain(found, (way for way in named if _carries(forward, inputs, way, in_state=True))), {})
     return {}
+
+
+def _passed_through(forward: Forward) -> Sequence[str]:
+    """The usual names of state where forward takes any name, as for a layer in it."""
+    with suppress(TypeError, ValueError):
+        parameters = inspect.signature(forward.method).parameters.values()
+        return _USUAL if any(p.kind is p.VAR_KEYWORD for p in parameters) else ()
+    return ()
+
+
+def _keys(method: Callable[..., Any], keywords: str) -> list[str]:
+    """The names that a method looks up among its other keyword arguments: `kwargs.get("state")`, `kwargs["state"]`."""
+    found = list[ast.expr]()
+    for node in ast.walk(_parsed(method)):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="get" | "pop"), args=[key, *_]):
+                found += [key] if name == keywords else []
+            case ast.Subscript(value=ast.Name(id=name), slice=key):
+                found += [key] if name == keywords else []
+    return [key.value for key in found if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+
+
+def _parsed(method: Callable[..., Any]) -> ast.AST:
+    """The syntax tree of a method; an empty one where its source cannot be read."""
+    with suppress(OSError, TypeError, SyntaxError):
+        return ast.parse(dedent(inspect.getsource(method)))
+    return ast.Module([], [])
 
 
 def find_call(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[Forward, dict[str, StateSpec]]:
@@ -284,11 +317,7 @@ def _named(attributes: Sequence[str]) -> dict[str, StateSpec]:
 
 def _by_name(forward: Forward, parameters: Sequence[str], results: Collection[str]) -> Iterator[dict[str, str]]:
     """Yield the way that forward's return statement names: with `return y, h, c` the parameter `c` takes the last."""
-    try:
-        body = ast.parse(dedent(inspect.getsource(forward.method)))
-    except (OSError, TypeError, SyntaxError):
-        return
-    ends = [node.value for node in ast.walk(body) if isinstance(node, ast.Return)]
+    ends = [node.value for node in ast.walk(_parsed(forward.method)) if isinstance(node, ast.Return)]
     named = {name: path for end in ends if end is not None for name, path in _variables(end)}
     wanted = list(filter(likely, parameters)) or parameters
     if all(named.get(name) in results for name in wanted):

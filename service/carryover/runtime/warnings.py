@@ -1,5 +1,6 @@
 """What a model does that does not keep it from being served, and that its users will notice."""
 
+import inspect
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -121,7 +122,10 @@ def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
     """State that forward would take, and that nothing passes to it."""
     known = {spec.input for spec in loading.manifest.state.values()}
     names = [name for name in optional_parameters(forward) if likely(name) and name not in known]
-    if loading.outcome is None or not names or known - {None}:
+    if loading.outcome is None or known - {None}:
+        return
+    if not names:
+        yield from _of_variable(forward, loading.outcome.returned)
         return
     taken = result_paths(loading.manifest.outputs, loading.outcome.returned)
     rest = [str(key) for key, _ in fields(loading.outcome.returned) if str(key) not in taken]
@@ -138,6 +142,21 @@ def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
         f"forward takes {names[0]!r}, and nothing that it returns is passed to it: each call starts without it; "
         f"if that is state, the manifest says {entry}, and {how}"
     )
+
+
+def _of_variable(forward: Forward, returned: object) -> Iterator[str]:
+    """State that forward may take among arguments that have no names."""
+    with suppress(TypeError, ValueError):
+        parameters = inspect.signature(forward.method).parameters.values()
+        variable = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        results = [str(key) for key, _ in fields(returned)]
+        if variable is not None and len(results) > 1 and not forward.entries:
+            inputs = ", ".join(forward.inputs)
+            yield (
+                f"forward takes *{variable} and returns {', '.join(map(repr, results))}, of which none is passed "
+                "to the next call; if one is state, a wrapper gives it a name, as in "
+                f"def forward(self, {inputs}, state=None): return self.net({inputs}, state)"
+            )
 
 
 def _run(version: ModelVersion, seed: int, state: bytes | None = None, instances: int = 1) -> Result:

@@ -92,3 +92,48 @@ class Looks(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         self.weights = self.linear(x).softmax(-1)
         return self.weights * x
+
+
+class Placed(Cell):
+    """Takes its state, and a mask before it, by position only."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, h: Tensor | None = None, /) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, h)
+        y: Tensor = self.out(h)
+        return y if mask is None else y * mask, h
+
+
+class PlacedRequired(Cell):
+    """Cannot do without a state that it takes by position only."""
+
+    def forward(self, x: Tensor, h: Tensor, /) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, h)
+        return self.out(h), h
+
+
+class Keywords(Cell):
+    """Looks its state up among all other keyword arguments."""
+
+    def forward(self, x: Tensor, **kwargs: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, kwargs.get("state"))
+        return self.out(h), h
+
+
+class PassesThrough(nn.Module):
+    """Passes all keyword arguments to a layer: (T, B, 3) to (T, B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(3, 5)
+
+    def forward(self, x: Tensor, **kwargs: Tensor) -> tuple[Tensor, Tensor]:
+        y, h = self.rnn(x, **kwargs)
+        return y, h
+
+
+class Variable(Cell):
+    """Takes its state as one of any number of arguments."""
+
+    def forward(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, rest[0] if rest else None)
+        return self.out(h), h
