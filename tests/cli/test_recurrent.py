@@ -22,9 +22,11 @@ Loop = Callable[[Any], Callable[..., Any]]
 FOUR, FIVE = (1, 4), (1, 5)
 
 
-def new(folder: Path, name: str, *options: str) -> Result:
+def new(folder: Path, name: str) -> Result:
     torch.manual_seed(0)
-    return create_app().test_cli_runner().invoke(args=["new", str(folder), "--from", f"{SOURCE}:{name}", *options])
+    given = ("--input", "x:FP32:1,3") if name.endswith("Required") else ()
+    command = ["new", str(folder), "--from", f"{SOURCE}:{name}", *given]
+    return create_app().test_cli_runner().invoke(args=command)
 
 
 def itself(module: nn.Module) -> Callable[..., Any]:
@@ -47,6 +49,26 @@ def passed(*start: Any, order: tuple[int, ...] = (1,), name: str | None = None) 
         return step
 
     return loop
+
+
+def inside(module: Any) -> Callable[..., Any]:
+    """A loop that passes on what lies in one result, the other way round."""
+    held = list[torch.Tensor]()
+
+    def step(x: torch.Tensor) -> Any:
+        nonlocal held
+        y, states = module(x, *held)
+        held = [*reversed(states)]
+        return y
+
+    return step
+
+
+def stacked(first: str, second: str, outputs: tuple[object, object] = (2, 1), start: str = "") -> str:
+    return "\n".join(
+        f"{name} = {{ input = {name!r}, output = {output!r}, {start}batch_dim = 0 }}"
+        for name, output in zip((first, second), outputs, strict=True)
+    )
 
 
 def assert_follows(folder: Path, name: str, loop: Loop) -> None:
@@ -80,6 +102,14 @@ def assert_follows(folder: Path, name: str, loop: Loop) -> None:
         ),
         ("Keywords", passed(name="state"), 'state = { input = "state", output = 1, batch_dim = 0 }'),
         ("PassesThrough", passed(name="hx"), 'hx = { input = "hx", output = 1, batch_dim = 1 }'),
+        ("Stacked", passed(order=(2, 1)), stacked("a", "b")),
+        ("StackedInside", inside, stacked("a", "b", ("1.1", "1.0"))),
+        (
+            "StackedRequired",
+            passed(torch.zeros(FOUR), torch.zeros(FOUR), order=(2, 1)),
+            stacked("h_a", "h_b", start='initial = "zeros", shape = [1, 4], '),
+        ),
+        ("Long", passed(order=(2, 1)), stacked("h", "c")),
         ("Held", itself, 'level = { attribute = "level", batch_dim = 0 }'),
         ("Warms", itself, 'steps = { attribute = "steps", shared = true }'),
         ("Window", itself, 'past = { attribute = "past", batch_dim = 0 }'),
@@ -104,3 +134,8 @@ def test_state_among_arguments_without_names_is_reported(tmp_path: Path) -> None
         "forward takes *rest and returns '0', '1', of which none is passed to the next call; if one is state" in shown
     )
     assert "def forward(self, x, state=None): return self.net(x, state)" in shown
+
+
+def test_results_that_may_be_exchanged_are_reported(tmp_path: Path) -> None:
+    sentence = "forward takes 'h', 'c' and returns as many results of one shape: nothing tells which of them is passed"
+    assert sentence in new(tmp_path / "model", "LongUnnamed").output

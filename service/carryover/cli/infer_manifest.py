@@ -24,13 +24,15 @@ _MOST_ENTRIES = 5
 class Draft:
     """What a manifest says of a module's tensors: `inputs`, `outputs` and `state`.
 
-    `why` are sentences on each input by name, `notes` on state and batching. `labels` is how many of them a classifier
+    `why` are sentences on each input by name, `notes` on state and batching, `doubts` what its author
+    is to check. `labels` is how many of them a classifier
     would have; None where the output is not probabilities.
     """
 
     document: dict[str, Any]
     why: dict[str, str]
     notes: list[str]
+    doubts: list[str]
     labels: int | None
 
 
@@ -71,7 +73,8 @@ def _draft(found: Experiment, given: Given) -> Draft:
         state = {name: manifest.state.get(name, StateSpec()).said() for name in (*named, *found.found)}
         document["state"] = _brief(state, found) if len(state) > _MOST_ENTRIES else state
     why = {spec.name: _why(spec, found, given) for spec in manifest.inputs}
-    return Draft(document, why, list(_notes(found)), found.probabilities())
+    doubts = [doubt] if (doubt := found.doubt()) else []
+    return Draft(document, why, list(_notes(found)), doubts, found.probabilities())
 
 
 def _why(spec: TensorSpec, found: Experiment, given: Given) -> str:

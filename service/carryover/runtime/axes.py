@@ -24,6 +24,7 @@ from carryover.runtime.selfcheck import (
     state_difference,
 )
 from carryover.runtime.state_guesses import (
+    doubt,
     draws_numbers,
     example,
     find_arguments,
@@ -134,6 +135,10 @@ class Experiment:
     def outputs(self) -> dict[str, tuple[Tensor, str | None]]:
         """Return the tensors that forward returned beside its state, as `name_outputs` does."""
         return name_outputs(self.outcome.returned, [str(spec.output) for spec in self.found.values()])
+
+    def doubt(self) -> str | None:
+        """Return a sentence where nothing tells which results are passed to which parameters."""
+        return doubt(self.forward, self.version.manifest.inputs, self.found)
 
     def keeps_shape(self) -> bool:
         """Return whether every state buffer has the shape that it is registered with after a step."""

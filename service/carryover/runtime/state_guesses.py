@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain, product
+from itertools import chain, permutations, product
 from textwrap import dedent
 from typing import Any
 
@@ -17,17 +17,19 @@ from carryover.runtime.attributes import Attributes, Snapshot
 from carryover.runtime.discovery import dry_loop, dry_run
 from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.manifest import StateSpec, TensorSpec
-from carryover.runtime.state_sources import StateEntry, entries, places
+from carryover.runtime.state_sources import StateEntry, entries, path_of, places
 from carryover.runtime.structure import UnsupportedValueError, fields, flatten, pick
 
 _STATE = re.compile(
-    r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|hidden|state|cache|memory|memories|past|prev|carry|hx|inference_params"
+    r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|^[hc](\d|_\w+)$|hidden|state|cache|memory|memories|past|prev|carry|hx|inference_params"
 )
 """Names of parameters that are likely to be state."""
 _NO_STATE = re.compile(
     r"mask|padding|weight|bias|label|target|length|lens|position|index|indices|return|use_|need|embed"
 )
 """Names of parameters that some result may be given for, and that are no state."""
+_OLD_OR_NEW = re.compile(r"^(new|next|updated|prev|previous|last|old)_?|_?(new|next|out|prev|old|in|n|t|tm1|\d+|_)$")
+"""What names of a state before and after a step differ in."""
 _FLAG = re.compile(r"return|cache|state|stateful|next|intermediate|output")
 """Names of flags that may be needed so that forward returns its state."""
 _STREAMING = re.compile(r"inference|stream|incremental|online")
@@ -40,6 +42,8 @@ _MANY_STEPS = 40
 """As many, where attributes depend on the calls before and results do not yet: spikes, alarms, a warm-up."""
 _MOST_TRIALS = 60
 _TOLERANCE = 1e-6
+_MOST_PAIRED = 5
+"""Parameters of which it is told by running which result is passed to which."""
 _DRAWS = 8
 """Results of one input that are compared: of few numbers, dropout may well leave the same ones twice."""
 _MANY = 3
@@ -117,8 +121,81 @@ def find_arguments(
         # Spikes and tokens may be the same for long, while the state is not.
         named = [way for way in ways if all(map(likely, way))]
         found = (way for way in ways if _carries(forward, inputs, way))
-        return next(chain(found, (way for way in named if _carries(forward, inputs, way, in_state=True))), {})
+        way = next(chain(found, (way for way in named if _carries(forward, inputs, way, in_state=True))), {})
+        return _paired(forward, inputs, way)[0]
     return {}
+
+
+def doubt(forward: Forward, specs: Sequence[TensorSpec], found: Mapping[str, StateSpec]) -> str | None:
+    """Return a sentence where nothing tells which of several results is passed to which parameter."""
+    arguments = {name: spec for name, spec in found.items() if spec.output is not None}
+    for inputs in ([example(specs, seed) for seed in range(_STEPS)], [zeros(specs)] * _STEPS):
+        with suppress(ModelFailedError):
+            if _paired(forward, inputs, arguments)[1]:
+                return (
+                    f"forward takes {_listed(arguments)} and returns as many results of one shape: nothing tells which "
+                    f"of them is passed to which; the results {_listed(s.output for s in arguments.values())} are, in "
+                    "this order; where that is wrong, exchange the values of output under [state]"
+                )
+            return None
+    return None
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(repr(str(name)) for name in names)
+
+
+def _paired(
+    forward: Forward, inputs: Sequence[Inputs], found: Mapping[str, StateSpec]
+) -> tuple[dict[str, StateSpec], bool]:
+    """Return the entries with the results that depend on their parameters, and whether others would do as well.
+
+    Results that are exchanged have one shape; names that forward's return statement has settle it.
+    """
+    paths = [str(spec.output) for spec in found.values()]
+    given = {name: str(spec.output) for name, spec in found.items()}
+    if not 1 < len(paths) <= _MOST_PAIRED or given in _by_name(forward, list(found), paths):
+        return dict(found), False
+    depends, shapes = _dependences(forward, inputs, found)
+    ways = [
+        dict(zip(found, way, strict=True))
+        for way in permutations(paths)
+        if all(shapes[path] == shapes[given[name]] for name, path in zip(found, way, strict=True))
+    ]
+    scores = [sum((path, name) in depends for name, path in way.items()) for way in ways]
+    best = ways[scores.index(max(scores))]
+    named = next((way for way in _by_name(forward, list(found), paths) if way in ways), None)
+    ambiguous = named is None and scores.count(max(scores)) > 1
+    chosen = {name: found[name].model_copy(update={"output": path}) for name, path in (named or best).items()}
+    return chosen, ambiguous
+
+
+def _dependences(
+    forward: Forward, inputs: Sequence[Inputs], found: Mapping[str, StateSpec]
+) -> tuple[set[tuple[str, str]], dict[str, object]]:
+    """Return which results of one step change with which parameters, and the shapes of the results."""
+    depends = set[tuple[str, str]]()
+    with _with(forward, entries(found, forward.module, forward.method)):
+        state = dry_run(forward, inputs[0]).state
+        for x in inputs[1:]:
+            state = dry_run(forward, x, state).state
+
+        def results(held: Mapping[str, Tensor | None]) -> dict[str, list[Tensor]]:
+            returned = dry_run(forward, inputs[0], held).returned
+            return {str(s.output): _values(pick(returned, path_of(s.output))) for s in found.values()}
+
+        before = results(state)
+        for entry in forward.entries:
+            leaves = {leaf.name for leaf in entry.leaves}
+            other = {name: _moved(held) if name in leaves else held for name, held in state.items()}
+            with suppress(ModelFailedError):  # it need not take any numbers
+                after = results(other)
+                depends |= {(path, entry.name) for path in before if not _same([before[path]], [after[path]])}
+    return depends, {path: [(x.shape, x.dtype) for x in held] for path, held in before.items()}
+
+
+def _moved(held: Tensor | None) -> Tensor | None:
+    return held if held is None or not held.is_floating_point() else held * 0.75 + 0.125
 
 
 def _passed_through(forward: Forward) -> Sequence[str]:
@@ -195,14 +272,14 @@ def find_required(forward: Forward, specs: Sequence[TensorSpec], given: Collecti
             [path for path, value in held.items() if isinstance(value, Tensor) and value.shape == spec.example_shape]
             for spec in wanted.values()
         ]
-        for way in product(*choices):
-            if len(set(way)) == len(way):
-                return {
-                    name: StateSpec(
-                        input=name, output=path, initial="zeros", shape=spec.example_shape, datatype=spec.datatype
-                    )
-                    for (name, spec), path in zip(wanted.items(), way, strict=True)
-                }
+        if (way := next((way for way in product(*choices) if len(set(way)) == len(way)), None)) is not None:
+            found = {
+                name: StateSpec(
+                    input=name, output=path, initial="zeros", shape=spec.example_shape, datatype=spec.datatype
+                )
+                for (name, spec), path in zip(wanted.items(), way, strict=True)
+            }
+            return _paired(forward.taking([s.name for s in rest]), [example(rest, s) for s in range(_STEPS)], found)[0]
     return {}
 
 
@@ -320,8 +397,17 @@ def _by_name(forward: Forward, parameters: Sequence[str], results: Collection[st
     ends = [node.value for node in ast.walk(_parsed(forward.method)) if isinstance(node, ast.Return)]
     named = {name: path for end in ends if end is not None for name, path in _variables(end)}
     wanted = list(filter(likely, parameters)) or parameters
-    if all(named.get(name) in results for name in wanted):
-        yield {name: named[name] for name in wanted}
+    for spelled in (str, _plain):
+        places = {spelled(name): path for name, path in named.items() if path in results}
+        way = {name: places[spelled(name)] for name in wanted if spelled(name) in places}
+        if len(way) == len(wanted) == len(set(way.values())):
+            yield way
+            return
+
+
+def _plain(name: str) -> str:
+    """A variable's name without what says that it is the old or new one: `h` of `h_prev`, `new_h` and `h2`."""
+    return _OLD_OR_NEW.sub("", name.lower()) or name
 
 
 def _variables(node: ast.expr, path: str = "") -> Iterator[tuple[str, str]]:
@@ -345,6 +431,10 @@ def _assignments(parameters: Sequence[str], results: Sequence[str], leading: Seq
             yield dict(zip(names, rest[-len(names) :], strict=True))
         elif 1 < len(names) == len(leading):
             yield dict(zip(names, leading, strict=True))
+        for path in rest if len(names) > 1 else ():
+            inner = [one for one in results if one.startswith(f"{path}.")]
+            if len(inner) == len(names):
+                yield dict(zip(names, inner, strict=True))
     everything = [(name, path) for name, path in product(parameters, results) if path or likely(name)]
     everything.sort(key=lambda one: not one[1])
     yield from ({name: path} for name, path in everything[:_MOST_TRIALS])

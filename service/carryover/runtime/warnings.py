@@ -2,7 +2,7 @@
 
 import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -122,13 +122,16 @@ def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
     """State that forward would take, and that nothing passes to it."""
     known = {spec.input for spec in loading.manifest.state.values()}
     names = [name for name in optional_parameters(forward) if likely(name) and name not in known]
-    if loading.outcome is None or known - {None}:
+    if loading.outcome is None:
         return
     if not names:
         yield from _of_variable(forward, loading.outcome.returned)
         return
     taken = result_paths(loading.manifest.outputs, loading.outcome.returned)
-    rest = [str(key) for key, _ in fields(loading.outcome.returned) if str(key) not in taken]
+    state = [str(spec.output) for spec in loading.manifest.state.values() if spec.output is not None]
+    rest = list(_left(loading.outcome.returned, {*taken, *state}))
+    if known - {None} and not rest:
+        return
     entry = f'[state.{names[0]}] input = "{names[0]}", output = …'
     if rest:
         yield (
@@ -142,6 +145,16 @@ def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
         f"forward takes {names[0]!r}, and nothing that it returns is passed to it: each call starts without it; "
         f"if that is state, the manifest says {entry}, and {how}"
     )
+
+
+def _left(returned: object, taken: Collection[str], prefix: str = "") -> Iterator[str]:
+    """The paths of results that are not taken; of one that is taken in part, those of the other parts."""
+    for key, value in fields(returned):
+        path = f"{prefix}{key}"
+        if any(one.startswith(f"{path}.") for one in taken):
+            yield from _left(value, taken, f"{path}.")
+        elif path not in taken and "" not in taken:
+            yield path
 
 
 def _of_variable(forward: Forward, returned: object) -> Iterator[str]:

@@ -1,6 +1,7 @@
 """Recurrent modules as research code has them, whose state shows late, or lies where a signature does not say."""
 
 from collections import deque
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -137,3 +138,55 @@ class Variable(Cell):
     def forward(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
         h = self.cell(x, rest[0] if rest else None)
         return self.out(h), h
+
+
+class Stacked(nn.Module):
+    """Two cells, whose states of one shape come back the other way round: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.GRUCell(3, 4), nn.GRUCell(4, 4)
+
+    def forward(self, x: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Any:
+        lower = self.first(x, a)
+        upper = self.second(lower, b)
+        return upper.tanh(), upper, lower
+
+
+class StackedInside(Stacked):
+    """Returns them in one result."""
+
+    def forward(self, x: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Any:
+        y, upper, lower = super().forward(x, a, b)
+        return y, (upper, lower)
+
+
+class StackedRequired(nn.Module):
+    """Cannot do without them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Stacked()
+
+    def forward(self, x: Tensor, h_a: Tensor, h_b: Tensor) -> Any:
+        return self.net(x, h_a, h_b)
+
+
+class Long(nn.Module):
+    """An LSTM cell, whose states depend on each other, and come back the other way round: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 4)
+
+    def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None) -> Any:
+        h_new, c_new = self.cell(x, None if h is None or c is None else (h, c))
+        return h_new.tanh(), c_new, h_new
+
+
+class LongUnnamed(Long):
+    """Gives them no names that tell which is which."""
+
+    def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None) -> Any:
+        y, *others = super().forward(x, h, c)
+        return y, others[0], others[1]
