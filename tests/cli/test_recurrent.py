@@ -110,6 +110,16 @@ def assert_follows(folder: Path, name: str, loop: Loop) -> None:
             stacked("h_a", "h_b", start='initial = "zeros", shape = [1, 4], '),
         ),
         ("Long", passed(order=(2, 1)), stacked("h", "c")),
+        (
+            "Begun",
+            passed((torch.ones(FIVE), torch.zeros(FIVE))),
+            'hidden = { input = "hidden", output = 1, initial = "init_hidden", batch_dim = 0 }',
+        ),
+        (
+            "BegunDict",
+            passed({"h": torch.ones(FIVE), "c": torch.zeros(FIVE)}),
+            'state = { input = "state", output = 1, initial = "initial_state", batch_dim = 0 }',
+        ),
         ("Held", itself, 'level = { attribute = "level", batch_dim = 0 }'),
         ("Warms", itself, 'steps = { attribute = "steps", shared = true }'),
         ("Window", itself, 'past = { attribute = "past", batch_dim = 0 }'),
@@ -139,3 +149,11 @@ def test_state_among_arguments_without_names_is_reported(tmp_path: Path) -> None
 def test_results_that_may_be_exchanged_are_reported(tmp_path: Path) -> None:
     sentence = "forward takes 'h', 'c' and returns as many results of one shape: nothing tells which of them is passed"
     assert sentence in new(tmp_path / "model", "LongUnnamed").output
+
+
+def test_a_state_that_nothing_makes_is_asked_for(tmp_path: Path) -> None:
+    done = new(tmp_path / "model", "NotBegunRequired")
+    assert done.exit_code == 1
+    assert (
+        "if 'state' is state that is a tuple, dict or object, add a method that returns what it starts" in done.output
+    )

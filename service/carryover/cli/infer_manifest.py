@@ -15,6 +15,7 @@ from carryover.runtime.discovery import optional_inputs
 from carryover.runtime.forward import Forward, method_of, required_inputs
 from carryover.runtime.input_search import Given, search
 from carryover.runtime.manifest import StateSpec, TensorSpec
+from carryover.runtime.state_guesses import initialised
 
 _MOST_ENTRIES = 5
 """Entries of state that are said one by one: with all else, a manifest then has 12 lines."""
@@ -52,6 +53,8 @@ def infer(module: nn.Module, given: Given, method: str = "forward") -> Draft:
             "some parameters have no shape before the first forward: run the module once, save its state_dict(), and "
             "pass that as --weights"
         )
+    if (made := initialised(module, names)) is not None and made[0] not in given:
+        names.remove(made[0])
     held = {name: value.clone() for name, value in held.items()}
     forward, constructed = Forward(module, names, lambda: held, method=method), Snapshot(module)
     try:
@@ -93,7 +96,7 @@ def _notes(found: Experiment) -> Iterator[str]:
     for name in found.forward.call:
         yield f"call: {name} = true, without which forward gives no state"
     for entry in found.forward.entries:
-        taken = entry.spec.initial == "zeros"
+        taken = entry.spec.initial is not None
         reason = "which it takes" if taken else "steps with it gave other results than without"
         yield f"state {entry.name}: {entry.place}: {reason}"
     for name in found.buffers:

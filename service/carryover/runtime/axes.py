@@ -30,6 +30,7 @@ from carryover.runtime.state_guesses import (
     find_arguments,
     find_attributes,
     find_call,
+    find_initialised,
     find_required,
     restored,
 )
@@ -86,7 +87,11 @@ class Experiment:
         if draws_numbers(forward, example(inputs)):
             forward.context = mean_random
         with restored(forward):
-            self.found = find_required(forward, inputs, given) or find_arguments(forward, inputs)
+            self.found = (
+                find_required(forward, inputs, given)
+                or find_initialised(forward, inputs)
+                or find_arguments(forward, inputs)
+            )
         required = {spec.input for spec in self.found.values() if spec.initial == "zeros"}
         if required:
             inputs = [spec for spec in inputs if spec.name not in required]

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
+from carryover.runtime import initial
 from carryover.runtime.attributes import Attributes, Snapshot
 from carryover.runtime.discovery import dry_loop, dry_run
-from carryover.runtime.forward import Forward, zeros
+from carryover.runtime.forward import Forward, required_inputs, zeros
 from carryover.runtime.manifest import StateSpec, TensorSpec
 from carryover.runtime.state_sources import StateEntry, entries, path_of, places
 from carryover.runtime.structure import UnsupportedValueError, fields, flatten, pick
@@ -32,6 +33,8 @@ _OLD_OR_NEW = re.compile(r"^(new|next|updated|prev|previous|last|old)_?|_?(new|n
 """What names of a state before and after a step differ in."""
 _FLAG = re.compile(r"return|cache|state|stateful|next|intermediate|output")
 """Names of flags that may be needed so that forward returns its state."""
+_INITIALISER = re.compile(r"(init|zero|begin|start|empty)\w*(state|hidden|cache|carry|memor)")
+"""Names of methods that make what a state starts from."""
 _STREAMING = re.compile(r"inference|stream|incremental|online")
 """Names of flags that may be needed so that forward keeps its state in buffers."""
 _USUAL = ("hx", "state", "states", "hidden", "hidden_state", "h", "cache", "past_key_values", "memory")
@@ -280,6 +283,44 @@ def find_required(forward: Forward, specs: Sequence[TensorSpec], given: Collecti
                 for (name, spec), path in zip(wanted.items(), way, strict=True)
             }
             return _paired(forward.taking([s.name for s in rest]), [example(rest, s) for s in range(_STEPS)], found)[0]
+    return {}
+
+
+def initialised(module: nn.Module, names: Collection[str]) -> tuple[str, str] | None:
+    """Return the parameter that is state and the method of the module that makes it: `hidden`, `init_hidden`.
+
+    `names` are those that forward cannot do without.
+    """
+    wanted = list(filter(likely, names))
+    if len(wanted) != 1 or len(names) == 1:
+        return None
+    snapshot = Snapshot(module)
+    for name in dir(type(module)):
+        if _INITIALISER.search(name.lower()) and inspect.ismethod(method := getattr(module, name, None)):
+            with suppress(Exception):  # whatever it needs beside a batch size
+                made = initial.from_method(method)
+                snapshot.restore(internals=False)
+                if _storable(made):
+                    return wanted[0], name
+    return None
+
+
+def find_initialised(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, StateSpec]:
+    """Return the parameter that forward is not given and cannot do without, if a method of the module makes it."""
+    missing = [name for name in required_inputs(forward.method) or () if name not in (*forward.inputs, *forward.call)]
+    if len(missing) != 1 or (made := initialised(forward.module, [*forward.inputs, *missing])) is None:
+        return {}
+    spec = StateSpec(input=made[0], output="", initial=made[1])
+    inputs = [example(specs, seed) for seed in range(_STEPS)]
+    with suppress(ModelFailedError):
+        (entry,) = entries({made[0]: spec}, forward.module, forward.method)
+        start = [(leaf.path, leaf.kind) for leaf in entry.leaves]
+        with _with(forward, [entry]):
+            returned = dry_run(forward, inputs[0]).returned
+        for path in _results(returned):
+            held = pick(returned, path_of(path))
+            if [(".".join(part.path), part.kind) for part in flatten(held)[0]] == start:
+                return {made[0]: spec.model_copy(update={"output": path})}
     return {}
 
 

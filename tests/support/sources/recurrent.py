@@ -190,3 +190,47 @@ class LongUnnamed(Long):
     def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None) -> Any:
         y, *others = super().forward(x, h, c)
         return y, others[0], others[1]
+
+
+class Begun(nn.Module):
+    """Cannot do without a tuple, which a method makes: (B, 3) to (B, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 5)
+        self.out = nn.Linear(5, 2)
+
+    def init_hidden(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        return torch.ones(batch_size, 5), torch.zeros(batch_size, 5)
+
+    def forward(self, x: Tensor, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        h, c = self.cell(x, hidden)
+        return self.out(h), (h, c)
+
+
+class BegunDict(nn.Module):
+    """Cannot do without a dict, which a method makes: (B, 3) to (B, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Begun()
+
+    def initial_state(self) -> dict[str, Tensor]:
+        h, c = self.net.init_hidden(1)
+        return {"h": h, "c": c}
+
+    def forward(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        y, (h, c) = self.net(x, (state["h"], state["c"]))
+        return y, {"h": h, "c": c}
+
+
+class NotBegunRequired(nn.Module):
+    """Cannot do without a dict, which nothing makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = BegunDict()
+
+    def forward(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        y, state = self.net(x, state)
+        return y, state
