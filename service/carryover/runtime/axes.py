@@ -92,12 +92,11 @@ class Experiment:
                 or find_initialised(forward, inputs)
                 or find_arguments(forward, inputs)
             )
-        required = {spec.input for spec in self.found.values() if spec.initial == "zeros"}
-        if required:
-            inputs = [spec for spec in inputs if spec.name not in required]
-            forward = forward.taking([spec.name for spec in inputs])
-        if not self.found:
-            with restored(forward):
+            required = {spec.input for spec in self.found.values() if spec.initial == "zeros"}
+            if required:
+                inputs = [spec for spec in inputs if spec.name not in required]
+                forward = forward.taking([spec.name for spec in inputs])
+            if not self.found:
                 forward, self.found = find_call(forward, inputs)
         forward.entries = entries(self.found, forward.module, forward.method)
         self.found |= find_attributes(forward, inputs)

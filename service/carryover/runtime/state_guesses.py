@@ -335,15 +335,15 @@ def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, 
     """
     if (attributes := forward.attributes) is None:
         return {}
-    inputs = [example(specs, seed) for seed in range(_MANY_STEPS)]
+    inputs = [example(specs, seed) for seed in range(_STEPS)]
     try:
-        looped, changed, unseen = _loop(forward, attributes, inputs[:_STEPS])
+        looped, changed, unseen = _loop(forward, attributes, inputs)
     except ModelFailedError:
         return {}
     if unseen:  # if that fails, it does not take such inputs, and did not look at them before
+        inputs = [example(specs, seed) for seed in range(_MANY_STEPS)]
         looped, changed, _ = _loop(forward, attributes, inputs)
     found = _named(_shortened(changed, forward.module))
-    inputs = inputs[: len(looped)]
     if not found or not _reproduces(forward, inputs, found, looped):
         return {}
     for name in tuple(found):
