@@ -157,3 +157,12 @@ def test_a_state_that_nothing_makes_is_asked_for(tmp_path: Path) -> None:
     assert (
         "if 'state' is state that is a tuple, dict or object, add a method that returns what it starts" in done.output
     )
+
+
+def test_a_session_that_ends_is_reported(tmp_path: Path) -> None:
+    shown = new(tmp_path / "model", "Numbered").output
+    assert (
+        "a session ends after 24 steps, as forward fails on its state then: the forward of model 'model' raised"
+        in shown
+    )
+    assert "fails on random numbers" not in shown

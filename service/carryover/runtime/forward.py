@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
-from carryover.runtime import buffers
+from carryover.runtime import buffers, lazy
 from carryover.runtime.attributes import Attributes
 from carryover.runtime.datatypes import Datatype, of_tensor
 from carryover.runtime.manifest import TensorSpec
@@ -47,6 +47,7 @@ class Forward:
         optional: bool = False,
         train: Sequence[str] = (),
     ) -> None:
+        lazy.settle(module)
         self.module = module.eval().requires_grad_(False)
         self.context: Callable[[], AbstractContextManager[object]] = torch.inference_mode
         self._train = tuple(train)

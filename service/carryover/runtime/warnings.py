@@ -237,7 +237,12 @@ def _of_size(version: ModelVersion, limit: int) -> Iterator[str]:
     for step in range(_MOST_STEPS):
         if step >= _STEPS and sizes[-1] == sizes[-2]:
             break
-        state = _run(version, step, state).state
+        try:
+            state = _run(version, step, state).state
+        except ModelFailedError as error:
+            _run(version, step)  # or is it the input?
+            yield f"a session ends after {step} steps, as forward fails on its state then: {reason(error)}"
+            return
         sizes.append(len(state))
     growth = sizes[-1] - sizes[-2]
     if sizes[-1] > limit:
