@@ -609,6 +609,7 @@ class TestNew:
         done = run("new", tmp_path / "lazy", "--from", f"{CARRIED}:Lazy", "--weights", tmp_path / "lazy.pt")
         assert done.exit_code == 0, done.stderr
         assert shapes(manifest(tmp_path / "lazy")["inputs"]) == {"x": ("FP32", [1, 3], 0)}
+        assert done.stdout.endswith("It loads and runs.\n")
 
     def test_attention_weights_are_no_state(self, tmp_path: Path, run: Run) -> None:
         folder = tmp_path / "model"

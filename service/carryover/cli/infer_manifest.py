@@ -15,6 +15,7 @@ from carryover.runtime.discovery import optional_inputs
 from carryover.runtime.forward import Forward, method_of, required_inputs
 from carryover.runtime.input_search import Given, search
 from carryover.runtime.manifest import StateSpec, TensorSpec
+from carryover.runtime.state_guesses import initialised
 
 _MOST_ENTRIES = 5
 """Entries of state that are said one by one: with all else, a manifest then has 12 lines."""
@@ -24,13 +25,15 @@ _MOST_ENTRIES = 5
 class Draft:
     """What a manifest says of a module's tensors: `inputs`, `outputs` and `state`.
 
-    `why` are sentences on each input by name, `notes` on state and batching. `labels` is how many of them a classifier
+    `why` are sentences on each input by name, `notes` on state and batching, `doubts` what its author
+    is to check. `labels` is how many of them a classifier
     would have; None where the output is not probabilities.
     """
 
     document: dict[str, Any]
     why: dict[str, str]
     notes: list[str]
+    doubts: list[str]
     labels: int | None
 
 
@@ -50,6 +53,8 @@ def infer(module: nn.Module, given: Given, method: str = "forward") -> Draft:
             "some parameters have no shape before the first forward: run the module once, save its state_dict(), and "
             "pass that as --weights"
         )
+    if (made := initialised(module, names)) is not None and made[0] not in given:
+        names.remove(made[0])
     held = {name: value.clone() for name, value in held.items()}
     forward, constructed = Forward(module, names, lambda: held, method=method), Snapshot(module)
     try:
@@ -71,7 +76,8 @@ def _draft(found: Experiment, given: Given) -> Draft:
         state = {name: manifest.state.get(name, StateSpec()).said() for name in (*named, *found.found)}
         document["state"] = _brief(state, found) if len(state) > _MOST_ENTRIES else state
     why = {spec.name: _why(spec, found, given) for spec in manifest.inputs}
-    return Draft(document, why, list(_notes(found)), found.probabilities())
+    doubts = [doubt] if (doubt := found.doubt()) else []
+    return Draft(document, why, list(_notes(found)), doubts, found.probabilities())
 
 
 def _why(spec: TensorSpec, found: Experiment, given: Given) -> str:
@@ -90,7 +96,7 @@ def _notes(found: Experiment) -> Iterator[str]:
     for name in found.forward.call:
         yield f"call: {name} = true, without which forward gives no state"
     for entry in found.forward.entries:
-        taken = entry.spec.initial == "zeros"
+        taken = entry.spec.initial is not None
         reason = "which it takes" if taken else "steps with it gave other results than without"
         yield f"state {entry.name}: {entry.place}: {reason}"
     for name in found.buffers:

@@ -68,7 +68,7 @@ def scaffold(  # noqa: PLR0913 - what is said on the command line
         "written": list(map(str, written)),
         "manifest": document,
         "inferred": [*notes, *(f"{name}: {reason}" for name, reason in draft.why.items()), *draft.notes],
-        "problems": [problem.sentence for problem in report.problems],
+        "problems": [*draft.doubts, *(problem.sentence for problem in report.problems)],
     }
 
 

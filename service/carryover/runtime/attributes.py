@@ -306,9 +306,9 @@ class Attributes:
         self.restored: list[str] = []
         self._known = set[str]()
 
-    def marks(self) -> dict[str, object]:
-        """Return what tells, for each attribute by name, whether its value has changed."""
-        return guard.marks(self._module, self._buffers)
+    def marks(self, *, identities: bool = True) -> dict[str, object]:
+        """Return what tells, for each attribute by name, whether its value has changed, as `guard.marks` does."""
+        return guard.marks(self._module, self._buffers, identities=identities)
 
     def note_first_call(self) -> None:
         """Note what the dry run has filled in."""

@@ -24,12 +24,15 @@ from carryover.runtime.selfcheck import (
     state_difference,
 )
 from carryover.runtime.state_guesses import (
+    doubt,
     draws_numbers,
     example,
     find_arguments,
     find_attributes,
     find_call,
+    find_initialised,
     find_required,
+    restored,
 )
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import Call, ModelVersion, Result
@@ -83,13 +86,18 @@ class Experiment:
         forward.entries = ()
         if draws_numbers(forward, example(inputs)):
             forward.context = mean_random
-        self.found = find_required(forward, inputs, given) or find_arguments(forward, inputs)
-        required = {spec.input for spec in self.found.values() if spec.initial == "zeros"}
-        if required:
-            inputs = [spec for spec in inputs if spec.name not in required]
-            forward = forward.taking([spec.name for spec in inputs])
-        if not self.found:
-            forward, self.found = find_call(forward, inputs)
+        with restored(forward):
+            self.found = (
+                find_required(forward, inputs, given)
+                or find_initialised(forward, inputs)
+                or find_arguments(forward, inputs)
+            )
+            required = {spec.input for spec in self.found.values() if spec.initial == "zeros"}
+            if required:
+                inputs = [spec for spec in inputs if spec.name not in required]
+                forward = forward.taking([spec.name for spec in inputs])
+            if not self.found:
+                forward, self.found = find_call(forward, inputs)
         forward.entries = entries(self.found, forward.module, forward.method)
         self.found |= find_attributes(forward, inputs)
         self.forward = forward
@@ -131,6 +139,10 @@ class Experiment:
     def outputs(self) -> dict[str, tuple[Tensor, str | None]]:
         """Return the tensors that forward returned beside its state, as `name_outputs` does."""
         return name_outputs(self.outcome.returned, [str(spec.output) for spec in self.found.values()])
+
+    def doubt(self) -> str | None:
+        """Return a sentence where nothing tells which results are passed to which parameters."""
+        return doubt(self.forward, self.version.manifest.inputs, self.found)
 
     def keeps_shape(self) -> bool:
         """Return whether every state buffer has the shape that it is registered with after a step."""

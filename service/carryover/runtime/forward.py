@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
-from carryover.runtime import buffers
+from carryover.runtime import buffers, lazy
 from carryover.runtime.attributes import Attributes
 from carryover.runtime.datatypes import Datatype, of_tensor
 from carryover.runtime.manifest import TensorSpec
@@ -47,6 +47,7 @@ class Forward:
         optional: bool = False,
         train: Sequence[str] = (),
     ) -> None:
+        lazy.settle(module)
         self.module = module.eval().requires_grad_(False)
         self.context: Callable[[], AbstractContextManager[object]] = torch.inference_mode
         self._train = tuple(train)
@@ -65,6 +66,7 @@ class Forward:
         # Not the method: a module's own __call__ runs its hooks.
         self._run = module if method == "forward" else self.method
         self._keywords = keywords(self.method, self.inputs)
+        self._positional = positional(self.method)
         self._by_name = self._keywords == frozenset(self.inputs) and not self.call and not optional
 
     def calling(self, flags: Mapping[str, Any]) -> "Forward":
@@ -133,12 +135,26 @@ class Forward:
         return returned
 
     def _on(self, arguments: Sequence[Tensor | None], others: Mapping[str, Any]) -> Any:
+        if self._positional and others:
+            return self._by_position(arguments, others)
         if not self._keywords:
             return self._run(*arguments, **others)
         given = dict(zip(self.inputs, arguments, strict=True))
         in_order = [argument for name, argument in given.items() if name not in self._keywords]
         by_name = {name: given[name] for name in self._keywords if given[name] is not None}
         return self._run(*in_order, **by_name, **others)
+
+    def _by_position(self, arguments: Sequence[Tensor | None], others: Mapping[str, Any]) -> Any:
+        """Run with what cannot be passed by name in its place, among the inputs; what is left out is as by default."""
+        inputs = dict(zip(self.inputs, arguments, strict=True))
+        named = {name: x for name, x in inputs.items() if name in self._keywords or name in self._positional}
+        given = {name: x for name, x in named.items() if x is not None} | dict(others)
+        free = (name for name in self._positional if name not in given and name not in named)
+        given |= dict(zip(free, (x for name, x in inputs.items() if name not in named), strict=False))
+        in_order = [given.pop(name, default) for name, default in self._positional.items()]
+        while in_order and in_order[-1] is inspect.Parameter.empty:
+            in_order.pop()  # Python says which is missing
+        return self._run(*in_order, **given)
 
 
 def _part(module: nn.Module, name: str) -> nn.Module:
@@ -199,6 +215,15 @@ def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
     )
 
 
+def positional(forward: Any) -> dict[str, Any]:
+    """Return the parameters that `forward` takes by position only, and their defaults."""
+    try:
+        parameters = inspect.signature(forward).parameters.values()
+    except (TypeError, ValueError):
+        return {}
+    return {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_ONLY}
+
+
 def with_default(forward: Forward) -> list[str]:
     """Return the inputs that go to forward by name, and that it has a default for."""
     try:
@@ -219,9 +244,11 @@ def required_inputs(forward: Any) -> list[str] | None:
         parameters = inspect.signature(forward).parameters.values()
     except (TypeError, ValueError):
         return None
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in variable]
+    if not required and any(p.kind is p.VAR_POSITIONAL for p in parameters):
         return None
-    return [p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD]
+    return required
 
 
 def name_outputs(returned: Any, state: Collection[str] = ()) -> dict[str, tuple[Tensor, str | None]]:

@@ -1,6 +1,8 @@
-"""What state starts from where that is a file: `initial = "start.safetensors:h"`."""
+"""What state starts from where that is a file, `initial = "start.safetensors:h"`, or a method: `"init_hidden"`."""
 
+import inspect
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,14 @@ def from_file(name: str, initial: str) -> Any:
         names = ", ".join(map(repr, held))
         raise ModelFailedError(f'{where}: the file holds {names:.200}; expected one of them after it, as in ":name"')
     return next(iter(held.values())) if isinstance(held, dict) else held
+
+
+def from_method(method: Callable[..., Any]) -> Any:
+    """Return what a module's method makes for a batch of 1: `init_hidden(batch_size)`."""
+    first = next(iter(inspect.signature(method).parameters.values()), None)
+    sized = first is not None and (first.default is first.empty or "batch" in first.name)
+    with torch.no_grad():
+        return method(1) if sized else method()
 
 
 def buffer(name: str, initial: str, registered: Tensor | None) -> Tensor | None:

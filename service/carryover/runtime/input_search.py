@@ -12,6 +12,7 @@ from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
 from carryover.runtime.manifest import TensorSpec
 from carryover.runtime.state_guesses import likely as likely_state
+from carryover.runtime.state_guesses import restored
 from carryover.runtime.structure import fields
 
 Given = Mapping[str, TensorSpec]
@@ -44,9 +45,20 @@ def search(forward: Forward, given: Given) -> Experiment:
     open_ = " ".join(f"--input {name}:FP32:-1,8" for name in forward.inputs if name not in given)
     raise ConfigurationError(
         f"no input was found for {', '.join(forward.inputs)} that forward takes, in {tried} tries; the first failed "
-        f"with: {failures[0]}; say what it takes, as in {open_}"
+        f"with: {failures[0]}; say what it takes, as in {open_}{_of_state(forward, given)}"
         if open_
         else f"forward does not take zeros of the shapes given with --input: {failures[0]}"
+    )
+
+
+def _of_state(forward: Forward, given: Given) -> str:
+    """What to do about an input that is likely to be state, and may be more than one tensor."""
+    names = [name for name in forward.inputs if likely_state(name) and name not in given]
+    if not names or len(forward.inputs) == 1:
+        return ""
+    return (
+        f"; or, if {names[0]!r} is state that is a tuple, dict or object, add a method that returns what it starts "
+        "from, def init_state(self, batch_size), which is found by its name"
     )
 
 
@@ -90,7 +102,8 @@ class _Attempt:
 
     def __init__(self, forward: Forward, choice: Mapping[str, Guess], given: Given, kinds: Collection[str]) -> None:
         self._forward, self._choice, self._given, self._kinds = forward, choice, given, kinds
-        self.found = Experiment(forward, [self._spec(name, guess) for name, guess in choice.items()], given)
+        with restored(forward):  # an attempt that fails may have left something in attributes
+            self.found = Experiment(forward, [self._spec(name, guess) for name, guess in choice.items()], given)
 
     def _spec(self, name: str, guess: Guess) -> TensorSpec:
         spec = self._given.get(name) or guess.spec(name)

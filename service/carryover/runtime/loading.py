@@ -19,7 +19,7 @@ from carryover.runtime.forward import Forward, Saved, match_outputs, output_faul
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.report import Report
 from carryover.runtime.selfcheck import prove, prove_batching, settle_attributes, settle_gradients, try_stacking
-from carryover.runtime.state_guesses import find_arguments
+from carryover.runtime.state_guesses import doubt, find_arguments
 from carryover.runtime.state_sources import entries
 from carryover.runtime.version import ModelVersion
 
@@ -269,6 +269,8 @@ class Loading:
         if found := find_arguments(forward, inputs, taken):
             forward.entries = entries(found, forward.module, forward.method)
             self.manifest = self.manifest.model_copy(update={"state": {**self.manifest.state, **found}})
+            if (sentence := doubt(forward, inputs, found)) is not None:
+                self.report.warn(sentence)
 
     def _find_optional(self, forward: Forward) -> None:
         """Let inputs be left out that forward has a default for."""

@@ -148,12 +148,12 @@ Axis = Annotated[int, Field(ge=0)]
 class StateSpec(_Strict):
     """What a manifest may say about one entry of state: a buffer, unless it names another place.
 
-    `input` and `output` are a parameter of forward and the path of the result that is passed to it in the next step;
-    `attribute` is the dotted name of an attribute. `initial` is what step 0 starts from: "zeros" of `shape`, "class"
-    for what the class has, "empty" for an empty list, a file as "start.safetensors:h", or the dotted name of an
-    attribute, parameter or buffer; `shape` is nested as the state is. `batch_dim` is one axis for all tensors of the
-    entry, or one for each path. `shared`: sessions are batched where it has one value in all of them. An `increment` is
-    added to a number in each step.
+    `input` and `output` are a parameter of forward and the path of the result that is passed to it in the next
+    step; `attribute` is the dotted name of an attribute. `initial` is what step 0 starts from: "zeros" of `shape`,
+    "class" for what the class has, "empty" for an empty list, a file as "start.safetensors:h", or the dotted name
+    of an attribute, parameter or buffer, or of a method that returns it; `shape` is nested as the state is.
+    `batch_dim` is one axis for all tensors of the entry, or one for each path. `shared`: sessions are batched where
+    it has one value in all of them. An `increment` is added to a number in each step.
     """
 
     input: str | None = Field(default=None, min_length=1)

@@ -5,7 +5,7 @@ import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from itertools import product
+from itertools import chain, permutations, product
 from textwrap import dedent
 from typing import Any
 
@@ -13,29 +13,40 @@ import torch
 from torch import Tensor, nn
 
 from carryover.errors import ModelFailedError
-from carryover.runtime.attributes import Snapshot
+from carryover.runtime import initial
+from carryover.runtime.attributes import Attributes, Snapshot
 from carryover.runtime.discovery import dry_loop, dry_run
-from carryover.runtime.forward import Forward, zeros
+from carryover.runtime.forward import Forward, required_inputs, zeros
 from carryover.runtime.manifest import StateSpec, TensorSpec
-from carryover.runtime.state_sources import StateEntry, entries, places
+from carryover.runtime.state_sources import StateEntry, entries, path_of, places
 from carryover.runtime.structure import UnsupportedValueError, fields, flatten, pick
 
 _STATE = re.compile(
-    r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|hidden|state|cache|memory|memories|past|prev|carry|hx|inference_params"
+    r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|^[hc](\d|_\w+)$|hidden|state|cache|memory|memories|past|prev|carry|hx|inference_params"
 )
 """Names of parameters that are likely to be state."""
 _NO_STATE = re.compile(
     r"mask|padding|weight|bias|label|target|length|lens|position|index|indices|return|use_|need|embed"
 )
 """Names of parameters that some result may be given for, and that are no state."""
+_OLD_OR_NEW = re.compile(r"^(new|next|updated|prev|previous|last|old)_?|_?(new|next|out|prev|old|in|n|t|tm1|\d+|_)$")
+"""What names of a state before and after a step differ in."""
 _FLAG = re.compile(r"return|cache|state|stateful|next|intermediate|output")
 """Names of flags that may be needed so that forward returns its state."""
+_INITIALISER = re.compile(r"(init|zero|begin|start|empty)\w*(state|hidden|cache|carry|memor)")
+"""Names of methods that make what a state starts from."""
 _STREAMING = re.compile(r"inference|stream|incremental|online")
 """Names of flags that may be needed so that forward keeps its state in buffers."""
+_USUAL = ("hx", "state", "states", "hidden", "hidden_state", "h", "cache", "past_key_values", "memory")
+"""Names of state that are tried where forward takes any name."""
 _STEPS = 6
 """Steps that are compared with as many without the state: some modules give nothing until a frame is full."""
+_MANY_STEPS = 40
+"""As many, where attributes depend on the calls before and results do not yet: spikes, alarms, a warm-up."""
 _MOST_TRIALS = 60
 _TOLERANCE = 1e-6
+_MOST_PAIRED = 5
+"""Parameters of which it is told by running which result is passed to which."""
 _DRAWS = 8
 """Results of one input that are compared: of few numbers, dropout may well leave the same ones twice."""
 _MANY = 3
@@ -55,16 +66,19 @@ def optional_parameters(forward: Forward) -> list[str]:
     Those that are likely to be state may hold zero, or a tensor.
     """
     try:
-        parameters = inspect.signature(forward.method).parameters.values()
+        parameters = tuple(inspect.signature(forward.method).parameters.values())
     except (TypeError, ValueError):
         return []
     taken = {*forward.inputs, *forward.call}
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     names = [
         p.name
         for p in parameters
-        if (_nothing(p.default) or (likely(p.name) and _start(p.default))) and p.kind in kinds and p.name not in taken
+        if (_nothing(p.default) or (likely(p.name) and _start(p.default))) and p.kind not in variable
     ]
+    if (keywords := next((p.name for p in parameters if p.kind is p.VAR_KEYWORD), None)) is not None:
+        names += _keys(forward.method, keywords)
+    names = [name for name in dict.fromkeys(names) if name not in taken]
     return sorted((name for name in names if likely(name) or not _NO_STATE.search(name)), key=lambda n: not likely(n))
 
 
@@ -87,7 +101,8 @@ def find_arguments(
 
     `outputs` are the paths of results that are outputs, and so no state.
     """
-    if forward.entries or forward.program or not (parameters := optional_parameters(forward)):
+    parameters = optional_parameters(forward) or _passed_through(forward)
+    if forward.entries or forward.program or not parameters:
         return {}
     for inputs in ([example(specs, seed) for seed in range(_STEPS)], [zeros(specs)] * _STEPS):
         try:
@@ -98,16 +113,119 @@ def find_arguments(
         if any(map(_FLAG.search, flags(forward))):
             results.remove("")  # what it returns is the state if it is told to, and not unless
         leading = [str(key) for key, value in fields(returned) if _storable(value)]
-        for way in (
-            *_by_name(forward, parameters, {*results, *leading}),
-            *_assignments(parameters, results, leading),
-            *_first(parameters, [path for path in leading if path not in outputs]),
-        ):
-            found = {name: StateSpec(input=name, output=path) for name, path in way.items()}
-            if _carries(forward, inputs, found):
-                return found
-        break
+        ways = [
+            {name: StateSpec(input=name, output=path) for name, path in way.items()}
+            for way in (
+                *_by_name(forward, parameters, {*results, *leading}),
+                *_assignments(parameters, results, leading),
+                *_first(parameters, [path for path in leading if path not in outputs]),
+            )
+        ]
+        # Spikes and tokens may be the same for long, while the state is not.
+        named = [way for way in ways if all(map(likely, way))]
+        found = (way for way in ways if _carries(forward, inputs, way))
+        way = next(chain(found, (way for way in named if _carries(forward, inputs, way, in_state=True))), {})
+        return _paired(forward, inputs, way)[0]
     return {}
+
+
+def doubt(forward: Forward, specs: Sequence[TensorSpec], found: Mapping[str, StateSpec]) -> str | None:
+    """Return a sentence where nothing tells which of several results is passed to which parameter."""
+    arguments = {name: spec for name, spec in found.items() if spec.output is not None}
+    for inputs in ([example(specs, seed) for seed in range(_STEPS)], [zeros(specs)] * _STEPS):
+        with suppress(ModelFailedError):
+            if _paired(forward, inputs, arguments)[1]:
+                return (
+                    f"forward takes {_listed(arguments)} and returns as many results of one shape: nothing tells which "
+                    f"of them is passed to which; the results {_listed(s.output for s in arguments.values())} are, in "
+                    "this order; where that is wrong, exchange the values of output under [state]"
+                )
+            return None
+    return None
+
+
+def _listed(names: Iterable[object]) -> str:
+    return ", ".join(repr(str(name)) for name in names)
+
+
+def _paired(
+    forward: Forward, inputs: Sequence[Inputs], found: Mapping[str, StateSpec]
+) -> tuple[dict[str, StateSpec], bool]:
+    """Return the entries with the results that depend on their parameters, and whether others would do as well.
+
+    Results that are exchanged have one shape; names that forward's return statement has settle it.
+    """
+    paths = [str(spec.output) for spec in found.values()]
+    given = {name: str(spec.output) for name, spec in found.items()}
+    if not 1 < len(paths) <= _MOST_PAIRED or given in _by_name(forward, list(found), paths):
+        return dict(found), False
+    depends, shapes = _dependences(forward, inputs, found)
+    ways = [
+        dict(zip(found, way, strict=True))
+        for way in permutations(paths)
+        if all(shapes[path] == shapes[given[name]] for name, path in zip(found, way, strict=True))
+    ]
+    scores = [sum((path, name) in depends for name, path in way.items()) for way in ways]
+    best = ways[scores.index(max(scores))]
+    named = next((way for way in _by_name(forward, list(found), paths) if way in ways), None)
+    ambiguous = named is None and scores.count(max(scores)) > 1
+    chosen = {name: found[name].model_copy(update={"output": path}) for name, path in (named or best).items()}
+    return chosen, ambiguous
+
+
+def _dependences(
+    forward: Forward, inputs: Sequence[Inputs], found: Mapping[str, StateSpec]
+) -> tuple[set[tuple[str, str]], dict[str, object]]:
+    """Return which results of one step change with which parameters, and the shapes of the results."""
+    depends = set[tuple[str, str]]()
+    with _with(forward, entries(found, forward.module, forward.method)):
+        state = dry_run(forward, inputs[0]).state
+        for x in inputs[1:]:
+            state = dry_run(forward, x, state).state
+
+        def results(held: Mapping[str, Tensor | None]) -> dict[str, list[Tensor]]:
+            returned = dry_run(forward, inputs[0], held).returned
+            return {str(s.output): _values(pick(returned, path_of(s.output))) for s in found.values()}
+
+        before = results(state)
+        for entry in forward.entries:
+            leaves = {leaf.name for leaf in entry.leaves}
+            other = {name: _moved(held) if name in leaves else held for name, held in state.items()}
+            with suppress(ModelFailedError):  # it need not take any numbers
+                after = results(other)
+                depends |= {(path, entry.name) for path in before if not _same([before[path]], [after[path]])}
+    return depends, {path: [(x.shape, x.dtype) for x in held] for path, held in before.items()}
+
+
+def _moved(held: Tensor | None) -> Tensor | None:
+    return held if held is None or not held.is_floating_point() else held * 0.75 + 0.125
+
+
+def _passed_through(forward: Forward) -> Sequence[str]:
+    """The usual names of state where forward takes any name, as for a layer in it."""
+    with suppress(TypeError, ValueError):
+        parameters = inspect.signature(forward.method).parameters.values()
+        return _USUAL if any(p.kind is p.VAR_KEYWORD for p in parameters) else ()
+    return ()
+
+
+def _keys(method: Callable[..., Any], keywords: str) -> list[str]:
+    """The names that a method looks up among its other keyword arguments: `kwargs.get("state")`, `kwargs["state"]`."""
+    found = list[ast.expr]()
+    for node in ast.walk(_parsed(method)):
+        match node:
+            case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="get" | "pop"), args=[key, *_]):
+                found += [key] if name == keywords else []
+            case ast.Subscript(value=ast.Name(id=name), slice=key):
+                found += [key] if name == keywords else []
+    return [key.value for key in found if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+
+
+def _parsed(method: Callable[..., Any]) -> ast.AST:
+    """The syntax tree of a method; an empty one where its source cannot be read."""
+    with suppress(OSError, TypeError, SyntaxError):
+        return ast.parse(dedent(inspect.getsource(method)))
+    return ast.Module([], [])
 
 
 def find_call(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[Forward, dict[str, StateSpec]]:
@@ -157,14 +275,52 @@ def find_required(forward: Forward, specs: Sequence[TensorSpec], given: Collecti
             [path for path, value in held.items() if isinstance(value, Tensor) and value.shape == spec.example_shape]
             for spec in wanted.values()
         ]
-        for way in product(*choices):
-            if len(set(way)) == len(way):
-                return {
-                    name: StateSpec(
-                        input=name, output=path, initial="zeros", shape=spec.example_shape, datatype=spec.datatype
-                    )
-                    for (name, spec), path in zip(wanted.items(), way, strict=True)
-                }
+        if (way := next((way for way in product(*choices) if len(set(way)) == len(way)), None)) is not None:
+            found = {
+                name: StateSpec(
+                    input=name, output=path, initial="zeros", shape=spec.example_shape, datatype=spec.datatype
+                )
+                for (name, spec), path in zip(wanted.items(), way, strict=True)
+            }
+            return _paired(forward.taking([s.name for s in rest]), [example(rest, s) for s in range(_STEPS)], found)[0]
+    return {}
+
+
+def initialised(module: nn.Module, names: Collection[str]) -> tuple[str, str] | None:
+    """Return the parameter that is state and the method of the module that makes it: `hidden`, `init_hidden`.
+
+    `names` are those that forward cannot do without.
+    """
+    wanted = list(filter(likely, names))
+    if len(wanted) != 1 or len(names) == 1:
+        return None
+    snapshot = Snapshot(module)
+    for name in dir(type(module)):
+        if _INITIALISER.search(name.lower()) and inspect.ismethod(method := getattr(module, name, None)):
+            with suppress(Exception):  # whatever it needs beside a batch size
+                made = initial.from_method(method)
+                snapshot.restore(internals=False)
+                if _storable(made):
+                    return wanted[0], name
+    return None
+
+
+def find_initialised(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, StateSpec]:
+    """Return the parameter that forward is not given and cannot do without, if a method of the module makes it."""
+    missing = [name for name in required_inputs(forward.method) or () if name not in (*forward.inputs, *forward.call)]
+    if len(missing) != 1 or (made := initialised(forward.module, [*forward.inputs, *missing])) is None:
+        return {}
+    spec = StateSpec(input=made[0], output="", initial=made[1])
+    inputs = [example(specs, seed) for seed in range(_STEPS)]
+    with suppress(ModelFailedError):
+        (entry,) = entries({made[0]: spec}, forward.module, forward.method)
+        start = [(leaf.path, leaf.kind) for leaf in entry.leaves]
+        with _with(forward, [entry]):
+            returned = dry_run(forward, inputs[0]).returned
+        for path in _results(returned):
+            held = pick(returned, path_of(path))
+            if [(".".join(part.path), part.kind) for part in flatten(held)[0]] == start:
+                return {made[0]: spec.model_copy(update={"output": path})}
     return {}
 
 
@@ -172,33 +328,23 @@ def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, 
     """Return the attributes that forward changes and the next results depend on, as entries of `[state]`.
 
     Those that the forward has already are carried on.
+
+    Raises:
+        ModelFailedError: forward takes the inputs at first, and fails after several steps.
+
     """
     if (attributes := forward.attributes) is None:
         return {}
-    inputs, before = [example(specs, seed) for seed in range(_STEPS)], attributes.marks()
-    alone = list[list[Tensor]]()
+    inputs = [example(specs, seed) for seed in range(_STEPS)]
     try:
-        with _restored(forward) as restore:
-            changed: dict[str, None] = {}
-
-            def read(returned: Any) -> list[Tensor]:
-                """Note as well what has changed: a position in a ring comes back to where it was."""
-                after = attributes.marks()
-                changed.update(dict.fromkeys(name for name in after if before.get(name) != after[name]))
-                return _values(returned)
-
-            looped = dry_loop(forward, inputs, read)
-            for x in inputs:
-                restore()
-                alone.append(_values(dry_run(forward, x).returned))
-            restore()
-            again = dry_loop(forward, inputs, _values)
+        looped, changed, unseen = _loop(forward, attributes, inputs)
     except ModelFailedError:
         return {}
-    if _same(looped, alone) or not _same(looped, again):  # the second is of random numbers
-        return {}
-    found = _named(_shortened(list(changed), forward.module))
-    if not _reproduces(forward, inputs, found, looped):
+    if unseen:  # if that fails, it does not take such inputs, and did not look at them before
+        inputs = [example(specs, seed) for seed in range(_MANY_STEPS)]
+        looped, changed, _ = _loop(forward, attributes, inputs)
+    found = _named(_shortened(changed, forward.module))
+    if not found or not _reproduces(forward, inputs, found, looped):
         return {}
     for name in tuple(found):
         fewer = {key: spec for key, spec in found.items() if key != name}
@@ -207,10 +353,39 @@ def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, 
     return found
 
 
+def _loop(
+    forward: Forward, attributes: Attributes, inputs: Sequence[Inputs]
+) -> tuple[list[list[Tensor]], list[str], bool]:
+    """Return what a loop over inputs gives, and the attributes that change in it; none, if each input gives it alone.
+
+    Then it is said whether what the last input leaves in one still depends on those before it.
+    """
+    before, changed, alone = attributes.marks(), dict[str, None](), list[list[Tensor]]()
+
+    def read(returned: Any) -> list[Tensor]:
+        """Note as well what has changed: a position in a ring comes back to where it was."""
+        after = attributes.marks()
+        changed.update(dict.fromkeys(name for name in after if before.get(name) != after[name]))
+        return _values(returned)
+
+    with restored(forward) as restore:
+        looped = dry_loop(forward, inputs, read)
+        left = attributes.marks(identities=False)
+        for x in inputs:
+            restore()
+            alone.append(_values(dry_run(forward, x).returned))
+        depends = left != attributes.marks(identities=False)
+        restore()
+        again = dry_loop(forward, inputs, _values)
+    if not _same(looped, again):  # it draws random numbers
+        return looped, [], False
+    return (looped, [], depends) if _same(looped, alone) else (looped, list(changed), False)
+
+
 def draws_numbers(forward: Forward, inputs: Inputs) -> bool:
     """Whether forward gives another result each time; not where it does not take the inputs."""
     found = list[list[Tensor]]()
-    with suppress(ModelFailedError), _restored(forward) as restore:
+    with suppress(ModelFailedError), restored(forward) as restore:
         for _ in range(_DRAWS):
             found.append(_values(dry_run(forward, inputs).returned))
             restore()
@@ -260,15 +435,20 @@ def _named(attributes: Sequence[str]) -> dict[str, StateSpec]:
 
 def _by_name(forward: Forward, parameters: Sequence[str], results: Collection[str]) -> Iterator[dict[str, str]]:
     """Yield the way that forward's return statement names: with `return y, h, c` the parameter `c` takes the last."""
-    try:
-        body = ast.parse(dedent(inspect.getsource(forward.method)))
-    except (OSError, TypeError, SyntaxError):
-        return
-    ends = [node.value for node in ast.walk(body) if isinstance(node, ast.Return)]
+    ends = [node.value for node in ast.walk(_parsed(forward.method)) if isinstance(node, ast.Return)]
     named = {name: path for end in ends if end is not None for name, path in _variables(end)}
     wanted = list(filter(likely, parameters)) or parameters
-    if all(named.get(name) in results for name in wanted):
-        yield {name: named[name] for name in wanted}
+    for spelled in (str, _plain):
+        places = {spelled(name): path for name, path in named.items() if path in results}
+        way = {name: places[spelled(name)] for name in wanted if spelled(name) in places}
+        if len(way) == len(wanted) == len(set(way.values())):
+            yield way
+            return
+
+
+def _plain(name: str) -> str:
+    """A variable's name without what says that it is the old or new one: `h` of `h_prev`, `new_h` and `h2`."""
+    return _OLD_OR_NEW.sub("", name.lower()) or name
 
 
 def _variables(node: ast.expr, path: str = "") -> Iterator[tuple[str, str]]:
@@ -292,6 +472,10 @@ def _assignments(parameters: Sequence[str], results: Sequence[str], leading: Seq
             yield dict(zip(names, rest[-len(names) :], strict=True))
         elif 1 < len(names) == len(leading):
             yield dict(zip(names, leading, strict=True))
+        for path in rest if len(names) > 1 else ():
+            inner = [one for one in results if one.startswith(f"{path}.")]
+            if len(inner) == len(names):
+                yield dict(zip(names, inner, strict=True))
     everything = [(name, path) for name, path in product(parameters, results) if path or likely(name)]
     everything.sort(key=lambda one: not one[1])
     yield from ({name: path} for name, path in everything[:_MOST_TRIALS])
@@ -318,9 +502,14 @@ def _storable(value: Any) -> bool:
         return False
 
 
-def _carries(forward: Forward, inputs: Sequence[Inputs], specs: Mapping[str, StateSpec]) -> bool:
-    """Whether forward takes its results for these parameters, step by step, and gives other results with them."""
-    hidden = [str(spec.output) for spec in specs.values()]
+def _carries(
+    forward: Forward, inputs: Sequence[Inputs], specs: Mapping[str, StateSpec], *, in_state: bool = False
+) -> bool:
+    """Whether forward takes its results for these parameters, step by step, and gives other results with them.
+
+    `in_state`: these may be the state alone.
+    """
+    hidden = [] if in_state else [str(spec.output) for spec in specs.values()]
     try:
         with _with(forward, entries(specs, forward.module, forward.method)):
             carried = _steps(forward, inputs, hidden)
@@ -352,7 +541,7 @@ def _reproduces(
     found, state = list[list[Tensor]](), None
     try:
         given = [*forward.entries, *entries(specs, forward.module, forward.method)]
-        with _with(forward, given), _restored(forward) as restore:
+        with _with(forward, given), restored(forward) as restore:
             for x in inputs:
                 outcome = dry_run(forward, x, state)
                 restore()
@@ -393,7 +582,7 @@ def _with(forward: Forward, given: Iterable[StateEntry]) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(forward: Forward) -> Iterator[Callable[[], None]]:
+def restored(forward: Forward) -> Iterator[Callable[[], None]]:
     """Put the module's attributes back in the end, and whenever the function that it gives is called."""
     snapshot = Snapshot(forward.module)
 

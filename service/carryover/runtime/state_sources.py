@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from carryover.errors import ModelFailedError
 from carryover.runtime import initial
 from carryover.runtime.manifest import FILE_AND_KEY, StateSpec
+from carryover.runtime.report import first_line
 from carryover.runtime.structure import (
     ABSENT,
     Constant,
@@ -384,11 +385,20 @@ def _initial(entry: StateEntry, module: nn.Module) -> Any:
     if re.fullmatch(FILE_AND_KEY, spec.initial):
         return initial.from_file(entry.name, spec.initial)
     try:
-        return pick(module, path_of(spec.initial))
+        held = pick(module, path_of(spec.initial))
     except LookupError as error:
         raise ModelFailedError(
-            f'state.{entry.name}: initial = {spec.initial!r}: expected "zeros", "class" or an attribute; {error}'
+            f'state.{entry.name}: initial = {spec.initial!r}: expected "zeros", "class", an attribute or a method; '
+            f"{error}"
         ) from None
+    return _made(entry, held) if inspect.ismethod(held) else held
+
+
+def _made(entry: StateEntry, method: Callable[..., Any]) -> Any:
+    try:
+        return initial.from_method(method)
+    except Exception as error:
+        raise ModelFailedError(f"state.{entry.name}: initial = {entry.spec.initial!r}: {first_line(error)}") from error
 
 
 def _zeros(shape: Sequence[Any], spec: StateSpec) -> Any:

@@ -1,7 +1,8 @@
 """What a model does that does not keep it from being served, and that its users will notice."""
 
+import inspect
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 import numpy as np
@@ -121,10 +122,16 @@ def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
     """State that forward would take, and that nothing passes to it."""
     known = {spec.input for spec in loading.manifest.state.values()}
     names = [name for name in optional_parameters(forward) if likely(name) and name not in known]
-    if loading.outcome is None or not names or known - {None}:
+    if loading.outcome is None:
+        return
+    if not names:
+        yield from _of_variable(forward, loading.outcome.returned)
         return
     taken = result_paths(loading.manifest.outputs, loading.outcome.returned)
-    rest = [str(key) for key, _ in fields(loading.outcome.returned) if str(key) not in taken]
+    state = [str(spec.output) for spec in loading.manifest.state.values() if spec.output is not None]
+    rest = list(_left(loading.outcome.returned, {*taken, *state}))
+    if known - {None} and not rest:
+        return
     entry = f'[state.{names[0]}] input = "{names[0]}", output = …'
     if rest:
         yield (
@@ -138,6 +145,31 @@ def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
         f"forward takes {names[0]!r}, and nothing that it returns is passed to it: each call starts without it; "
         f"if that is state, the manifest says {entry}, and {how}"
     )
+
+
+def _left(returned: object, taken: Collection[str], prefix: str = "") -> Iterator[str]:
+    """The paths of results that are not taken; of one that is taken in part, those of the other parts."""
+    for key, value in fields(returned):
+        path = f"{prefix}{key}"
+        if any(one.startswith(f"{path}.") for one in taken):
+            yield from _left(value, taken, f"{path}.")
+        elif path not in taken and "" not in taken:
+            yield path
+
+
+def _of_variable(forward: Forward, returned: object) -> Iterator[str]:
+    """State that forward may take among arguments that have no names."""
+    with suppress(TypeError, ValueError):
+        parameters = inspect.signature(forward.method).parameters.values()
+        variable = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
+        results = [str(key) for key, _ in fields(returned)]
+        if variable is not None and len(results) > 1 and not forward.entries:
+            inputs = ", ".join(forward.inputs)
+            yield (
+                f"forward takes *{variable} and returns {', '.join(map(repr, results))}, of which none is passed "
+                "to the next call; if one is state, a wrapper gives it a name, as in "
+                f"def forward(self, {inputs}, state=None): return self.net({inputs}, state)"
+            )
 
 
 def _run(version: ModelVersion, seed: int, state: bytes | None = None, instances: int = 1) -> Result:
@@ -205,7 +237,12 @@ def _of_size(version: ModelVersion, limit: int) -> Iterator[str]:
     for step in range(_MOST_STEPS):
         if step >= _STEPS and sizes[-1] == sizes[-2]:
             break
-        state = _run(version, step, state).state
+        try:
+            state = _run(version, step, state).state
+        except ModelFailedError as error:
+            _run(version, step)  # or is it the input?
+            yield f"a session ends after {step} steps, as forward fails on its state then: {reason(error)}"
+            return
         sizes.append(len(state))
     growth = sizes[-1] - sizes[-2]
     if sizes[-1] > limit:

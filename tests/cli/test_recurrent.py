@@ -1,0 +1,168 @@
+"""`new` finds the state of recurrent modules wherever it is, and sessions go where a plain loop goes."""
+
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from torch import nn
+
+from carryover import create_app
+from carryover.runtime.repository import load_model
+from carryover.runtime.version import Call
+from tests.support.sources import recurrent
+
+SOURCE = Path(recurrent.__file__)
+STEPS = 12
+Loop = Callable[[Any], Callable[..., Any]]
+FOUR, FIVE = (1, 4), (1, 5)
+
+
+def new(folder: Path, name: str) -> Result:
+    torch.manual_seed(0)
+    given = ("--input", "x:FP32:1,3") if name.endswith("Required") else ()
+    command = ["new", str(folder), "--from", f"{SOURCE}:{name}", *given]
+    return create_app().test_cli_runner().invoke(args=command)
+
+
+def itself(module: nn.Module) -> Callable[..., Any]:
+    """A loop over a module that remembers by itself."""
+    return module
+
+
+def passed(*start: Any, order: tuple[int, ...] = (1,), name: str | None = None) -> Loop:
+    """A loop that passes on some results, by position or by name; at first what it starts from."""
+
+    def loop(module: Any) -> Callable[..., Any]:
+        held = start
+
+        def step(x: torch.Tensor) -> Any:
+            nonlocal held
+            results = module(x, *held) if name is None else module(x, **dict(zip([name], held, strict=False)))
+            held = tuple(None if place < 0 else results[place] for place in order)
+            return results[0]
+
+        return step
+
+    return loop
+
+
+def inside(module: Any) -> Callable[..., Any]:
+    """A loop that passes on what lies in one result, the other way round."""
+    held = list[torch.Tensor]()
+
+    def step(x: torch.Tensor) -> Any:
+        nonlocal held
+        y, states = module(x, *held)
+        held = [*reversed(states)]
+        return y
+
+    return step
+
+
+def stacked(first: str, second: str, outputs: tuple[object, object] = (2, 1), start: str = "") -> str:
+    return "\n".join(
+        f"{name} = {{ input = {name!r}, output = {output!r}, {start}batch_dim = 0 }}"
+        for name, output in zip((first, second), outputs, strict=True)
+    )
+
+
+def assert_follows(folder: Path, name: str, loop: Loop) -> None:
+    """A session of the written model goes where the loop over the same module goes."""
+    version = load_model(folder).default
+    assert version.stateful
+    torch.manual_seed(0)
+    module = getattr(recurrent, name)().eval()
+    step, state = loop(module), version.initial_state
+    (spec,) = version.inputs
+    random = np.random.default_rng(0)
+    for number in range(STEPS):
+        x = (random.standard_normal(spec.example_shape) * (1 + number)).astype(np.float32)
+        result = version.run([Call({spec.name: x}, state)])[0]
+        state = result.state
+        with torch.no_grad():
+            expected = step(torch.from_numpy(x))
+        np.testing.assert_allclose(result.outputs[version.outputs[0].name], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "loop", "state"),
+    [
+        ("Tokens", passed(), 'h = { input = "h", output = 1, batch_dim = 0 }'),
+        ("Spikes", passed(), 'mem = { input = "mem", output = 1, batch_dim = 0 }'),
+        ("Placed", passed(None, None, order=(-1, 1)), 'h = { input = "h", output = 1, batch_dim = 0 }'),
+        (
+            "PlacedRequired",
+            passed(torch.zeros(FIVE)),
+            'h = { input = "h", output = 1, initial = "zeros", shape = [1, 5], batch_dim = 0 }',
+        ),
+        ("Keywords", passed(name="state"), 'state = { input = "state", output = 1, batch_dim = 0 }'),
+        ("PassesThrough", passed(name="hx"), 'hx = { input = "hx", output = 1, batch_dim = 1 }'),
+        ("Stacked", passed(order=(2, 1)), stacked("a", "b")),
+        ("StackedInside", inside, stacked("a", "b", ("1.1", "1.0"))),
+        (
+            "StackedRequired",
+            passed(torch.zeros(FOUR), torch.zeros(FOUR), order=(2, 1)),
+            stacked("h_a", "h_b", start='initial = "zeros", shape = [1, 4], '),
+        ),
+        ("Long", passed(order=(2, 1)), stacked("h", "c")),
+        (
+            "Begun",
+            passed((torch.ones(FIVE), torch.zeros(FIVE))),
+            'hidden = { input = "hidden", output = 1, initial = "init_hidden", batch_dim = 0 }',
+        ),
+        (
+            "BegunDict",
+            passed({"h": torch.ones(FIVE), "c": torch.zeros(FIVE)}),
+            'state = { input = "state", output = 1, initial = "initial_state", batch_dim = 0 }',
+        ),
+        ("Held", itself, 'level = { attribute = "level", batch_dim = 0 }'),
+        ("Warms", itself, 'steps = { attribute = "steps", shared = true }'),
+        ("Window", itself, 'past = { attribute = "past", batch_dim = 0 }'),
+    ],
+)
+def test_state_is_found_and_served(tmp_path: Path, name: str, loop: Loop, state: str) -> None:
+    done = new(tmp_path / "model", name)
+    assert done.exit_code == 0, done.output
+    assert done.output.endswith("It loads and runs.\n")
+    assert tomllib.loads((tmp_path / "model/model.toml").read_text())["state"] == tomllib.loads(state)
+    assert_follows(tmp_path / "model", name, loop)
+
+
+def test_what_no_later_call_depends_on_is_no_state(tmp_path: Path) -> None:
+    assert new(tmp_path / "model", "Looks").exit_code == 0
+    assert not load_model(tmp_path / "model").default.stateful
+
+
+def test_state_among_arguments_without_names_is_reported(tmp_path: Path) -> None:
+    shown = new(tmp_path / "model", "Variable").output
+    assert (
+        "forward takes *rest and returns '0', '1', of which none is passed to the next call; if one is state" in shown
+    )
+    assert "def forward(self, x, state=None): return self.net(x, state)" in shown
+
+
+def test_results_that_may_be_exchanged_are_reported(tmp_path: Path) -> None:
+    sentence = "forward takes 'h', 'c' and returns as many results of one shape: nothing tells which of them is passed"
+    assert sentence in new(tmp_path / "model", "LongUnnamed").output
+
+
+def test_a_state_that_nothing_makes_is_asked_for(tmp_path: Path) -> None:
+    done = new(tmp_path / "model", "NotBegunRequired")
+    assert done.exit_code == 1
+    assert (
+        "if 'state' is state that is a tuple, dict or object, add a method that returns what it starts" in done.output
+    )
+
+
+def test_a_session_that_ends_is_reported(tmp_path: Path) -> None:
+    shown = new(tmp_path / "model", "Numbered").output
+    assert (
+        "a session ends after 24 steps, as forward fails on its state then: the forward of model 'model' raised"
+        in shown
+    )
+    assert "fails on random numbers" not in shown

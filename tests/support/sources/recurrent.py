@@ -1,0 +1,248 @@
+"""Recurrent modules as research code has them, whose state shows late, or lies where a signature does not say."""
+
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Cell(nn.Module):
+    """A GRU cell and its read-out: (B, 3) to (B, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(3, 5)
+        self.out = nn.Linear(5, 2)
+
+
+class Tokens(Cell):
+    """Gives whole numbers alone."""
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, h)
+        return self.out(h).argmax(-1), h
+
+
+class Spikes(nn.Module):
+    """Integrates for many steps before the first spike: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leak = nn.Parameter(torch.tensor(0.95))
+
+    def forward(self, x: Tensor, mem: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        mem = x[:, :1].sigmoid() * 0.05 + (0 if mem is None else self.leak * mem)
+        spikes = mem > 10
+        return spikes, mem * ~spikes
+
+
+class Held(nn.Module):
+    """The same, in an attribute that is a number at first; the spike is often the same as without it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+        with torch.no_grad():
+            self.linear.weight.abs_().mul_(0.1)
+        self.level: Tensor | float = 0.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        level: Tensor = 0.95 * self.level + self.linear(x)
+        spikes = (level > 1).float()
+        self.level = level - spikes
+        return spikes
+
+
+class Warms(nn.Module):
+    """Gives zeros until it has seen 8 inputs, and looks at none before: (B, 3) to (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.steps = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.steps += 1
+        warmed: Tensor = self.linear(x) if self.steps > 8 else torch.zeros_like(x)
+        return warmed
+
+
+class Window(nn.Module):
+    """A convolution over the last inputs, which fails where others of another shape are among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv1d(3, 3, 4)
+        self.past = deque([torch.zeros(1, 3)] * 4, maxlen=4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.past.append(x)
+        mixed: Tensor = self.convolution(torch.stack(tuple(self.past), -1)).squeeze(-1)
+        return mixed
+
+
+class Looks(nn.Module):
+    """Keeps what it has last looked at, which no later call depends on: (B, 3) to (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 3)
+        self.weights: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.weights = self.linear(x).softmax(-1)
+        return self.weights * x
+
+
+class Placed(Cell):
+    """Takes its state, and a mask before it, by position only."""
+
+    def forward(self, x: Tensor, mask: Tensor | None = None, h: Tensor | None = None, /) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, h)
+        y: Tensor = self.out(h)
+        return y if mask is None else y * mask, h
+
+
+class PlacedRequired(Cell):
+    """Cannot do without a state that it takes by position only."""
+
+    def forward(self, x: Tensor, h: Tensor, /) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, h)
+        return self.out(h), h
+
+
+class Keywords(Cell):
+    """Looks its state up among all other keyword arguments."""
+
+    def forward(self, x: Tensor, **kwargs: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, kwargs.get("state"))
+        return self.out(h), h
+
+
+class PassesThrough(nn.Module):
+    """Passes all keyword arguments to a layer: (T, B, 3) to (T, B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(3, 5)
+
+    def forward(self, x: Tensor, **kwargs: Tensor) -> tuple[Tensor, Tensor]:
+        y, h = self.rnn(x, **kwargs)
+        return y, h
+
+
+class Variable(Cell):
+    """Takes its state as one of any number of arguments."""
+
+    def forward(self, x: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, rest[0] if rest else None)
+        return self.out(h), h
+
+
+class Stacked(nn.Module):
+    """Two cells, whose states of one shape come back the other way round: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.GRUCell(3, 4), nn.GRUCell(4, 4)
+
+    def forward(self, x: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Any:
+        lower = self.first(x, a)
+        upper = self.second(lower, b)
+        return upper.tanh(), upper, lower
+
+
+class StackedInside(Stacked):
+    """Returns them in one result."""
+
+    def forward(self, x: Tensor, a: Tensor | None = None, b: Tensor | None = None) -> Any:
+        y, upper, lower = super().forward(x, a, b)
+        return y, (upper, lower)
+
+
+class StackedRequired(nn.Module):
+    """Cannot do without them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Stacked()
+
+    def forward(self, x: Tensor, h_a: Tensor, h_b: Tensor) -> Any:
+        return self.net(x, h_a, h_b)
+
+
+class Long(nn.Module):
+    """An LSTM cell, whose states depend on each other, and come back the other way round: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 4)
+
+    def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None) -> Any:
+        h_new, c_new = self.cell(x, None if h is None or c is None else (h, c))
+        return h_new.tanh(), c_new, h_new
+
+
+class LongUnnamed(Long):
+    """Gives them no names that tell which is which."""
+
+    def forward(self, x: Tensor, h: Tensor | None = None, c: Tensor | None = None) -> Any:
+        y, *others = super().forward(x, h, c)
+        return y, others[0], others[1]
+
+
+class Begun(nn.Module):
+    """Cannot do without a tuple, which a method makes: (B, 3) to (B, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTMCell(3, 5)
+        self.out = nn.Linear(5, 2)
+
+    def init_hidden(self, batch_size: int) -> tuple[Tensor, Tensor]:
+        return torch.ones(batch_size, 5), torch.zeros(batch_size, 5)
+
+    def forward(self, x: Tensor, hidden: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        h, c = self.cell(x, hidden)
+        return self.out(h), (h, c)
+
+
+class BegunDict(nn.Module):
+    """Cannot do without a dict, which a method makes: (B, 3) to (B, 2)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Begun()
+
+    def initial_state(self) -> dict[str, Tensor]:
+        h, c = self.net.init_hidden(1)
+        return {"h": h, "c": c}
+
+    def forward(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        y, (h, c) = self.net(x, (state["h"], state["c"]))
+        return y, {"h": h, "c": c}
+
+
+class NotBegunRequired(nn.Module):
+    """Cannot do without a dict, which nothing makes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = BegunDict()
+
+    def forward(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        y, state = self.net(x, state)
+        return y, state
+
+
+class Numbered(nn.Module):
+    """Attends to all before it, and has 24 positions: (B, 3) to (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Embedding(24, 3)
+
+    def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        past = x[:, None] if past is None else torch.cat((past, x[:, None]), 1)
+        return past.mean(1) + self.positions(torch.tensor(past.shape[1] - 1)), past
