@@ -388,7 +388,7 @@ def _initial(entry: StateEntry, module: nn.Module) -> Any:
         held = pick(module, path_of(spec.initial))
     except LookupError as error:
         raise ModelFailedError(
-            f'state.{entry.name}: initial = {spec.initial!r}: expected "zeros", "class", an attribute or a method; '
+            f'state.{entry.name}: initial = {spec.initial!r}: expected "zeros", "class" or an attribute or method; '
             f"{error}"
         ) from None
     return _made(entry, held) if inspect.ismethod(held) else held
