@@ -63,14 +63,21 @@ def read(values: Any, datatype: Datatype) -> Any:
 @example(values=[2**64 - 1, 0], datatype=Datatype.UINT64)
 @example(values=[[2**60 + 1, 1.0], [3, 4.5]], datatype=Datatype.INT64)
 @example(values=[[1, 2], [3, 70_000]], datatype=Datatype.FP16)
+@example(values=[128, 1.5], datatype=Datatype.INT8)
 def test_numbers_are_what_the_general_parser_reads_and_rejects(values: Any, datatype: Datatype) -> None:
     data = json.dumps({"instances": values}).encode()
     found, expected = read(restored(data), datatype), read(parse(Predict, data).instances, datatype)
     if isinstance(expected, str):
-        assert found == expected
+        assert isinstance(found, str)
+        # Of several numbers that do not fit, another one may be named.
+        assert found == expected or sum(isinstance(read([leaf], datatype), str) for leaf in leaves(values)) > 1
     else:
         assert found.dtype == expected.dtype
         np.testing.assert_array_equal(found, expected)
+
+
+def leaves(values: Any) -> list[Any]:
+    return [leaf for value in values for leaf in leaves(value)] if isinstance(values, list) else [values]
 
 
 def restored(data: bytes) -> Any:
