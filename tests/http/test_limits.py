@@ -118,7 +118,9 @@ def test_inputs_and_outputs_of_infer(bounded: Service, client: Client, field: st
     body = {"inputs": [tensor(1)]} | {field: [entry] * (300_000 if field == "outputs" else 150_000)}
     data = json.dumps(body, separators=(",", ":")).encode()
     with prompt(bounded):
-        rejected(client.post("/v2/models/sum/infer", data), 400, "1024")
+        rejected(client.post("/v2/models/sum/infer", data), 413, "fields and values")
+    body[field] = [entry] * 1025
+    rejected(client.post("/v2/models/sum/infer", body), 400, "1024")
 
 
 def test_tensors_of_a_state_file(bounded: Service, client: Client) -> None:

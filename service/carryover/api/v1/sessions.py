@@ -42,6 +42,8 @@ from carryover.runtime.repository import Model
 from carryover.runtime.snapshot import Snapshot
 from carryover.threads import in_turns
 
+_BRACES = 2
+"""In the body of a step of many sessions, if none has objects as its instances."""
 SNAPSHOTS = (OCTETS, "application/vnd.safetensors", "application/x-safetensors")
 
 
@@ -98,6 +100,9 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     require_state(model)
     if asked is UNCONDITIONAL and (response := _in_columns(engine, model, inbound)) is not None:
         return response
+    if inbound.body.count(b"{", 0, LARGE_BODY) == _BRACES and len(inbound.body) > LARGE_BODY:
+        # Lists by name: how many is clear before they are read.
+        engine.limits.require_sessions(inbound.body.count(b":") - 1)
     given = read(inbound, PredictMany).sessions
     if not given:
         raise InvalidInputError("sessions is empty; expected the instances of at least one session")
