@@ -320,7 +320,7 @@ def replicated(request: pytest.FixtureRequest, launch: Launch, few: Path) -> Ite
 
 def test_a_step_is_acknowledged_when_a_replica_has_it(replicated: Replicated) -> None:
     with replicated.service.client() as client:
-        addresses = [client.create("rnn", fresh()) for _ in range(12)]  # in a cluster, some are on each master
+        addresses = [client.create("rnn", fresh()) for _ in range(30)]  # in a cluster, some are on each master
         for address in addresses:
             client.step(address, [ROW])
         replicated.replica.signal(signal.SIGSTOP)
