@@ -170,7 +170,10 @@ class Server:
         except ERRORS:
             responds = False
         link.pinged = False
-        if not responds or _reply(connection) != b"PONG":
+        replies: list[Any] = []
+        if responds:
+            self._read(connection, replies, 1)
+        if replies != [b"PONG"]:
             self._disconnect(link)
 
     def _disconnect(self, link: "_Link") -> None:
@@ -244,11 +247,3 @@ def _of_redis(error: BaseException) -> Any:
     if isinstance(error, TimeoutError):
         return redis.TimeoutError("the server does not reply in time")
     return redis.ConnectionError(str(error)) if isinstance(error, OSError) else error
-
-
-def _reply(connection: Any) -> Any:
-    """Read the next reply. An error that the server sends is a reply too, and others may follow it."""
-    try:
-        return connection.read_response()
-    except redis.ResponseError as error:
-        return error
