@@ -8,10 +8,10 @@ import orjson
 
 from carryover.api import conditions, names, problems
 from carryover.api.inbound import Inbound
-from carryover.api.json import LARGE_BODY, by_size, encode, read, reply, require_media_type, timestamp
+from carryover.api.json import LARGE_BODY, by_size, encode, is_json, read, reply, require_media_type, timestamp
 from carryover.api.numbers import Numbers
 from carryover.api.perform import perform, response_of
-from carryover.api.response import JSON, OCTETS, Response
+from carryover.api.response import OCTETS, Response
 from carryover.api.v1.instances import (
     MANY_ELEMENTS,
     instances,
@@ -100,7 +100,7 @@ def predict_many(engine: Engine, inbound: Inbound) -> Response:
     require_state(model)
     if asked is UNCONDITIONAL and (response := _in_columns(engine, model, inbound)) is not None:
         return response
-    if inbound.body.count(b"{", 0, LARGE_BODY) == _BRACES and len(inbound.body) > LARGE_BODY:
+    if len(inbound.body) > LARGE_BODY and inbound.body.count(b"{", 0, LARGE_BODY) == _BRACES:
         # Lists by name: how many is clear before they are read.
         engine.limits.require_sessions(inbound.body.count(b":") - 1)
     given = read(inbound, PredictMany).sessions
@@ -185,8 +185,7 @@ def _most_buffers(model: Model) -> int:
 
 def _in_columns(engine: Engine, model: Model, inbound: Inbound) -> Response | None:
     """Run one step of each of many sessions at once; None, and nothing has changed, unless all are plain."""
-    headers, size = inbound.headers, len(inbound.body)
-    if headers.get("content-type", JSON) != JSON or "content-encoding" in headers or size > LARGE_BODY or model.mixed:
+    if not is_json(inbound) or len(inbound.body) > LARGE_BODY or model.mixed:
         return None
     plain = instances_of_sessions(model.inputs, inbound.body)
     ran = None if plain is None else engine.step_all(model, *plain)
