@@ -217,11 +217,15 @@ def keywords(forward: Any, names: Sequence[str]) -> frozenset[str]:
 
 def positional(forward: Any) -> dict[str, Any]:
     """Return the parameters that `forward` takes by position only, and their defaults."""
+    return {p.name: p.default for p in parameters_of(forward) if p.kind is p.POSITIONAL_ONLY}
+
+
+def parameters_of(method: Callable[..., Any]) -> tuple[inspect.Parameter, ...]:
+    """Return the parameters of a method; none where it has no signature that can be read."""
     try:
-        parameters = inspect.signature(forward).parameters.values()
+        return tuple(inspect.signature(method).parameters.values())
     except (TypeError, ValueError):
-        return {}
-    return {p.name: p.default for p in parameters if p.kind is p.POSITIONAL_ONLY}
+        return ()
 
 
 def with_default(forward: Forward) -> list[str]:

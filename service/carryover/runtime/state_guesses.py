@@ -16,7 +16,7 @@ from carryover.errors import ModelFailedError
 from carryover.runtime import initial
 from carryover.runtime.attributes import Attributes, Snapshot
 from carryover.runtime.discovery import dry_loop, dry_run
-from carryover.runtime.forward import Forward, required_inputs, zeros
+from carryover.runtime.forward import Forward, parameters_of, required_inputs, zeros
 from carryover.runtime.manifest import StateSpec, TensorSpec
 from carryover.runtime.state_sources import StateEntry, entries, path_of, places
 from carryover.runtime.structure import UnsupportedValueError, fields, flatten, pick
@@ -65,10 +65,7 @@ def optional_parameters(forward: Forward) -> list[str]:
 
     Those that are likely to be state may hold zero, or a tensor.
     """
-    try:
-        parameters = tuple(inspect.signature(forward.method).parameters.values())
-    except (TypeError, ValueError):
-        return []
+    parameters = parameters_of(forward.method)
     taken = {*forward.inputs, *forward.call}
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     names = [
@@ -203,10 +200,7 @@ def _moved(held: Tensor | None) -> Tensor | None:
 
 def _passed_through(forward: Forward) -> Sequence[str]:
     """The usual names of state where forward takes any name, as for a layer in it."""
-    with suppress(TypeError, ValueError):
-        parameters = inspect.signature(forward.method).parameters.values()
-        return _USUAL if any(p.kind is p.VAR_KEYWORD for p in parameters) else ()
-    return ()
+    return _USUAL if any(p.kind is p.VAR_KEYWORD for p in parameters_of(forward.method)) else ()
 
 
 def _keys(method: Callable[..., Any], keywords: str) -> list[str]:
@@ -243,13 +237,9 @@ def find_call(forward: Forward, specs: Sequence[TensorSpec]) -> tuple[Forward, d
 
 def flags(forward: Forward) -> list[str]:
     """Return the parameters that are False unless they are given, by names that suggest that they concern state."""
-    try:
-        parameters = inspect.signature(forward.method).parameters.values()
-    except (TypeError, ValueError):
-        return []
     return [
         p.name
-        for p in parameters
+        for p in parameters_of(forward.method)
         if p.default is False and p.name not in forward.inputs and (_FLAG.search(p.name) or _STREAMING.search(p.name))
     ]
 

@@ -1,6 +1,5 @@
 """What a model does that does not keep it from being served, and that its users will notice."""
 
-import inspect
 import time
 from collections.abc import Collection, Iterator
 from contextlib import suppress
@@ -11,7 +10,7 @@ from torch import Tensor
 from carryover.errors import ModelFailedError
 from carryover.runtime import buffers
 from carryover.runtime.discovery import dry_run
-from carryover.runtime.forward import Forward, called, result_paths, zeros
+from carryover.runtime.forward import Forward, called, parameters_of, result_paths, zeros
 from carryover.runtime.input_guesses import choices
 from carryover.runtime.loading import Loading
 from carryover.runtime.report import Report
@@ -159,17 +158,15 @@ def _left(returned: object, taken: Collection[str], prefix: str = "") -> Iterato
 
 def _of_variable(forward: Forward, returned: object) -> Iterator[str]:
     """State that forward may take among arguments that have no names."""
-    with suppress(TypeError, ValueError):
-        parameters = inspect.signature(forward.method).parameters.values()
-        variable = next((p.name for p in parameters if p.kind is p.VAR_POSITIONAL), None)
-        results = [str(key) for key, _ in fields(returned)]
-        if variable is not None and len(results) > 1 and not forward.entries:
-            inputs = ", ".join(forward.inputs)
-            yield (
-                f"forward takes *{variable} and returns {', '.join(map(repr, results))}, of which none is passed "
-                "to the next call; if one is state, a wrapper gives it a name, as in "
-                f"def forward(self, {inputs}, state=None): return self.net({inputs}, state)"
-            )
+    variable = next((p.name for p in parameters_of(forward.method) if p.kind is p.VAR_POSITIONAL), None)
+    results = [str(key) for key, _ in fields(returned)]
+    if variable is not None and len(results) > 1 and not forward.entries:
+        inputs = ", ".join(forward.inputs)
+        yield (
+            f"forward takes *{variable} and returns {', '.join(map(repr, results))}, of which none is passed "
+            "to the next call; if one is state, a wrapper gives it a name, as in "
+            f"def forward(self, {inputs}, state=None): return self.net({inputs}, state)"
+        )
 
 
 def _run(version: ModelVersion, seed: int, state: bytes | None = None, instances: int = 1) -> Result:
