@@ -64,6 +64,30 @@ def inside(module: Any) -> Callable[..., Any]:
     return step
 
 
+def alone(*start: torch.Tensor) -> Loop:
+    """A loop that passes on the only result."""
+
+    def loop(module: Any) -> Callable[..., Any]:
+        (held,) = start
+
+        def step(x: torch.Tensor) -> Any:
+            nonlocal held
+            held = module(x, held)
+            return held
+
+        return step
+
+    return loop
+
+
+def zeros(shape: object, name: str = "state", output: object = 1) -> str:
+    return f"{name} = {{ input = {name!r}, output = {output!r}, initial = 'zeros', shape = {shape}, batch_dim = 0 }}"
+
+
+def pair(*shape: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.zeros(shape), torch.zeros(shape)
+
+
 def stacked(first: str, second: str, outputs: tuple[object, object] = (2, 1), start: str = "") -> str:
     return "\n".join(
         f"{name} = {{ input = {name!r}, output = {output!r}, {start}batch_dim = 0 }}"
@@ -120,6 +144,16 @@ def assert_follows(folder: Path, name: str, loop: Loop) -> None:
             passed({"h": torch.ones(FIVE), "c": torch.zeros(FIVE)}),
             'state = { input = "state", output = 1, initial = "initial_state", batch_dim = 0 }',
         ),
+        (
+            "KeyedInside",
+            passed(dict(zip("hc", pair(*FIVE), strict=True))),
+            zeros("{ h = [1, 5], c = [1, 5] }", "carry"),
+        ),
+        ("Unpacked", passed(pair(*FOUR)), zeros([[*FOUR]] * 2, "hc")),
+        ("Images", passed(pair(1, 4, 1, 1)), zeros([[1, 4, 1, 1]] * 2)),
+        ("Scratch", alone(torch.zeros(FOUR)), zeros([*FOUR], "h_prev", "")),
+        ("Layers", passed([torch.zeros(FOUR)] * 3), zeros([[*FOUR]] * 3, "states")),
+        ("Pairs", passed([pair(*FOUR)] * 2), zeros([[[*FOUR]] * 2] * 2, "states")),
         ("Held", itself, 'level = { attribute = "level", batch_dim = 0 }'),
         ("Warms", itself, 'steps = { attribute = "steps", shared = true }'),
         ("Window", itself, 'past = { attribute = "past", batch_dim = 0 }'),
@@ -155,8 +189,17 @@ def test_a_state_that_nothing_makes_is_asked_for(tmp_path: Path) -> None:
     done = new(tmp_path / "model", "NotBegunRequired")
     assert done.exit_code == 1
     assert (
-        "if 'state' is state that is a tuple, dict or object, add a method that returns what it starts" in done.output
+        "if 'state' is state that is an object, a list that forward changes, or tensors of several shapes, add a method"
+        in done.output
     )
+
+
+def test_the_sizes_of_images_are_those_of_their_state(tmp_path: Path) -> None:
+    command = ["new", str(tmp_path / "model"), "--from", f"{SOURCE}:Images", "--input", "x:FP32:1,3,6,8"]
+    assert create_app().test_cli_runner().invoke(args=command).output.endswith("It loads and runs.\n")
+    found = tomllib.loads((tmp_path / "model/model.toml").read_text())
+    assert found["state"] == tomllib.loads(zeros([[1, 4, 6, 8]] * 2))
+    assert found["inputs"][0]["shape"] == [1, 3, 6, 8]
 
 
 def test_a_session_that_ends_is_reported(tmp_path: Path) -> None:

@@ -72,23 +72,30 @@ def broadcast(forward: Forward, inputs: Sequence[TensorSpec], given: Collection[
 class Experiment:
     """A module on example inputs: which buffers it changes, and what the axes of its inputs mean.
 
-    `given` names the inputs whose shapes are final, with -1 for the axes that vary. `zeros` are the changes on zeros,
-    `changes` those on any numbers, `state` the names of the state buffers, `time` the axes that hold steps. `broadcast`
-    says that they fit by accident.
+    `given` names the inputs whose shapes are final, with -1 for the axes that vary, `known` is state that need not be
+    found. `zeros` are the changes on zeros, `changes` those on any numbers, `state` the names of the state buffers,
+    `time` the axes that hold steps. `broadcast` says that they fit by accident.
 
     Raises:
         ModelFailedError: forward does not take the inputs.
 
     """
 
-    def __init__(self, forward: Forward, inputs: Sequence[TensorSpec], given: Collection[str]) -> None:
+    def __init__(
+        self,
+        forward: Forward,
+        inputs: Sequence[TensorSpec],
+        given: Collection[str],
+        known: Mapping[str, StateSpec] | None = None,
+    ) -> None:
         forward = copy(forward)
         forward.entries = ()
         if draws_numbers(forward, example(inputs)):
             forward.context = mean_random
         with restored(forward):
             self.found = (
-                find_required(forward, inputs, given)
+                dict(known or {})
+                or find_required(forward, inputs, given)
                 or find_initialised(forward, inputs)
                 or find_arguments(forward, inputs)
             )

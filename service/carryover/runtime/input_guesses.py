@@ -1,9 +1,9 @@
 """Which inputs a module might take: example shapes and datatypes, the likeliest first, from what its layers are."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -20,6 +20,8 @@ _LARGEST = {1: 16000, 2: 512, 3: 32}
 Shapes = Sequence[tuple[int, ...]]
 _LEADING: Shapes = ((1,), (1, 1), ())
 """The axes before features."""
+_GATES = (1, 2, 3, 4)
+"""How many gates a recurrent layer may have."""
 _FLAG = re.compile(r"(^|_)(mask|valid|flag|reset|dones?|is|has)(_|$)", re.IGNORECASE)
 _INDEX = re.compile(r"(^|_)(ids?|tokens?|index|indices|lengths?|positions?|steps?)(_|$)", re.IGNORECASE)
 """Names of inputs that are likely to be BOOL, or INT64."""
@@ -29,7 +31,7 @@ _INDEX = re.compile(r"(^|_)(ids?|tokens?|index|indices|lengths?|positions?|steps
 class Guess:
     """An example input. `sizes` are those axes whose size was chosen from a list, not taken from the module.
 
-    `joined`: its size is what is left for it if a layer takes it together with a state of the layer's own size.
+    `joined`: its size is that of a state, or what is left for an input, if a layer takes both together.
     """
 
     datatype: Datatype
@@ -65,10 +67,18 @@ class Guess:
                 yield self.sizes[0], self.resized(self.sizes, length)
 
 
-def choices(module: nn.Module, names: Sequence[str], given: Mapping[str, TensorSpec]) -> Iterator[dict[str, Guess]]:
-    """Yield every combination of guesses for some inputs, the likeliest first; `given` need no guessing."""
+def choices(
+    module: nn.Module, names: Sequence[str], given: Mapping[str, TensorSpec], states: Collection[str] = ()
+) -> Iterator[dict[str, Guess]]:
+    """Yield every combination of guesses for some inputs, the likeliest first; `given` need no guessing.
+
+    `states` are those that are likely to be state, beside others.
+    """
+    around = next((spec.example_shape[2:] for spec in given.values() if len(spec.shape) > 2), ())  # noqa: PLR2004
     lists = [
-        [Guess(given[name].datatype, given[name].example_shape)] if name in given else guesses(module, name)
+        [Guess(given[name].datatype, given[name].example_shape)]
+        if name in given
+        else [*(_joined(module, around, state=name in states) if states else ()), *guesses(module, name)]
         for name in names
     ]
     for total in range(sum(map(len, lists))):
@@ -121,11 +131,30 @@ def _of_layer(layer: nn.Module) -> Iterator[Guess]:
     for parameter in layer.parameters(recurse=False):
         sizes += reversed(parameter.shape)
     yield from _of_sizes(datatype, sizes, leading)
-    if isinstance(layer, nn.Linear):
-        left = _of_sizes(datatype, [layer.in_features - layer.out_features], leading)
-        yield from (replace(guess, joined=True) for guess in left)
     if isinstance(layer, nn.RNNBase):
         yield Guess(datatype, (layer.num_layers * (1 + layer.bidirectional), 1, layer.hidden_size))
+
+
+def _joined(module: nn.Module, around: Sequence[int], *, state: bool) -> Iterator[Guess]:
+    """Guesses for layers that take an input together with a state, and give some gates of the state's size.
+
+    `around` are the sizes of the axes that convolutions slide along, if those are known.
+    """
+    for layer in module.modules():
+        leading, trailing = _LEADING, tuple[int, ...]()
+        if isinstance(layer, nn.Linear):
+            taken, given = layer.in_features, layer.out_features
+        elif isinstance(layer, nn.modules.conv._ConvNd):  # noqa: SLF001 - as below
+            taken, given = layer.in_channels, layer.out_channels
+            axes = len(layer.kernel_size)
+            leading, trailing = ((1,),), tuple(around) if len(around) == axes else (1,) * axes
+        else:
+            continue
+        for gates in _GATES:
+            size, rest = divmod(given, gates)
+            if not rest and size < taken:
+                shape = (size if state else taken - size, *trailing)
+                yield from (Guess(floating(layer), (*first, *shape), joined=True) for first in leading)
 
 
 def _of_sizes(datatype: Datatype, sizes: Sequence[int], leading: Shapes = _LEADING) -> Iterator[Guess]:

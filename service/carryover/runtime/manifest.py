@@ -160,7 +160,7 @@ class StateSpec(_Strict):
     output: str | int | None = None
     attribute: str | None = Field(default=None, min_length=1)
     initial: str | None = Field(default=None, min_length=1)
-    shape: tuple[Any, ...] | None = None
+    shape: tuple[Any, ...] | dict[str, Any] | None = None
     datatype: Datatype = Datatype.FP32
     batch_dim: Axis | dict[str, Axis] | None = None
     shared: bool = False

@@ -206,7 +206,7 @@ def _passed_through(forward: Forward) -> Sequence[str]:
 def _keys(method: Callable[..., Any], keywords: str) -> list[str]:
     """The names that a method looks up among its other keyword arguments: `kwargs.get("state")`, `kwargs["state"]`."""
     found = list[ast.expr]()
-    for node in ast.walk(_parsed(method)):
+    for node in ast.walk(parsed(method)):
         match node:
             case ast.Call(func=ast.Attribute(value=ast.Name(id=name), attr="get" | "pop"), args=[key, *_]):
                 found += [key] if name == keywords else []
@@ -215,8 +215,8 @@ def _keys(method: Callable[..., Any], keywords: str) -> list[str]:
     return [key.value for key in found if isinstance(key, ast.Constant) and isinstance(key.value, str)]
 
 
-def _parsed(method: Callable[..., Any]) -> ast.AST:
-    """The syntax tree of a method; an empty one where its source cannot be read."""
+def parsed(method: Callable[..., Any]) -> ast.AST:
+    """Return the syntax tree of a method; an empty one where its source cannot be read."""
     with suppress(OSError, TypeError, SyntaxError):
         return ast.parse(dedent(inspect.getsource(method)))
     return ast.Module([], [])
@@ -300,18 +300,27 @@ def find_initialised(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str,
     missing = [name for name in required_inputs(forward.method) or () if name not in (*forward.inputs, *forward.call)]
     if len(missing) != 1 or (made := initialised(forward.module, [*forward.inputs, *missing])) is None:
         return {}
-    spec = StateSpec(input=made[0], output="", initial=made[1])
-    inputs = [example(specs, seed) for seed in range(_STEPS)]
+    return started(forward, specs, StateSpec(input=made[0], output="", initial=made[1]))
+
+
+def started(forward: Forward, specs: Sequence[TensorSpec], spec: StateSpec) -> dict[str, StateSpec]:
+    """Return an entry with the result that has the structure of what it starts from; nothing where none has."""
+    name = str(spec.input)
     with suppress(ModelFailedError):
-        (entry,) = entries({made[0]: spec}, forward.module, forward.method)
-        start = [(leaf.path, leaf.kind) for leaf in entry.leaves]
+        (entry,) = entries({name: spec}, forward.module, forward.method)
+        start = [(leaf.path, leaf.kind, *_shape(leaf.value, spec)) for leaf in entry.leaves]
         with _with(forward, [entry]):
-            returned = dry_run(forward, inputs[0]).returned
+            returned = dry_run(forward, example(specs)).returned
         for path in _results(returned):
-            held = pick(returned, path_of(path))
-            if [(".".join(part.path), part.kind) for part in flatten(held)[0]] == start:
-                return {made[0]: spec.model_copy(update={"output": path})}
+            parts = flatten(pick(returned, path_of(path)))[0]
+            if [(".".join(part.path), part.kind, *_shape(part.tensor, spec)) for part in parts] == start:
+                return {name: spec.model_copy(update={"output": path})}
     return {}
+
+
+def _shape(tensor: Tensor | None, spec: StateSpec) -> tuple[int, ...]:
+    """The shape of a tensor, if the entry says which it starts with."""
+    return () if tensor is None or spec.shape is None else tuple(tensor.shape)
 
 
 def find_attributes(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, StateSpec]:
@@ -425,7 +434,7 @@ def _named(attributes: Sequence[str]) -> dict[str, StateSpec]:
 
 def _by_name(forward: Forward, parameters: Sequence[str], results: Collection[str]) -> Iterator[dict[str, str]]:
     """Yield the way that forward's return statement names: with `return y, h, c` the parameter `c` takes the last."""
-    ends = [node.value for node in ast.walk(_parsed(forward.method)) if isinstance(node, ast.Return)]
+    ends = [node.value for node in ast.walk(parsed(forward.method)) if isinstance(node, ast.Return)]
     named = {name: path for end in ends if end is not None for name, path in _variables(end)}
     wanted = list(filter(likely, parameters)) or parameters
     for spelled in (str, _plain):

@@ -71,6 +71,7 @@ class StateEntry(ABC):
         self._learning = True
         self._leaves_of: dict[Structure, tuple[int, ...]] = {}
         self._by_presence: dict[frozenset[int], Structure] = {}
+        self._guessed: Structure | None = None
 
     @property
     def forms(self) -> int:
@@ -101,6 +102,8 @@ class StateEntry(ABC):
         self._take(value)
         for leaf in self.leaves:
             leaf.registered = None if leaf.value is None else leaf.value.clone()
+        if self.spec.shape is not None:  # tuples, where forward may leave lists
+            (self._guessed,) = self._leaves_of
 
     def settle(self) -> None:
         """Learn no more: from now on, another structure is an error."""
@@ -164,6 +167,8 @@ class StateEntry(ABC):
             self.leaves[index].dtypes.add(part.tensor.dtype)
             self.leaves[index].shapes[tuple(part.tensor.shape)] = None
         present = frozenset(indices)
+        if self._by_presence.get(present) == self._guessed:
+            self._by_presence[present] = structure
         other = self._by_presence.setdefault(present, structure)
         # A result of None is passed on by leaving the argument out, as at step 0.
         if other != structure and {other, structure} != {Constant(None), Constant(ABSENT)}:
@@ -401,8 +406,10 @@ def _made(entry: StateEntry, method: Callable[..., Any]) -> Any:
         raise ModelFailedError(f"state.{entry.name}: initial = {entry.spec.initial!r}: {first_line(error)}") from error
 
 
-def _zeros(shape: Sequence[Any], spec: StateSpec) -> Any:
-    """A tensor of zeros, or a tuple of them where the shape holds shapes."""
+def _zeros(shape: Any, spec: StateSpec) -> Any:
+    """A tensor of zeros, or a tuple or dict of them where the shape holds shapes."""
+    if isinstance(shape, dict):
+        return {key: _zeros(inner, spec) for key, inner in shape.items()}
     if all(isinstance(size, int) for size in shape):
         return torch.zeros(tuple(shape), dtype=spec.datatype.torch)
     return tuple(_zeros(inner, spec) for inner in shape)

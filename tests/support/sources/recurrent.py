@@ -1,6 +1,7 @@
 """Recurrent modules as research code has them, whose state shows late, or lies where a signature does not say."""
 
 from collections import deque
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -224,16 +225,99 @@ class BegunDict(nn.Module):
         return y, {"h": h, "c": c}
 
 
-class NotBegunRequired(nn.Module):
-    """Cannot do without a dict, which nothing makes."""
+class NotBegunRequired(Cell):
+    """Cannot do without an object, which nothing makes."""
+
+    def forward(self, x: Tensor, state: SimpleNamespace) -> tuple[Tensor, SimpleNamespace]:
+        h = self.cell(x, state.h)
+        return self.out(h), SimpleNamespace(h=h)
+
+
+class KeyedInside(nn.Module):
+    """Cannot do without a dict, of which a part of it says the keys."""
 
     def __init__(self) -> None:
         super().__init__()
         self.net = BegunDict()
 
-    def forward(self, x: Tensor, state: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        y, state = self.net(x, state)
-        return y, state
+    def forward(self, x: Tensor, carry: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        y, carry = self.net(x, carry)
+        return y, carry
+
+
+class Unpacked(nn.Module):
+    """An LSTM of one layer for all gates, that cannot do without both states: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.Linear(3 + 4, 4 * 4)
+
+    def forward(self, x: Tensor, hc: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        h, c = hc
+        i, f, g, o = self.gates(torch.cat((x, h), -1)).chunk(4, -1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        return h, (h, c)
+
+
+class Images(nn.Module):
+    """The same of images, by convolution: (B, 3, Y, X) to (B, 4, Y, X)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.Conv2d(3 + 4, 4 * 4, 3, padding=1)
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        h, c = state
+        i, f, g, o = self.gates(torch.cat((x, h), 1)).chunk(4, 1)
+        c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+        h = o.sigmoid() * c.tanh()
+        return h, (h, c)
+
+
+class Scratch(nn.Module):
+    """A GRU of three layers, whose only result is the state that it cannot do without: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.update, self.reset, self.new = (nn.Linear(3 + 4, 4) for _ in range(3))
+
+    def forward(self, x: Tensor, h_prev: Tensor) -> Tensor:
+        z, r = (gate(torch.cat((x, h_prev), -1)).sigmoid() for gate in (self.update, self.reset))
+        n = self.new(torch.cat((x, r * h_prev), -1)).tanh()
+        h: Tensor = z * h_prev + (1 - z) * n
+        return h
+
+
+class Layers(nn.Module):
+    """Cannot do without the states of its layers, and leaves a list of them: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.GRUCell(3, 4), nn.GRUCell(4, 4), nn.GRUCell(4, 4)])
+
+    def forward(self, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        after = []
+        for cell, h in zip(self.cells, states, strict=True):
+            x = cell(x, h)
+            after.append(x)
+        return x, after
+
+
+class Pairs(nn.Module):
+    """The same of LSTM cells, with two states each: (B, 3) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cells = nn.ModuleList([nn.LSTMCell(3, 4), nn.LSTMCell(4, 4)])
+
+    def forward(self, x: Tensor, states: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        after = []
+        for cell, pair in zip(self.cells, states, strict=True):
+            h, c = cell(x, pair)
+            x = h
+            after.append((h, c))
+        return x, after
 
 
 class Numbered(nn.Module):
