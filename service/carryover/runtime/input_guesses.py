@@ -1,7 +1,7 @@
 """Which inputs a module might take: example shapes and datatypes, the likeliest first, from what its layers are."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -68,22 +68,31 @@ class Guess:
 
 
 def choices(
-    module: nn.Module, names: Sequence[str], given: Mapping[str, TensorSpec], states: Collection[str] = ()
+    module: nn.Module, names: Sequence[str], given: Mapping[str, TensorSpec], states: Sequence[str] = ()
 ) -> Iterator[dict[str, Guess]]:
     """Yield every combination of guesses for some inputs, the likeliest first; `given` need no guessing.
 
-    `states` are those that are likely to be state, beside others.
+    `states` are those that are likely to be state, beside others; they mostly are of one shape.
     """
     around = next((spec.example_shape[2:] for spec in given.values() if len(spec.shape) > 2), ())  # noqa: PLR2004
-    lists = [
-        [Guess(given[name].datatype, given[name].example_shape)]
+    lists = {
+        name: [Guess(given[name].datatype, given[name].example_shape)]
         if name in given
         else [*(_joined(module, around, state=name in states) if states else ()), *guesses(module, name)]
         for name in names
-    ]
-    for total in range(sum(map(len, lists))):
-        for way in _ways(lists, total):
-            yield dict(zip(names, way, strict=True))
+    }
+    if len(states) > 1:
+        first, *rest = states
+        for way in _combined({name: found for name, found in lists.items() if name not in rest}):
+            yield {name: way[first if name in rest else name] for name in names}
+    yield from _combined(lists)
+
+
+def _combined(lists: Mapping[str, Sequence[Guess]]) -> Iterator[dict[str, Guess]]:
+    """One guess of each list, the sooner the nearer they all are to the start of theirs."""
+    for total in range(sum(map(len, lists.values()))):
+        for way in _ways([*lists.values()], total):
+            yield dict(zip(lists, way, strict=True))
 
 
 def _ways(lists: Sequence[Sequence[Guess]], total: int) -> Iterator[tuple[Guess, ...]]:
