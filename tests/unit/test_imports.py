@@ -20,7 +20,7 @@ LAYERS = {
     "runtime": {"errors"},
     "engine": {"errors", "keys", "threads", "telemetry", "store", "runtime"},
     "api": {"errors", "keys", "threads", "telemetry", "store", "runtime", "engine", ""},
-    "server": {"errors", "keys", "settings", "telemetry", "store", "runtime", "engine", "api"},
+    "server": {"errors", "keys", "settings", "threads", "telemetry", "store", "runtime", "engine", "api"},
     "cli": {"errors", "keys", "settings", "runtime", "api", ""},
     "": {"api", "cli"},
 }

@@ -156,6 +156,7 @@ def post_worker_init(_: Any) -> None:
     gevent.spawn(sweep_forever, engine.store, partial(engine.metrics.ended.add, "expired"))
     gevent.spawn(count_forever, engine.store)
     gevent.spawn(sample_forever, engine)
+    gevent.spawn(memory.trim_forever)
 
 
 def worker_exit(_: "Arbiter", __: Any) -> None:
