@@ -42,7 +42,7 @@ def search(forward: Forward, given: Given) -> Experiment:
     for kinds, seconds, start in _ways(forward, given):
         if any(one.passes_on for one in found) or (found and kinds):
             break
-        best, first, tries = _best(forward, given, kinds, seconds, start)
+        best, first, tries = _best(forward, given, kinds, _TIME_AFTER_THE_FIRST if found else seconds, start)
         if start is None:
             failure, tried = failure or first, tried + tries
         if best is not None:
