@@ -162,12 +162,14 @@ def load(module: nn.Module, given: Tensors) -> Fit:
     expected = module.state_dict()
     shapes = _other_shapes(expected, given)
     held = {_memory(tensor) for name, tensor in expected.items() if name in given and isinstance(tensor, Tensor)}
+    _unfold(module)
     try:
         reported = module.load_state_dict(given, strict=False)
     except RuntimeError as error:
         # torch has loaded all else by now; but it does not say what was missing.
         found = faults(expected, given)
-        return Fit(frozenset(), tuple(found if shapes else [first_line(error)]))
+        _, _, why = str(error).partition(":\n\t")  # after a line that says no more than that something does not fit
+        return Fit(frozenset(), tuple(found if shapes else [first_line(RuntimeError(why) if why else error)]))
     missing = {
         name
         for name in reported.missing_keys
@@ -175,6 +177,17 @@ def load(module: nn.Module, given: Tensors) -> Fit:
     }
     unexpected = sorted(reported.unexpected_keys)
     return Fit(frozenset(missing), tuple([f"unexpected {', '.join(unexpected)}"] if unexpected else []))
+
+
+def _unfold(module: nn.Module) -> None:
+    """Give parameters that were expanded memory for each element: torch writes to no other."""
+    for parameter in module.parameters():
+        if not is_lazy(parameter) and parameter.layout is torch.strided and _expanded(parameter):
+            parameter.data = parameter.data.clone()
+
+
+def _expanded(tensor: Tensor) -> bool:
+    return any(size > 1 and not step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def faults(expected: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
