@@ -22,9 +22,9 @@ Loop = Callable[[Any], Callable[..., Any]]
 FOUR, FIVE = (1, 4), (1, 5)
 
 
-def new(folder: Path, name: str) -> Result:
+def new(folder: Path, name: str, *given: str) -> Result:
     torch.manual_seed(0)
-    given = ("--input", "x:FP32:1,3") if name.endswith("Required") else ()
+    given = ("--input", "x:FP32:1,3") if name.endswith("Required") else given
     command = ["new", str(folder), "--from", f"{SOURCE}:{name}", *given]
     return create_app().test_cli_runner().invoke(args=command)
 
@@ -62,6 +62,27 @@ def inside(module: Any) -> Callable[..., Any]:
         return y
 
     return step
+
+
+def whole(*start: torch.Tensor) -> Loop:
+    """A loop that passes on all results, together, and gives the first of them."""
+
+    def loop(module: Any) -> Callable[..., Any]:
+        held = start
+
+        def step(x: torch.Tensor) -> Any:
+            nonlocal held
+            held = module(x, held)
+            return held[0]
+
+        return step
+
+    return loop
+
+
+def separate(*start: torch.Tensor) -> Loop:
+    """The same, one by one."""
+    return lambda module: whole(*start)(lambda x, held: module(x, *held))
 
 
 def alone(*start: torch.Tensor) -> Loop:
@@ -151,6 +172,18 @@ def assert_follows(folder: Path, name: str, loop: Loop) -> None:
         ),
         ("Unpacked", passed(pair(*FOUR)), zeros([[*FOUR]] * 2, "hc")),
         ("Images", passed(pair(1, 4, 1, 1)), zeros([[1, 4, 1, 1]] * 2)),
+        ("ImagesAlone", whole(*pair(1, 4, 1, 1)), zeros([[1, 4, 1, 1]] * 2, output="")),
+        (
+            "Oscillates",
+            separate(*pair(1, 6)),
+            "\n".join(zeros([1, 6], name, at) for at, name in enumerate(("hy", "hz"))),
+        ),
+        (
+            "Diagonal",
+            passed(torch.zeros(1, 3, 4, dtype=torch.cfloat)),
+            'state = { input = "state", output = 1, initial = "default_state", batch_dim = 0 }',
+        ),
+        ("Expanded", passed(), 'state = { input = "state", output = 1, batch_dim = 0 }'),
         ("Scratch", alone(torch.zeros(FOUR)), zeros([*FOUR], "h_prev", "")),
         ("Layers", passed([torch.zeros(FOUR)] * 3), zeros([[*FOUR]] * 3, "states")),
         ("Pairs", passed([pair(*FOUR)] * 2), zeros([[[*FOUR]] * 2] * 2, "states")),
@@ -165,6 +198,41 @@ def test_state_is_found_and_served(tmp_path: Path, name: str, loop: Loop, state:
     assert done.output.endswith("It loads and runs.\n")
     assert tomllib.loads((tmp_path / "model/model.toml").read_text())["state"] == tomllib.loads(state)
     assert_follows(tmp_path / "model", name, loop)
+
+
+def test_inputs_that_let_forward_remember_are_preferred(tmp_path: Path) -> None:
+    assert new(tmp_path / "model", "Parallel").output.endswith("It loads and runs.\n")
+    found = tomllib.loads((tmp_path / "model/model.toml").read_text())
+    assert found["inputs"][0]["shape"] == [1, -1, 8]
+    assert found["call"] == {"return_next_prev_hidden": True}
+    assert found["state"]["prev_hidden"]["output"] == 1
+
+
+def test_a_mask_is_one_number_for_each_session(tmp_path: Path) -> None:
+    assert new(tmp_path / "model", "Masked").output.endswith("It loads and runs.\n")
+    found = tomllib.loads((tmp_path / "model/model.toml").read_text())
+    assert [one["shape"] for one in found["inputs"]] == [[1, 3], [1, 1]]
+    assert found["state"] == tomllib.loads(zeros([1, 6], "rnn_hxs"))
+
+
+def test_what_a_client_did_last_is_an_input(tmp_path: Path) -> None:
+    given = ("--input", "prev_action:FP32:-1,2", "embed:FP32:-1,3")
+    assert new(tmp_path / "model", "Believes", *given).output.endswith("It loads and runs.\n")
+    found = tomllib.loads((tmp_path / "model/model.toml").read_text())
+    assert [one["name"] for one in found["inputs"]] == ["prev_action", "embed"]
+    assert found["state"] == {"prev_state": {"input": "prev_state", "output": 0, "initial": "initial", "batch_dim": 0}}
+
+
+def test_a_state_that_does_not_fit_says_why(tmp_path: Path) -> None:
+    shown = new(tmp_path / "model", "Believes", "--input", "prev_action:FP32:-1,9", "embed:FP32:-1,3").output
+    assert "input has inconsistent input_size: got 13 expected 6" in shown
+
+
+def test_sessions_that_start_from_drawn_numbers_are_batched(tmp_path: Path) -> None:
+    assert "It loads and runs" in new(tmp_path / "model", "Drawn").output
+    version = load_model(tmp_path / "model").default
+    assert version.stateful
+    assert version.batched
 
 
 def test_what_no_later_call_depends_on_is_no_state(tmp_path: Path) -> None:

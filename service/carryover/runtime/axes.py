@@ -13,6 +13,7 @@ from carryover.errors import ModelFailedError
 from carryover.runtime.datatypes import Array, Datatype, of_tensor
 from carryover.runtime.discovery import dry_run, learn_structures
 from carryover.runtime.forward import Forward, match_outputs, name_outputs, zeros
+from carryover.runtime.input_guesses import scalar
 from carryover.runtime.manifest import Manifest, StateSpec, TensorSpec
 from carryover.runtime.randomness import mean_random
 from carryover.runtime.selfcheck import (
@@ -64,7 +65,7 @@ def broadcast(forward: Forward, inputs: Sequence[TensorSpec], given: Collection[
     return any(
         size == 1 and not takes(spec, axis, 2) and any(takes(spec, axis, other) for other in sizes)
         for spec in inputs
-        if spec.name not in given
+        if spec.name not in given and not scalar(spec.name)
         for axis, size in enumerate(spec.shape)
     )
 

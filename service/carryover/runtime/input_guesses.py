@@ -1,5 +1,6 @@
 """Which inputs a module might take: example shapes and datatypes, the likeliest first, from what its layers are."""
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,9 +23,11 @@ _LEADING: Shapes = ((1,), (1, 1), ())
 """The axes before features."""
 _GATES = (1, 2, 3, 4)
 """How many gates a recurrent layer may have."""
-_FLAG = re.compile(r"(^|_)(mask|valid|flag|reset|dones?|is|has)(_|$)", re.IGNORECASE)
+_FLAG = re.compile(r"(^|_)(masks?|valid|flags?|resets?|dones?|is|has)(_|$)", re.IGNORECASE)
 _INDEX = re.compile(r"(^|_)(ids?|tokens?|index|indices|lengths?|positions?|steps?)(_|$)", re.IGNORECASE)
 """Names of inputs that are likely to be BOOL, or INT64."""
+_SCALAR = re.compile(r"^(ts?|dt|times?(_?(spans?|steps?))?|delta(_?t)?|elapsed)$", re.IGNORECASE)
+"""Names of inputs that are likely to be one number for each session, as flags are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,12 +78,14 @@ def choices(
     `states` are those that are likely to be state, beside others; they mostly are of one shape.
     """
     around = next((spec.example_shape[2:] for spec in given.values() if len(spec.shape) > 2), ())  # noqa: PLR2004
-    lists = {
-        name: [Guess(given[name].datatype, given[name].example_shape)]
-        if name in given
-        else [*(_joined(module, around, state=name in states) if states else ()), *guesses(module, name)]
-        for name in names
-    }
+
+    def tried(name: str) -> list[Guess]:
+        if name in given:
+            return [Guess(given[name].datatype, given[name].example_shape)]
+        joined = _joined(module, around, len(states), state=name in states) if states and not scalar(name) else ()
+        return [*joined, *guesses(module, name)]
+
+    lists = {name: tried(name) for name in names}
     if len(states) > 1:
         first, *rest = states
         for way in _combined({name: found for name, found in lists.items() if name not in rest}):
@@ -111,13 +116,21 @@ def guesses(module: nn.Module, name: str) -> list[Guess]:
     found = [guess for layer in module.modules() for guess in _of_layer(layer)]
     found += _of_sizes(floating(module), [size for buffer in module.buffers() for size in reversed(buffer.shape)])
     found += [Guess(datatype, shape) for datatype in datatypes for shape in ((1,), (1, 1), (), (1, 1, 1))]
-    named = likely(name)
-    return sorted(dict.fromkeys(found), key=lambda guess: named not in (None, guess.datatype))
+    named, single = likely(name), scalar(name)
+    return sorted(
+        dict.fromkeys(found),
+        key=lambda guess: (named not in (None, guess.datatype), single and math.prod(guess.shape) > 1),
+    )
 
 
 def likely(name: str) -> Datatype | None:
     """Return what an input's name alone suggests."""
     return Datatype.BOOL if _FLAG.search(name) else Datatype.INT64 if _INDEX.search(name) else None
+
+
+def scalar(name: str) -> bool:
+    """Whether an input's name alone suggests that it is one number for each session."""
+    return bool(_FLAG.search(name) or _SCALAR.search(name))
 
 
 def floating(module: nn.Module) -> Datatype:
@@ -144,13 +157,17 @@ def _of_layer(layer: nn.Module) -> Iterator[Guess]:
         yield Guess(datatype, (layer.num_layers * (1 + layer.bidirectional), 1, layer.hidden_size))
 
 
-def _joined(module: nn.Module, around: Sequence[int], *, state: bool) -> Iterator[Guess]:
-    """Guesses for layers that take an input together with a state, and give some gates of the state's size.
+def _joined(module: nn.Module, around: Sequence[int], states: int, *, state: bool) -> Iterator[Guess]:
+    """Guesses for layers that take an input together with a state, or all states, and give some gates of their size.
 
     `around` are the sizes of the axes that convolutions slide along, if those are known.
     """
     for layer in module.modules():
         leading, trailing = _LEADING, tuple[int, ...]()
+        if isinstance(layer, (nn.RNNBase, nn.RNNCellBase)):
+            size = layer.hidden_size if state else layer.input_size
+            yield from (Guess(floating(layer), (*first, size), joined=True) for first in leading)
+            continue
         if isinstance(layer, nn.Linear):
             taken, given = layer.in_features, layer.out_features
         elif isinstance(layer, nn.modules.conv._ConvNd):  # noqa: SLF001 - as below
@@ -161,8 +178,10 @@ def _joined(module: nn.Module, around: Sequence[int], *, state: bool) -> Iterato
             continue
         for gates in _GATES:
             size, rest = divmod(given, gates)
-            if not rest and size < taken:
-                shape = (size if state else taken - size, *trailing)
+            for count in dict.fromkeys((1, states)):
+                if rest or count * size >= taken:
+                    continue
+                shape = (size if state else taken - count * size, *trailing)
                 yield from (Guess(floating(layer), (*first, *shape), joined=True) for first in leading)
 
 

@@ -14,18 +14,18 @@ from carryover.runtime.forward import Forward, zeros
 from carryover.runtime.input_guesses import Guess, choices, floating, likely
 from carryover.runtime.manifest import StateSpec, TensorSpec
 from carryover.runtime.state_guesses import likely as likely_state
-from carryover.runtime.state_guesses import restored, started
+from carryover.runtime.state_guesses import optional_parameters, restored, started
 from carryover.runtime.state_sources import entries
 
 Given = Mapping[str, TensorSpec]
 _Start = tuple[str, Sequence[start_guesses.Form]]
 
 _EXAMPLES = {"int": 1, "float": 0.5}
-_TRIED: Mapping[tuple[str, ...], float] = {(): 30.0, ("int", "float"): 15.0}
+_TRIED: Mapping[tuple[str, ...], float] = {(): 13.0, ("int", "float"): 6.0}
 """Kinds of inputs that are tried with these, as forward need not take 0, and how long that may take, in seconds."""
 _TIME_AFTER_THE_FIRST = 3.0
 """How long others are tried once one was found that forward takes, in seconds."""
-_TIME_OF_FORMS = 10.0
+_TIME_OF_FORMS = 5.0
 """How long forms of a state are tried, in seconds."""
 _ENOUGH = 12
 """Inputs that forward takes and that are compared before the best of them is chosen."""
@@ -73,7 +73,11 @@ def _ways(forward: Forward, given: Given) -> Iterator[tuple[Collection[str], flo
 
 
 def _elements(shape: object) -> int:
-    return math.prod(shape) if isinstance(shape, (tuple, list)) and all(isinstance(size, int) for size in shape) else 0
+    """How many numbers a state of a shape has, or of several shapes."""
+    inner = list(shape.values()) if isinstance(shape, dict) else shape
+    if not isinstance(inner, (tuple, list)):
+        return 0
+    return math.prod(inner) if all(isinstance(size, int) for size in inner) else sum(map(_elements, inner))
 
 
 def _states(forward: Forward, given: Given) -> list[str]:
@@ -142,8 +146,8 @@ def _starting(
     for form in forms:
         shape = start_guesses.filled(form, part.shape)
         spec = StateSpec(input=name, output="", initial="zeros", shape=shape, datatype=part.datatype)
-        if found := started(forward, specs, spec):
-            with suppress(ModelFailedError):
+        with suppress(ModelFailedError):
+            if found := started(forward, specs, spec):
                 forward.entries = entries(found, forward.module, forward.method)
                 return _Attempt(forward, {one: choice[one] for one in forward.inputs}, given, (), found)
     raise ModelFailedError(f"forward takes {name!r} in no form that was tried")
@@ -185,6 +189,7 @@ class _Attempt:
         return (
             not found.broadcast,
             self.passes_on,
+            self.remembers,
             found.keeps_shape(),
             sum(map(bool, fitting)),
             steps,
@@ -210,9 +215,14 @@ class _Attempt:
         return len(self._choice) == 1 or not any(map(likely_state, self.found.forward.inputs))
 
     @property
+    def remembers(self) -> bool:
+        """Whether there is state, or no optional parameter that is likely to be: some take it with other axes only."""
+        return bool(self.found.state) or not any(map(likely_state, optional_parameters(self.found.forward)))
+
+    @property
     def perfect(self) -> bool:
         """Whether nothing could score higher."""
-        return self.score == (True, True, True, len(self._choice), True, True, True)
+        return self.score == (True, True, True, True, len(self._choice), True, True, True)
 
     def with_zeros(self) -> "_Attempt":
         """Return the same with zeros for floating inputs, if it is for others that forward does not take them."""

@@ -22,18 +22,20 @@ from carryover.runtime.state_sources import StateEntry, entries, path_of, places
 from carryover.runtime.structure import UnsupportedValueError, fields, flatten, pick
 
 _STATE = re.compile(
-    r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|hn?s?|mem)$|^[hc](\d|_\w+)$|hidden|state|cache|memory|memories|past|prev|carry|hx|inference_params"
+    r"^(h|c|s|z|hx|cx|hc|h_?0|c_?0|h[yz]|hn?s?|mem)$|^[hc](\d|_\w+)$|hidden|state|cache|memory|memories|past|prev|carry|hx|inference_params"
 )
 """Names of parameters that are likely to be state."""
 _NO_STATE = re.compile(
     r"mask|padding|weight|bias|label|target|length|lens|position|index|indices|return|use_|need|embed"
 )
 """Names of parameters that some result may be given for, and that are no state."""
+_CHOSEN = re.compile(r"action|reward")
+"""Names of what a client sends of its last step, such as `prev_action`, which are likely to be no state."""
 _OLD_OR_NEW = re.compile(r"^(new|next|updated|prev|previous|last|old)_?|_?(new|next|out|prev|old|in|n|t|tm1|\d+|_)$")
 """What names of a state before and after a step differ in."""
 _FLAG = re.compile(r"return|cache|state|stateful|next|intermediate|output")
 """Names of flags that may be needed so that forward returns its state."""
-_INITIALISER = re.compile(r"(init|zero|begin|start|empty)\w*(state|hidden|cache|carry|memor)")
+_INITIALISER = re.compile(r"(init|zero|begin|start|empty|default)\w*(state|hidden|cache|carry|memor)|^(get_)?initial$")
 """Names of methods that make what a state starts from."""
 _STREAMING = re.compile(r"inference|stream|incremental|online")
 """Names of flags that may be needed so that forward keeps its state in buffers."""
@@ -57,7 +59,7 @@ Inputs = Mapping[str, Tensor]
 
 def likely(name: str) -> bool:
     """Whether a parameter's name alone suggests that it is state."""
-    return _STATE.search(name.lower()) is not None
+    return _STATE.search(name.lower()) is not None and _CHOSEN.search(name.lower()) is None
 
 
 def optional_parameters(forward: Forward) -> list[str]:
@@ -296,25 +298,36 @@ def initialised(module: nn.Module, names: Collection[str]) -> tuple[str, str] | 
 
 
 def find_initialised(forward: Forward, specs: Sequence[TensorSpec]) -> dict[str, StateSpec]:
-    """Return the parameter that forward is not given and cannot do without, if a method of the module makes it."""
+    """Return the parameter that forward is not given and cannot do without, if a method of the module makes it.
+
+    Raises:
+        ModelFailedError: forward does not take what the method makes, or returns nothing like it.
+
+    """
     missing = [name for name in required_inputs(forward.method) or () if name not in (*forward.inputs, *forward.call)]
     if len(missing) != 1 or (made := initialised(forward.module, [*forward.inputs, *missing])) is None:
         return {}
-    return started(forward, specs, StateSpec(input=made[0], output="", initial=made[1]))
+    if found := started(forward, specs, StateSpec(input=made[0], output="", initial=made[1])):
+        return found
+    raise ModelFailedError(f"forward returns nothing like what {made[1]} makes for {made[0]!r}")
 
 
 def started(forward: Forward, specs: Sequence[TensorSpec], spec: StateSpec) -> dict[str, StateSpec]:
-    """Return an entry with the result that has the structure of what it starts from; nothing where none has."""
+    """Return an entry with the result that has the structure of what it starts from; nothing where none has.
+
+    Raises:
+        ModelFailedError: forward does not take it.
+
+    """
     name = str(spec.input)
-    with suppress(ModelFailedError):
-        (entry,) = entries({name: spec}, forward.module, forward.method)
-        start = [(leaf.path, leaf.kind, *_shape(leaf.value, spec)) for leaf in entry.leaves]
-        with _with(forward, [entry]):
-            returned = dry_run(forward, example(specs)).returned
-        for path in _results(returned):
-            parts = flatten(pick(returned, path_of(path)))[0]
-            if [(".".join(part.path), part.kind, *_shape(part.tensor, spec)) for part in parts] == start:
-                return {name: spec.model_copy(update={"output": path})}
+    (entry,) = entries({name: spec}, forward.module, forward.method)
+    start = [(leaf.path, leaf.kind, *_shape(leaf.value, spec)) for leaf in entry.leaves]
+    with _with(forward, [entry]):
+        returned = dry_run(forward, example(specs)).returned
+    for path in filter(lambda path: _storable(pick(returned, path_of(path))), _results(returned)):
+        parts = flatten(pick(returned, path_of(path)))[0]
+        if [(".".join(part.path), part.kind, *_shape(part.tensor, spec)) for part in parts] == start:
+            return {name: spec.model_copy(update={"output": path})}
     return {}
 
 

@@ -330,3 +330,104 @@ class Numbered(nn.Module):
     def forward(self, x: Tensor, past: Tensor | None = None) -> tuple[Tensor, Tensor]:
         past = x[:, None] if past is None else torch.cat((past, x[:, None]), 1)
         return past.mean(1) + self.positions(torch.tensor(past.shape[1] - 1)), past
+
+
+class ImagesAlone(Images):
+    """Leaves nothing but its states."""
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        return super().forward(x, state)[1]
+
+
+class Oscillates(nn.Module):
+    """One layer takes the input together with both states: (B, 3) to (B, 6)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.Linear(3 + 6 + 6, 6)
+
+    def forward(self, x: Tensor, hy: Tensor, hz: Tensor) -> tuple[Tensor, Tensor]:
+        hz = hz + 0.1 * (self.gates(torch.cat((x, hz, hy), 1)).tanh() - 2.7 * hy - 4.7 * hz)
+        hy = hy + 0.1 * hz
+        return hy, hz
+
+
+class Masked(nn.Module):
+    """A policy that starts again where a mask says so: (B, 3) and (B, 1) to (B, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(3, 6)
+        self.actor = nn.Linear(6, 4)
+
+    def forward(self, inputs: Tensor, rnn_hxs: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+        y, h = self.gru(inputs[None], (rnn_hxs * masks)[None])
+        return self.actor(y[0]), h[0]
+
+
+class Diagonal(nn.Module):
+    """A state space of complex numbers, which a method makes: (B, 3) to (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rates = nn.Parameter(torch.complex(-torch.rand(3, 4) - 0.2, torch.randn(3, 4)))
+
+    def default_state(self, *batch_shape: int) -> Tensor:
+        return torch.zeros(*batch_shape, 3, 4, dtype=torch.cfloat)
+
+    def forward(self, u: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        state = (self.rates * 0.1).exp() * state + u[..., None]
+        return state.sum(-1).real, state
+
+
+class Believes(nn.Module):
+    """A world model: its state and the client's last action go in, two states come out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.prior, self.posterior = nn.GRUCell(4 + 2, 6), nn.Linear(6, 4), nn.Linear(6 + 3, 4)
+
+    def initial(self, batch_size: int) -> dict[str, Tensor]:
+        return {"stochastic": torch.zeros(batch_size, 4), "deterministic": torch.zeros(batch_size, 6)}
+
+    def forward(self, prev_state: dict[str, Tensor], prev_action: Tensor, embed: Tensor) -> Any:
+        h = self.cell(torch.cat((prev_state["stochastic"], prev_action), -1), prev_state["deterministic"])
+        z = self.posterior(torch.cat((h, embed), -1))
+        return {"stochastic": z, "deterministic": h}, {"stochastic": self.prior(h), "deterministic": h}
+
+
+class Parallel(nn.Module):
+    """Takes its state of inputs with an axis of time alone, and does without of others: (B, T, 8) to (B, T, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates = nn.Linear(8, 16)
+
+    def forward(self, x: Tensor, prev_hidden: Tensor | None = None, return_next_prev_hidden: bool = False) -> Any:
+        hidden, gate = self.gates(x).chunk(2, -1)
+        h, out = 0 if prev_hidden is None else prev_hidden[:, 0], []
+        for value, share in zip(hidden.unbind(1), gate.sigmoid().unbind(1), strict=True):
+            h = (1 - share) * h + share * value
+            out.append(h)
+        y = torch.stack(out, 1)
+        return (y, y[:, -1:]) if return_next_prev_hidden else y
+
+
+class Expanded(nn.Module):
+    """Its heads start from one parameter, whose memory they share: (B, 3) to (B, 3)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.rand(1).expand(3))
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        state = x if state is None else state + self.rate * (x - state)
+        return state.tanh(), state
+
+
+class Drawn(Cell):
+    """Draws the state that a session starts from."""
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.cell(x, torch.rand(x.shape[0], 5) if h is None else h)
+        return self.out(h), h
