@@ -235,6 +235,30 @@ def test_sessions_that_start_from_drawn_numbers_are_batched(tmp_path: Path) -> N
     assert version.batched
 
 
+@pytest.mark.parametrize("name", ["Attends", "AttendsOptional"])
+def test_what_is_attended_to_is_no_state(tmp_path: Path, name: str) -> None:
+    assert "It loads and runs" in new(tmp_path / "model", name).output
+    assert not load_model(tmp_path / "model").default.stateful
+
+
+def test_state_that_each_request_sends_is_reported(tmp_path: Path) -> None:
+    shown = new(tmp_path / "model", "Remembered", "--input", "x:FP32:-1,3", "past:FP32:4,1,5").output
+    assert "each request sends 'past', and no session keeps it; if that is state, it is no input" in shown
+    assert '[state.past] input = "past", output = …, initial = "zeros", shape = [4, 1, 5]' in shown
+
+
+def test_what_a_constructor_draws_is_reported(tmp_path: Path) -> None:
+    shown = new(tmp_path / "model", "Projects").output
+    assert "the constructor draws 'projection'" in shown
+    assert "the checkpoint holds no such value: each worker has another" in shown
+
+
+def test_inputs_that_forward_can_do_without_are_asked_for(tmp_path: Path) -> None:
+    shown = new(tmp_path / "model", "Optional").output
+    assert "forward can do without 'x', 'h': pass what requests send, as in --input x:FP32:-1,8" in shown
+    assert new(tmp_path / "model", "Optional", "--input", "x:FP32:-1,3").output.endswith("It loads and runs.\n")
+
+
 def test_what_no_later_call_depends_on_is_no_state(tmp_path: Path) -> None:
     assert new(tmp_path / "model", "Looks").exit_code == 0
     assert not load_model(tmp_path / "model").default.stateful
@@ -243,9 +267,9 @@ def test_what_no_later_call_depends_on_is_no_state(tmp_path: Path) -> None:
 def test_state_among_arguments_without_names_is_reported(tmp_path: Path) -> None:
     shown = new(tmp_path / "model", "Variable").output
     assert (
-        "forward takes *rest and returns '0', '1', of which none is passed to the next call; if one is state" in shown
+        "forward takes *rest and returns '0', '1', of which none is passed to the next call; if some are state" in shown
     )
-    assert "def forward(self, x, state=None): return self.net(x, state)" in shown
+    assert "def forward(self, x, state=()): y, *state = self.net(x, *state); return y, state" in shown
 
 
 def test_results_that_may_be_exchanged_are_reported(tmp_path: Path) -> None:
@@ -257,9 +281,10 @@ def test_a_state_that_nothing_makes_is_asked_for(tmp_path: Path) -> None:
     done = new(tmp_path / "model", "NotBegunRequired")
     assert done.exit_code == 1
     assert (
-        "if 'state' is state that is an object, a list that forward changes, or tensors of several shapes, add a method"
+        "if 'state' is state of several shapes, the manifest says what it starts from, as in [state.state]"
         in done.output
     )
+    assert "and if it is an object, or a list that forward changes, a method of the class returns it" in done.output
 
 
 def test_the_sizes_of_images_are_those_of_their_state(tmp_path: Path) -> None:

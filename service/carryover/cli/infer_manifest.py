@@ -12,7 +12,7 @@ from carryover.errors import ConfigurationError
 from carryover.runtime.attributes import Snapshot
 from carryover.runtime.axes import Experiment
 from carryover.runtime.discovery import optional_inputs
-from carryover.runtime.forward import Forward, method_of, required_inputs
+from carryover.runtime.forward import Forward, method_of, parameters_of, required_inputs
 from carryover.runtime.input_search import Given, search
 from carryover.runtime.manifest import StateSpec, TensorSpec
 from carryover.runtime.state_guesses import initialised
@@ -132,5 +132,11 @@ def _names(method: Callable[..., Any], given: Given) -> list[str]:
     if names is None and not given:
         raise ConfigurationError("forward's signature does not name its inputs: pass each, as in --input x:FP32:-1,8")
     if not names and not given:
-        raise ConfigurationError("forward takes no input; a model takes at least one tensor")
+        optional = [p.name for p in parameters_of(method) if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+        if not optional:
+            raise ConfigurationError("forward takes no input; a model takes at least one tensor")
+        raise ConfigurationError(
+            f"forward can do without {', '.join(map(repr, optional))}: pass what requests send, as in "
+            f"--input {optional[0]}:FP32:-1,8"
+        )
     return list(dict.fromkeys((*(names or ()), *given)))

@@ -91,8 +91,10 @@ def _of_state(forward: Forward, given: Given) -> str:
     if not (names := _states(forward, given)):
         return ""
     return (
-        f"; or, if {names[0]!r} is state that is an object, a list that forward changes, or tensors of several shapes, "
-        "add a method that returns what it starts from, def init_state(self, batch_size), which is found by its name"
+        f"; or, if {names[0]!r} is state of several shapes, the manifest says what it starts from, as in "
+        f'[state.{names[0]}] input = "{names[0]}", output = 1, initial = "zeros", shape = [[1, 8], [1, 4]]; '
+        "and if it is an object, or a list that forward changes, a method of the class returns it, "
+        "def init_state(self, batch_size), which is found by its name"
     )
 
 

@@ -120,6 +120,7 @@ def find_arguments(
                 *_first(parameters, [path for path in leading if path not in outputs]),
             )
         ]
+        ways = [way for way in ways if not _attended(forward, inputs[0], way)]
         # Spikes and tokens may be the same for long, while the state is not.
         named = [way for way in ways if all(map(likely, way))]
         found = (way for way in ways if _carries(forward, inputs, way))
@@ -274,8 +275,27 @@ def find_required(forward: Forward, specs: Sequence[TensorSpec], given: Collecti
                 )
                 for (name, spec), path in zip(wanted.items(), way, strict=True)
             }
+            if _attended(forward, inputs[0], found):
+                return {}
             return _paired(forward.taking([s.name for s in rest]), [example(rest, s) for s in range(_STEPS)], found)[0]
     return {}
+
+
+def _attended(forward: Forward, inputs: Inputs, found: Mapping[str, StateSpec]) -> bool:
+    """Whether forward takes more of a parameter than of its only result: it is no state, but what is attended to."""
+    if [spec.output for spec in found.values()] != [""]:
+        return False
+    (name,) = found
+    taking = forward if name in forward.inputs else forward.taking([*forward.inputs, name])
+    with suppress(ModelFailedError):
+        result = dry_run(forward, inputs).returned
+        for axis, size in enumerate(result.shape if isinstance(result, Tensor) else ()):
+            with suppress(ModelFailedError):
+                larger = torch.cat([result, result], axis) if size == 1 else result
+                left = dry_run(taking, {**inputs, name: larger}).returned
+                if isinstance(left, Tensor) and left.shape != larger.shape:
+                    return True
+    return False
 
 
 def initialised(module: nn.Module, names: Collection[str]) -> tuple[str, str] | None:

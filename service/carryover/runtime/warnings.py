@@ -5,10 +5,12 @@ from collections.abc import Collection, Iterator
 from contextlib import suppress
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from carryover.errors import ModelFailedError
-from carryover.runtime import buffers
+from carryover.runtime import buffers, guard
 from carryover.runtime.discovery import dry_run
 from carryover.runtime.forward import Forward, called, parameters_of, result_paths, zeros
 from carryover.runtime.input_guesses import choices
@@ -16,7 +18,7 @@ from carryover.runtime.loading import Loading
 from carryover.runtime.report import Report
 from carryover.runtime.selfcheck import difference, example_inputs, reason, remedy
 from carryover.runtime.state_guesses import flags, likely, optional_parameters
-from carryover.runtime.structure import fields
+from carryover.runtime.structure import UnsupportedValueError, fields, flatten
 from carryover.runtime.version import Call, ModelVersion, Result
 
 _INSTANCES = 3
@@ -32,7 +34,8 @@ def add_warnings(report: Report, loading: Loading, max_state_bytes: int) -> None
     if loading.forward is None:
         return
     forward = loading.forward
-    for sentence in (*_of_inputs(loading, forward), *_of_values(loading, forward), *_of_dropped(loading, forward)):
+    state = (*_of_dropped(loading, forward), *_of_sent(loading))
+    for sentence in (*_of_inputs(loading, forward), *_of_values(loading, forward), *state):
         report.warn(sentence)
     if (version := loading.version) is not None:
         for sentence in (*_of_batching(version), *_of_behaviour(version, max_state_bytes)):
@@ -69,7 +72,10 @@ def _of_values(loading: Loading, forward: Forward) -> Iterator[str]:
             continue
         if not _finite(held):
             yield f"the frozen buffer {slot.name!r} holds NaN or infinity"
-    yield from _of_initial_state(loading, forward)
+    fresh = loading.fresh()
+    fresh = forward.module if fresh is None else fresh  # a module may have a length, and be empty
+    yield from _of_initial_state(loading, forward, fresh)
+    yield from _of_constructor(loading, fresh, given)
     for name, tensor in forward.module.state_dict().items():
         if not isinstance(tensor, Tensor) or name not in given:
             continue  # extra state is whatever the module saves beside tensors
@@ -78,9 +84,40 @@ def _of_values(loading: Loading, forward: Forward) -> Iterator[str]:
             yield f"the checkpoint holds {name!r} as {saved}, the class as {made}: it is converted"
 
 
-def _of_initial_state(loading: Loading, forward: Forward) -> Iterator[str]:
-    fresh = loading.fresh()
-    fresh = forward.module if fresh is None else fresh  # a module may have a length, and be empty
+def _of_constructor(loading: Loading, fresh: nn.Module, given: Collection[str]) -> Iterator[str]:
+    """What a constructor draws and no checkpoint holds: each worker has others."""
+    if (other := loading.fresh()) is None:
+        return
+    first, second = dict(_unsaved(fresh, given)), dict(_unsaved(other, given))
+    if names := [name for name, values in first.items() if second.get(name, values) != values]:
+        yield (
+            f"the constructor draws {', '.join(map(repr, names))} at random, and the checkpoint holds no such "
+            "value: each worker has another, and so has each restart; register_buffer puts it into the checkpoint"
+        )
+
+
+def _unsaved(module: nn.Module, given: Collection[str]) -> Iterator[tuple[str, list[bytes]]]:
+    """The tensors and arrays that a module holds beside those of a checkpoint, by attribute or buffer."""
+    for name, _, _, tensor in buffers.named(module):
+        if name not in given:
+            yield name, [buffers.raw(tensor)]
+    registered = [tensor for tensor in (*module.parameters(), *module.buffers()) if not is_lazy(tensor)]
+    known = set(map(_place, registered))  # in a list, as of an LSTM's
+    for prefix, owner in guard.named_modules(module):
+        for key, value in vars(owner).items():
+            if key not in guard.PLAIN:
+                with suppress(UnsupportedValueError):
+                    held = [part.tensor for part in flatten(value)[0] if not part.kind.number]
+                    rest = [tensor for tensor in held if _place(tensor) not in known]
+                    yield guard.dotted(prefix, key), list(map(buffers.raw, rest))
+
+
+def _place(tensor: Tensor) -> int:
+    """Where a tensor's values lie; where that cannot be said, the tensor itself."""
+    return tensor.data_ptr() if tensor.layout is torch.strided else id(tensor)
+
+
+def _of_initial_state(loading: Loading, forward: Forward, fresh: nn.Module) -> Iterator[str]:
     made = {name: tensor for name, _, _, tensor in buffers.named(fresh)}
     for slot in forward.slots():
         name, held = slot.name, slot.registered
@@ -146,6 +183,20 @@ def _of_dropped(loading: Loading, forward: Forward) -> Iterator[str]:
     )
 
 
+def _of_sent(loading: Loading) -> Iterator[str]:
+    """State that forward cannot do without, and that each request sends."""
+    if loading.outcome is None or len(fields(loading.outcome.returned)) < 2:  # noqa: PLR2004
+        return
+    _, *others = loading.manifest.inputs  # what takes a state first, decides on it
+    for spec in others:
+        if likely(spec.name):
+            yield (
+                f"each request sends {spec.name!r}, and no session keeps it; if that is state, it is no input, and the "
+                f'manifest says [state.{spec.name}] input = "{spec.name}", output = …, initial = "zeros", '
+                f"shape = {list(spec.example_shape)}"
+            )
+
+
 def _left(returned: object, taken: Collection[str], prefix: str = "") -> Iterator[str]:
     """The paths of results that are not taken; of one that is taken in part, those of the other parts."""
     for key, value in fields(returned):
@@ -164,8 +215,8 @@ def _of_variable(forward: Forward, returned: object) -> Iterator[str]:
         inputs = ", ".join(forward.inputs)
         yield (
             f"forward takes *{variable} and returns {', '.join(map(repr, results))}, of which none is passed "
-            "to the next call; if one is state, a wrapper gives it a name, as in "
-            f"def forward(self, {inputs}, state=None): return self.net({inputs}, state)"
+            "to the next call; if some are state, a wrapper gives them a name, as in "
+            f"def forward(self, {inputs}, state=()): y, *state = self.net({inputs}, *state); return y, state"
         )
 
 

@@ -431,3 +431,54 @@ class Drawn(Cell):
     def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
         h = self.cell(x, torch.rand(x.shape[0], 5) if h is None else h)
         return self.out(h), h
+
+
+class Attends(nn.Module):
+    """Attends to what another module has made of all before: (T, B, 8), (S, B, 8) to (T, B, 8)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerDecoderLayer(8, 2)
+
+    def forward(self, tgt: Tensor, memory: Tensor) -> Tensor:
+        found: Tensor = self.layer(tgt, memory)
+        return found
+
+
+class AttendsOptional(Attends):
+    """Does without it."""
+
+    def forward(self, tgt: Tensor, memory: Tensor | None = None) -> Tensor:
+        return super().forward(tgt, tgt if memory is None else memory)
+
+
+class Remembered(nn.Module):
+    """Keeps as many as it is given, and fails without any: (B, 3), (N, B, 5) to (B, 5)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(3, 5)
+
+    def forward(self, x: Tensor, past: Tensor) -> tuple[Tensor, Tensor]:
+        past = torch.cat((past[1:], self.net(x)[None]))
+        return past[-4:].mean(0), past
+
+
+class Optional(Cell):
+    """Can do without its input."""
+
+    def forward(self, x: Tensor | None = None, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.cell(torch.zeros(1, 3) if x is None else x, h)
+        return self.out(h), h
+
+
+class Projects(Cell):
+    """Projects its input at random, and keeps how in no buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.projection = torch.randn(3, 3)
+
+    def forward(self, x: Tensor, h: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        h = self.cell(x @ self.projection, h)
+        return self.out(h), h
