@@ -29,8 +29,8 @@ _NO_STATE = re.compile(
     r"mask|padding|weight|bias|label|target|length|lens|position|index|indices|return|use_|need|embed"
 )
 """Names of parameters that some result may be given for, and that are no state."""
-_CHOSEN = re.compile(r"action|reward")
-"""Names of what a client sends of its last step, such as `prev_action`, which are likely to be no state."""
+_CHOSEN = re.compile(r"action|reward|mask")
+"""Names of what a client sends, such as `prev_action` and `memory_mask`, which are likely to be no state."""
 _OLD_OR_NEW = re.compile(r"^(new|next|updated|prev|previous|last|old)_?|_?(new|next|out|prev|old|in|n|t|tm1|\d+|_)$")
 """What names of a state before and after a step differ in."""
 _FLAG = re.compile(r"return|cache|state|stateful|next|intermediate|output")
