@@ -162,6 +162,12 @@ def test_settings_and_api_keys_are_applied_by_an_upgrade_and_keys_are_replaced(
 def test_an_upgrade_that_fails_changes_nothing_and_the_next_one_works(own: Deployment) -> None:
     assert own.post(f"{DETECTOR}/sessions", {"session": "upgraded"}).status == 201
     before = own.containers("service")
+    with pytest.raises(RuntimeError, match=r"answers 1: (?s:.*)there is no image to go back to"):
+        own.script("upgrade", arguments=("previous",))
+    with pytest.raises(RuntimeError, match=r"answers 2: (?s:.*)unknown arguments: previos"):
+        own.script("upgrade", arguments=("previos",))
+    assert own.containers("service") == before
+
     image = own.inspect(before[0])["Image"]
     dockerfile = own.folder / "Dockerfile"
     text = dockerfile.read_text()
