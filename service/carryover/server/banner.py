@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from carryover.runtime.repository import Repository
+from carryover.runtime.version import TensorInfo
 from carryover.server.embedded_valkey import EmbeddedValkey
 
 
@@ -16,9 +17,14 @@ def banner(listens: str, stores: str, repository: Repository) -> str:
         version = model.default
         lines.append(f"  {model.name} version {version.version}")
         for kind, tensors in (("frozen", version.frozen_buffers()), ("state", version.state_buffers())):
-            shown = ", ".join(f"{tensor.name} {tensor.datatype} {list(tensor.shape or ())}" for tensor in tensors)
+            shown = ", ".join(_tensor(tensor) for tensor in tensors)
             lines.append(f"    {kind:<7}{shown or 'none'}")
     return "\n".join(lines)
+
+
+def _tensor(tensor: TensorInfo) -> str:
+    # State that starts as None gets its shape from the first step.
+    return tensor.name if tensor.shape is None else f"{tensor.name} {tensor.datatype} {list(tensor.shape)}"
 
 
 def served(repository: Repository) -> str:
