@@ -224,8 +224,8 @@ class TestInspect:
         ("manifest", "sentences"),
         [
             ("class =", ["not TOML"]),
-            ('class = "x"\nsize = 1', ["class: ", "size: ", "inputs: ", "outputs: "]),
-            ("", ["inputs: Field required", "outputs: Field required"]),
+            ('class = "x"\nsize = 1', ["class: ", "size: unknown key", "inputs: missing", "outputs: missing"]),
+            ("", ["inputs: missing", "outputs: missing"]),
         ],
     )
     def test_every_fault_of_a_manifest_is_reported(

@@ -308,10 +308,16 @@ def read(path: Path) -> tuple[Manifest | None, list[str]]:
     except ValidationError as error:
         # A list of which no item is valid counts as empty, too; that says nothing new.
         faults = [fault for fault in error.errors() if fault["type"] != "too_short" or not fault["input"]]
+        # Unknown keys come first: one that is misspelt explains why another is missing.
+        faults.sort(key=lambda fault: fault["type"] != "extra_forbidden")
         return None, [f"{path}: {_sentence(fault)}" for fault in faults]
 
 
 def _sentence(fault: ErrorDetails) -> str:
     key = ".".join(str(part) for part in fault["loc"]) or "the file as a whole"
-    given = "" if fault["type"] in ("missing", "value_error") else f" (it is {fault['input']!r:.80})"
+    if fault["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    if fault["type"] == "missing":
+        return f"{key}: missing"
+    given = "" if fault["type"] == "value_error" else f" (it is {fault['input']!r:.80})"
     return f"{key}: {fault['msg'].removeprefix('Value error, ')}{given}"
