@@ -311,6 +311,28 @@ def test_a_client_that_is_closed_says_so(service: Service) -> None:
             call()
 
 
+UNCLOSED = """
+import gc, sys, threading
+from carryover.client import Client
+session = Client(sys.argv[1]).create("digits-rnn")
+print(session.step([[1, 2, 3, 4, 5, 6, 7, 8]]).step)
+(thread,) = (one for one in threading.enumerate() if one.name == "carryover-client")
+session = None
+gc.collect()
+print(thread.is_alive())
+client = Client(sys.argv[1])
+print(len(client.models()) > 0)
+"""
+
+
+def test_a_client_that_nobody_has_closed_ends_without_a_word(service: Service) -> None:
+    """It lives for as long as its sessions do; at the latest, the end of the program closes it."""
+    command = [sys.executable, "-X", "dev", "-c", UNCLOSED, f"http://127.0.0.1:{service.port}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "service")}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("1\nFalse\nTrue\n", "")
+
+
 FORKED = """
 import os, signal, sys
 from carryover.client import Client

@@ -7,6 +7,7 @@ library does.
 import asyncio
 import os
 import threading
+import weakref
 from collections.abc import Coroutine, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -20,14 +21,19 @@ from carryover.client.streams import AsyncStream
 T = TypeVar("T")
 
 
-class _Loop:
-    """An event loop on a thread, which ends with the program."""
+_PATIENCE = 1.0
+"""Seconds in which connections that nobody uses are closed."""
 
-    def __init__(self) -> None:
+
+class _Loop:
+    """An event loop on a thread, for a client, which it closes when nobody uses either, or the program ends."""
+
+    def __init__(self, client: AsyncClient) -> None:
         self._process = os.getpid()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="carryover-client", daemon=True)
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name="carryover-client", daemon=True)
         self._thread.start()
+        weakref.finalize(self, _end, client, self._loop, self._thread, self._process)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine and return its result; from any thread.
@@ -56,7 +62,21 @@ class _Loop:
     def stop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    loop.run_forever()
+    loop.close()
+
+
+def _end(client: AsyncClient, loop: asyncio.AbstractEventLoop, thread: threading.Thread, process: int) -> None:
+    """Close a client that was not closed, and stop its loop; in no other process, where its thread is not."""
+    if loop.is_closed() or process != os.getpid():
+        return
+    closing = asyncio.run_coroutine_threadsafe(client.close(), loop)
+    closing.add_done_callback(lambda _: loop.call_soon_threadsafe(loop.stop))
+    if threading.current_thread() is not thread:
+        thread.join(_PATIENCE)
 
 
 class Client:
@@ -71,7 +91,7 @@ class Client:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._client = AsyncClient(url, timeout=timeout, retries=retries, headers=headers)
-        self._loop = _Loop()
+        self._loop = _Loop(self._client)
 
     def __enter__(self) -> Self:
         return self
