@@ -1,6 +1,5 @@
 """Which inputs forward takes: guesses are run one after another, and what speaks for each is compared."""
 
-import math
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -66,18 +65,10 @@ def _ways(forward: Forward, given: Given) -> Iterator[tuple[Collection[str], flo
     name = names[0] if len(names) == 1 else None
     if name is not None and (forms := start_guesses.used(forward, name)):
         yield (), _TIME_OF_FORMS, (name, forms)
-    for number, (kinds, seconds) in enumerate(_TRIED.items()):
+    for kinds, seconds in _TRIED.items():
         yield kinds, seconds, None
-        if name is not None and not number:
+        if name is not None and not kinds:
             yield (), _TIME_OF_FORMS, (name, start_guesses.usual(forward.module))
-
-
-def _elements(shape: object) -> int:
-    """How many numbers a state of a shape has, or of several shapes."""
-    inner = list(shape.values()) if isinstance(shape, dict) else shape
-    if not isinstance(inner, (tuple, list)):
-        return 0
-    return math.prod(inner) if all(isinstance(size, int) for size in inner) else sum(map(_elements, inner))
 
 
 def _states(forward: Forward, given: Given) -> list[str]:
@@ -206,9 +197,13 @@ class _Attempt:
         What takes a state first and returns one number, or as many, is a critic, or predicts what a client decides on.
         """
         first = next(iter(self._choice))
+        sizes = [
+            (entry.spec, sum(leaf.registered.numel() for leaf in entry.leaves if leaf.registered is not None))
+            for entry in self.found.forward.entries
+        ]
         return any(
-            spec.initial == "zeros" and (spec.output != "" or (spec.input != first and _elements(spec.shape) > 1))
-            for spec in self.found.found.values()
+            spec.initial == "zeros" and (spec.output != "" or (spec.input != first and size > 1))
+            for spec, size in sizes
         )
 
     @property

@@ -167,9 +167,9 @@ class StateEntry(ABC):
             self.leaves[index].dtypes.add(part.tensor.dtype)
             self.leaves[index].shapes[tuple(part.tensor.shape)] = None
         present = frozenset(indices)
-        if self._by_presence.get(present) == self._guessed:
-            self._by_presence[present] = structure
-        other = self._by_presence.setdefault(present, structure)
+        other = self._by_presence.get(present)
+        if other in (None, self._guessed):
+            self._by_presence[present] = other = structure
         # A result of None is passed on by leaving the argument out, as at step 0.
         if other != structure and {other, structure} != {Constant(None), Constant(ABSENT)}:
             raise ModelFailedError(
