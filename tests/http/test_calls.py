@@ -11,7 +11,7 @@ from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize(
-    ("way", "calls", "objects", "changes"), [((), 400, 9, 14), (("short",), 285, 9, 19)], ids=["flask", "short"]
+    ("way", "calls", "objects", "changes"), [((), 385, 9, 14), (("short",), 265, 9, 19)], ids=["flask", "short"]
 )
 def test_a_step_makes_few_calls_few_objects_and_crosses_few_packages(
     way: tuple[str, ...], calls: int, objects: int, changes: int

@@ -13,6 +13,7 @@ from carryover.engine.idempotency import KeyLocks
 from carryover.engine.limits import Limits
 from carryover.engine.lookup import Session, missing
 from carryover.engine.operations import UNCONDITIONAL, Fork, Operation, Start, Step, key
+from carryover.engine.record_cache import RecordCache
 from carryover.errors import (
     ApartError,
     CarryoverError,
@@ -51,16 +52,17 @@ class Transaction:
         self._statistics = statistics
         self._metrics = metrics
         self._limits = limits
+        self._cache = RecordCache()
 
     def process(self, operations: list[Operation], *, aside: bool = False) -> None:
-        """Finish the operations, in two round trips to the store; those that lost a race are left unfinished.
+        """Finish the operations, in two round trips to the store; those that are to run again are left unfinished.
 
         Operations of one session run one after another, in their order; those of different sessions are batched. Where
         none has a session, the store is not asked. Those that are `aside` hold up no forward of others.
         """
         started = time.perf_counter_ns()
         batches = self._by_session(operations)
-        self._load(batches)
+        read = self._load(batches)
         loaded = time.perf_counter_ns()
         self._expire(batches, started)
         self._run(batches, aside=aside)
@@ -70,7 +72,7 @@ class Transaction:
         for batch in batches:
             batch.finish()
         if batches[0].key:
-            self._metrics.stored(loaded - started, committed - ran if changed else None)
+            self._metrics.stored(loaded - started if read else None, committed - ran if changed else None)
         self._count(operations, (started, loaded, ran, committed))
 
     def _by_session(self, operations: Iterable[Operation]) -> list["SessionBatch"]:
@@ -88,11 +90,14 @@ class Transaction:
                 batch.operations.append(operation)
         return [*batches.values(), *alone]
 
-    def _load(self, batches: Sequence["SessionBatch"]) -> None:
-        """Read the sessions, the origins of forks and what lies under idempotency keys, and lock the keys."""
+    def _load(self, batches: Sequence["SessionBatch"]) -> bool:
+        """Load the sessions, the origins of forks and what lies under idempotency keys, and lock the keys.
+
+        Return whether the store was asked.
+        """
         names = [batch.key for batch in batches if batch.key]  # those without a session come last
-        if not names:
-            return
+        if not names or self._from_cache(batches):
+            return False
         expiring: list[int] = []
         forks: list[Fork] = []
         keyed: list[tuple[SessionBatch, Operation, IdempotencyKey]] = []
@@ -115,6 +120,18 @@ class Transaction:
         if starved:
             self._store.claim(list(dict.fromkeys(starved)))
         self._read(batches[: len(names)], names, expiring, forks, keyed, charged=charged)
+        return True
+
+    def _from_cache(self, batches: Sequence["SessionBatch"]) -> bool:
+        """Take the sessions from the cache, if all of them are there for what is asked."""
+        serves = self._cache.serves
+        for batch in batches:
+            if not serves(batch.key) or not batch.is_plain():
+                return False
+        for batch in batches:
+            batch.cached = True
+            batch.load(self._cache.take(batch))
+        return True
 
     def _read(  # noqa: PLR0913 - what one round trip reads
         self,
@@ -138,7 +155,10 @@ class Transaction:
             batch.take_key(operation, held, before)
         for fork, record in zip(forks, loaded[len(batches) :], strict=True):
             fork.found = record
+        compare = self._cache.compare
         for batch, record in zip(batches, loaded, strict=False):
+            if not isinstance(record, StoreUnavailableError):
+                compare(batch, record)
             batch.load(record)
 
     def _expire(self, batches: Sequence["SessionBatch"], now: int) -> None:
@@ -185,12 +205,16 @@ class Transaction:
             return False
         outcomes = self._store.commit(changed, releases)
         ended: list[tuple[str, IdempotencyKey]] = []
+        committed: list[SessionBatch] = []
         for batch, outcome in zip(changed, outcomes, strict=True):
             batch.outcome = outcome
-            if batch.after is None and outcome is Outcome.COMMITTED:
-                self._metrics.ended.add("sequence_end" if batch.running.end else "deleted")
-            if outcome is Outcome.GONE and batch.keys is not None:
+            if outcome is Outcome.COMMITTED:
+                committed.append(batch)
+                if batch.after is None:
+                    self._metrics.ended.add("sequence_end" if batch.running.end else "deleted")
+            elif outcome is Outcome.GONE and batch.keys is not None:
                 ended += [(batch.key, held) for held in batch.keys.all()]
+        self._cache.keep(committed)
         if ended:
             self._store.commit([], ended)
         return True
@@ -245,14 +269,16 @@ class SessionBatch:
 
     `before` is the record that was read, `after` the one to write (None: the session is deleted). `changed` says that
     there is something to write, `live` that the session must not have expired meanwhile, as it goes on from what was
-    read, and `outcome` what became of that. `keys` are the operations' idempotency keys, `running` is the operation
-    whose forward runs, and `call` what that is given: the operation, or several of them joined. Operations before
-    `_apart` are not joined.
+    read, and `outcome` what became of that. `cached` says that `before` is what was committed last, and was not read,
+    `steady` how many steps in a row found the session as this worker had left it. `keys` are the operations'
+    idempotency keys, `running` is the operation whose forward runs, and `call` what that is given: the operation, or
+    several of them joined. Operations before `_apart` are not joined.
     """
 
     __slots__ = (
         "_apart", "_limits", "_position", "_record", "_start",
-        "after", "before", "call", "changed", "key", "keys", "live", "operations", "outcome", "running",
+        "after", "before", "cached", "call", "changed", "key", "keys", "live", "operations", "outcome", "running",
+        "steady",
     )  # fmt: skip
 
     _start: Start
@@ -262,8 +288,8 @@ class SessionBatch:
         self.key = name
         self.operations = [operation]
         self.running = operation
-        self.changed = False
-        self.live = False
+        self.changed = self.live = self.cached = False
+        self.steady = 0
         self.outcome: Outcome | StoreUnavailableError | None = None
         self.before: Record | None = None
         self.after: Record | None = None
@@ -278,8 +304,12 @@ class SessionBatch:
             self.keys = KeyLocks()
         self.keys.take(operation, held, found)
 
+    def is_plain(self) -> bool:
+        """Whether the operations are steps that ask for nothing else, and run for the first time."""
+        return all(not each.attempts and each.charge is None and _is_plain(each) for each in self.operations)
+
     def load(self, record: Record | StoreUnavailableError | None) -> None:
-        """Start from what was read."""
+        """Start from what was read, or kept."""
         if isinstance(record, StoreUnavailableError):
             for operation in self.operations:
                 if operation.replay is None:
@@ -380,7 +410,9 @@ class SessionBatch:
         committed = not self.changed or self.outcome is Outcome.COMMITTED
         for operation in self.operations:
             operation.finished = True
-            if not committed and operation.replay is None and not (self.keys and self.keys.waits(operation)):
+            if self.cached and self._in_doubt(operation):
+                self._again(operation)
+            elif not committed and operation.replay is None and not (self.keys and self.keys.waits(operation)):
                 self._lost(operation)
         if self.keys is not None:
             self.keys.settle()
@@ -428,6 +460,13 @@ class SessionBatch:
         if operation.preconditions.key is not None and operation.respond is not None:
             operation.response = operation.respond(operation)
 
+    def _in_doubt(self, operation: Operation) -> bool:
+        """Whether what came of an operation may come of a record that is out of date."""
+        if self.outcome is Outcome.COMMITTED:
+            return False
+        failed = operation.error is not None and not isinstance(operation.error, ForwardTimeoutError)
+        return failed or self.outcome is Outcome.GONE
+
     def _lost(self, operation: Operation) -> None:
         """Say what became of an operation whose batch was not committed, or have it run again."""
         if isinstance(self.outcome, StoreUnavailableError):
@@ -437,11 +476,15 @@ class SessionBatch:
         elif self.outcome is Outcome.UNKNOWN and operation.preconditions.key is None:
             operation.error = operation.error or CommitUnknownError("the connection to Redis broke")
         else:
-            operation.attempts += 1
-            operation.finished = operation.attempts >= MAX_ATTEMPTS
-            operation.error = operation.response = None
-            if operation.finished:
-                operation.error = UnavailableError(f"too many clients change session {operation.session!r} at once")
+            self._again(operation)
+
+    def _again(self, operation: Operation) -> None:
+        """Have an operation run again."""
+        operation.attempts += 1
+        operation.finished = operation.attempts >= MAX_ATTEMPTS
+        operation.error = operation.response = None
+        if operation.finished:
+            operation.error = UnavailableError(f"too many clients change session {operation.session!r} at once")
 
 
 def _is_plain(operation: Operation) -> bool:

@@ -62,7 +62,8 @@ class Record:
     `created` is in milliseconds since 1970, `ttl` in seconds; fingerprints have 8 bytes. `version` is the number of the
     model version, 0 where it is not known. `kind` is SESSION, EXPIRED or TOMBSTONE. `header` is what was read, and what
     a commit compares; a record that was never stored has none. `remaining` is the time until the session expires in
-    milliseconds, 0 or less where it has; 1 where that was not asked for. `edition` is as described above.
+    milliseconds, 0 or less where it has; 1 where that was not asked for. `edition` is as described above. `written` is
+    the header that was made last, to be written.
     """
 
     step: int
@@ -76,6 +77,7 @@ class Record:
     header: bytes = b""
     remaining: int = 1
     edition: int = 0
+    written: bytes = b""
 
     @classmethod
     def new(cls, fingerprint: bytes, layout: bytes, version: int, state: bytes, ttl: int) -> "Record":
@@ -95,10 +97,10 @@ class Record:
     def data(self) -> bytes:
         """Return the bytes to write, with a nonce of their own."""
         version = min(self.version, _LARGEST)
-        head = _HEADER.pack(
+        self.written = _HEADER.pack(
             SESSION, _nonce() | self.edition, self.step, self.created, self.ttl, self.fingerprint, self.layout, version
         )
-        return head + self.state
+        return self.written + self.state
 
 
 class Records:

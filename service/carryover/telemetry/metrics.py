@@ -101,9 +101,10 @@ class Metrics:
         self.redis_down = Gauge()
         self.triton = False
 
-    def stored(self, load: int, commit: int | None) -> None:
-        """Count the round trips of a batch, whose second may not have been needed."""
-        self.round_trips.observe("load", load)
+    def stored(self, load: int | None, commit: int | None) -> None:
+        """Count the round trips of a batch, neither of which may have been needed."""
+        if load is not None:
+            self.round_trips.observe("load", load)
         if commit is not None:
             self.round_trips.observe("commit", commit)
 
