@@ -16,6 +16,7 @@ from tests.chaos.clients import Stepper, Tally
 from tests.chaos.durability import PROMISES, try_policy
 from tests.chaos.faults import LOSSY, Cluster, Failovers, Fault, OneServer, play, schedule
 from tests.chaos.sessions import KINDS, Session, judge
+from tests.support.metrics import Scrape
 from tests.support.paths import CHECKPOINTS
 from tests.support.redis_server import RedisServer
 from tests.support.repository import write_lstm
@@ -26,10 +27,13 @@ from tests.support.waiting import eventually
 CLIENTS = 12
 OWN = 48
 """Sessions of each kind that a client has to itself."""
+PLAIN = 16
+"""Sessions of each kind that a client steps without a key."""
 SHARED = 2
 """Sessions of each kind that all clients step."""
 WORKERS = 3
 
+ROUND_TRIPS = "carryover_redis_round_trip_seconds_count"
 UNCONFIRMED = "acknowledged steps lost in failovers, as REDIS_MIN_REPLICAS=0 permits"
 
 
@@ -153,12 +157,13 @@ def _phase(
     print(f"{name}: {len(faults)} faults in {seconds:.0f} s", flush=True)
     shared = [Session(kind, f"shared-{i}") for kind in KINDS for i in range(SHARED)]
     own = [[Session(kind, f"own-{c}-{i}") for kind in KINDS for i in range(OWN)] for c in range(CLIENTS)]
-    sessions = [*shared, *(session for some in own for session in some)]
+    plain = [[Session(kind, f"plain-{c}-{i}") for i in range(PLAIN) for kind in KINDS] for c in range(CLIENTS)]
+    sessions = [*shared, *(session for some in (*own, *plain) for session in some)]
     with service.client() as client:
         for session in sessions:
             if session.kind.model != "accumulator":
                 client.create(session.kind.model, session.name)
-    clients = [Stepper(service.port, c, seed, [*own[c], *shared], tally) for c in range(CLIENTS)]
+    clients = [Stepper(service.port, c, seed, [*own[c], *shared], plain[c], tally) for c in range(CLIENTS)]
     for stepper in clients:
         stepper.start()
     before, start = tally.counts["steps"], time.monotonic()
@@ -173,6 +178,9 @@ def _phase(
     print(f"{name}: {steps} steps acknowledged in {took:.0f} s; comparing {len(sessions)} sessions", flush=True)
     eventually("readiness", service.ready)
     with service.client() as client:
+        scrape = Scrape(client)
+        loads, commits = (scrape.value(ROUND_TRIPS, operation=operation) for operation in ("load", "commit"))
+        tally.count("batches that were not read", int(commits - loads))
         for session in sessions:
             verdict = judge(client, session)
             tally.count("sessions compared")

@@ -1,4 +1,7 @@
-"""Clients that do not give up: each request has a key, and is sent until it gets a response."""
+"""Clients that do not give up: a request has a key, and is sent until it gets a response.
+
+Those that have no key are sent once; of a session whose last step got no response, no more are sent.
+"""
 
 import json
 import threading
@@ -8,11 +11,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from http.client import HTTPException
 from random import Random
 from typing import Any
 
 from carryover.client import Client, ProblemError, Retries
 from tests.chaos.sessions import Session
+from tests.support import client as bare
 from tests.support.client import JSON
 from tests.support.connections import Wire, request_bytes
 
@@ -48,14 +53,19 @@ class Stepper(threading.Thread):
 
     Of its sessions some are stepped by others too. A step goes out on its own, with or without the step that it is to
     run on; in a stream; in a call for several sessions; or over a connection that is cut before the response is read.
+    Those that are `plain` are stepped by nobody else, one after another, without a key and over one connection.
     """
 
-    def __init__(self, port: int, number: int, seed: int, sessions: Sequence[Session], tally: Tally) -> None:
+    def __init__(
+        self, port: int, number: int, seed: int, sessions: Sequence[Session], plain: Sequence[Session], tally: Tally
+    ) -> None:
         super().__init__(name=f"client {number}")
         self._port = port
         self._number = number
         self._rng = Random(f"{seed} client {number}")
         self._sessions = sessions
+        self._plain = list(plain)
+        self._connection = bare.Client(port, TIMEOUT)
         self._tally = tally
         self._stop_asked = threading.Event()
         self._client = Client(
@@ -69,14 +79,16 @@ class Stepper(threading.Thread):
 
     def run(self) -> None:
         try:
-            with self._client:
+            with self._client, self._connection:
                 while not self._stop_asked.is_set():
                     self._turn(self._rng.choice(self._sessions), self._rng.random())
         except Exception as error:  # noqa: BLE001 - whatever it is, the run must not pass
             self._tally.complain(f"{self.name}: {type(error).__name__}: {error}")
 
     def _turn(self, session: Session, way: float) -> None:
-        if way < 0.1 and session.kind.model != "accumulator":
+        if self._plain and self._rng.random() < 0.1:
+            self._unkeyed(self._plain[0])
+        elif way < 0.1 and session.kind.model != "accumulator":
             self._stream(session)
         elif way < 0.2 and session.kind.model != "accumulator":
             self._bulk(session)
@@ -138,6 +150,25 @@ class Stepper(threading.Thread):
                 with self._timed():
                     step = stream.step(rows, key=self._key())
                 self._acknowledge(session, rows, step.step)
+
+    def _unkeyed(self, session: Session) -> None:
+        """Step a session many times without a key; leave it once it is not known what became of a step."""
+        totals = session.kind.model == "accumulator"
+        path = session.address if totals else f"{session.address}:predict"
+        for _ in range(self._rng.randint(20, 80)):
+            rows = session.kind.rows(self._rng)
+            try:
+                answer = self._connection.post(path, {"values" if totals else "instances": rows})
+            except (OSError, HTTPException):
+                answer = None
+            if answer is None or answer.status != HTTPStatus.OK:
+                session.unsure = rows
+                self._plain.remove(session)
+                self._connection.close()
+                self._tally.count("steps without a key whose outcome is not known")
+                return
+            self._acknowledge(session, rows, answer.json["step"])
+            self._tally.count("steps without a key")
 
     def _cut(self, session: Session, rows: list[Any], key: str) -> None:
         """Send a request and go away."""
