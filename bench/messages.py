@@ -99,7 +99,7 @@ def drawn_connections(row: Row, count: int, sessions: int) -> list[Connection]:
 
 
 def _pool(row: Row, count: int) -> int:
-    return count * row.sessions if row.sessions > 1 else POOL * row.sessions
+    return count * row.sessions if row.own or row.sessions > 1 else POOL * row.sessions
 
 
 def request(row: Row, numbers: Sequence[int]) -> bytes:

@@ -37,7 +37,8 @@ Body = Callable[[Sequence[str]], bytes]
 class Row:
     """One thing to measure.
 
-    A request steps `sessions` sessions; where it is one, `{session}` in `path` is its name. With `lines` a connection
+    A request steps `sessions` sessions; where it is one, `{session}` in `path` is its name. With `own` a connection
+    steps one session again and again, as a client's does; else it goes round many. With `lines` a connection
     is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unfinished; with
     `messages` as well they are those of a WebSocket. With `keyed` each request has an `Idempotency-Key` of its own.
     `beside` names another row that it is held against, `triton` the one that asks Triton the same. Sessions are of
@@ -51,6 +52,7 @@ class Row:
     server: Literal["baseline", "service", "triton"] = "service"
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
     sessions: int = 0
+    own: bool = False
     lines: bool = False
     messages: bool = False
     ahead: int = 1
@@ -134,6 +136,8 @@ SESSION = Row(
     triton="triton-sequence",
 )
 
+_OWN = replace(SESSION, name="own", title="session :predict, one session a connection", own=True, triton="triton-own")
+
 _LARGER = replace(
     SESSION,
     name="larger",
@@ -174,6 +178,9 @@ TRITON = replace(_INFER, name="triton", title="Triton: infer, JSON", server="tri
 TRITON_SEQUENCE = replace(
     _SEQUENCE, name="triton-sequence", title="Triton: infer, in a sequence", server="triton", triton=""
 )
+_TRITON_OWN = replace(
+    TRITON_SEQUENCE, name="triton-own", title="Triton: infer, in a sequence, one a connection", own=True
+)
 _TRITON_LARGER = replace(
     TRITON_SEQUENCE,
     name="triton-larger",
@@ -191,6 +198,7 @@ ROWS = (
     _infer("infer-json-1mb", "infer, JSON, 1 MB", LARGE, binary=False, beside=_LARGE_PREDICT),
     _infer("infer-binary-1mb", "infer, binary, 1 MB", LARGE, binary=True, beside=_LARGE_PREDICT),
     SESSION,
+    _OWN,
     _SEQUENCE,
     replace(SESSION, name="keyed", title="session :predict, with a key", keyed=True, beside=SESSION.name, triton=""),
     _LARGER,
@@ -202,4 +210,4 @@ ROWS = (
     Row("accumulator", "accumulator", "/v1/accumulators/{session}", fixed({"values": [0.5]}), sessions=1),
 )
 
-TRITON_ROWS = (TRITON, TRITON_SEQUENCE, _TRITON_LARGER)
+TRITON_ROWS = (TRITON, TRITON_SEQUENCE, _TRITON_OWN, _TRITON_LARGER)

@@ -14,6 +14,7 @@ LEAST_OF_TRITON = {
     ("predict", 1): 1.1, ("predict", 32): 1.1, ("predict", 128): 1.1,
     ("infer-json", 32): 1.0, ("infer-json", 128): 1.0,
     ("session", 1): 0.85, ("session", 32): 1.05, ("session", 128): 1.25,
+    ("own", 1): 0.85, ("own", 32): 1.05, ("own", 128): 1.25,
 }  # fmt: skip
 LEAST_STEPS = {("pipelined", 1): 20_000, ("many", 32): 60_000}
 MOST_P50 = {("session", 1): 2.5}
