@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from carryover.engine.record_cache import MOST_BYTES, STEADY, RecordCache
+from carryover.engine.record_cache import DOUBTS, MOST_BYTES, STEADY, RecordCache
 from carryover.store import Record
 
 
@@ -36,6 +36,16 @@ def steady(cache: RecordCache, key: str, size: int = 100) -> None:
         cache.keep([holder])
 
 
+def step(cache: RecordCache, key: str) -> None:
+    """A step of a session that is read, and found as it was left."""
+    holder = Holder(key, None)
+    holder.after = cache.take(holder)
+    assert holder.after is not None
+    cache.keep([holder])
+    cache.compare(holder, holder.after)
+    cache.keep([holder])
+
+
 def test_a_session_is_served_after_so_many_steps_that_found_it_as_it_was_left() -> None:
     cache, holder = RecordCache(), Holder("a", record())
     cache.keep([holder])
@@ -55,6 +65,21 @@ def test_one_that_another_worker_has_stepped_starts_again() -> None:
     cache.compare(holder, holder.after)
     assert holder.steady == 0
     assert not cache.serves("a")
+
+
+def test_after_one_that_was_out_of_date_sessions_are_read_until_enough_were_as_they_were_left() -> None:
+    cache = RecordCache()
+    for key in "ab":
+        steady(cache, key)
+    cache.doubt()
+    for _ in range(DOUBTS - 1):
+        commit(cache, "other")
+    cache.keep([Holder("moved", record())])
+    cache.compare(Holder("moved", None), record())
+    for _ in range(DOUBTS):
+        assert not cache.serves("a")
+        step(cache, "b")
+    assert cache.serves("a")
 
 
 def test_those_used_longest_ago_make_room() -> None:

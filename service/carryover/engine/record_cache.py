@@ -1,8 +1,8 @@
 """The records that this worker committed last, so that a step that goes on from one need not read it first.
 
 Only sessions whose steps all come to this worker are served from it, such as those of a client that keeps its
-connection. A session that several workers step is read each time: a record that another one has replaced would cost a
-forward and a conflict, which is more than reading costs.
+connection. A session that several workers step is read each time, and so is every one for a while after a record was
+out of date: one that another worker has replaced costs a forward and a conflict, which is more than to read it.
 
 Why no promise changes:
 
@@ -24,6 +24,8 @@ from carryover.store import Record
 
 STEADY = 8
 """After so many steps of a session in a row that found it as this worker had left it, it is served from here."""
+DOUBTS = 32
+"""After one that was out of date, so many sessions in a row must be found as they were left until any is served."""
 MOST_BYTES = 8 * 1024 * 1024
 """What all records may take; the session that was stepped longest ago is forgotten first."""
 _OVERHEAD = 1024
@@ -45,6 +47,7 @@ class RecordCache:
         # Each with how many steps in a row found it; the one that was kept last is at the end.
         self._entries: OrderedDict[str, tuple[Record, int]] = OrderedDict()
         self._bytes = 0
+        self._doubts = 0
 
     def __len__(self) -> int:
         """Return how many records there are."""
@@ -53,7 +56,7 @@ class RecordCache:
     def serves(self, key: str) -> bool:
         """Return whether a session may be stepped without reading it."""
         entry = self._entries.get(key)
-        return entry is not None and entry[1] >= STEADY
+        return entry is not None and entry[1] >= STEADY and not self._doubts
 
     def take(self, holder: Holder) -> Record | None:
         """Return the record of a session, which is no longer here then."""
@@ -68,8 +71,15 @@ class RecordCache:
     def compare(self, holder: Holder, read: Record | None) -> None:
         """Note whether a session that was read is as this worker had left it."""
         left = self.take(holder)
-        if left is None or read is None or left.header != read.header:
+        same = left is not None and read is not None and left.header == read.header
+        if not same:
             holder.steady = 0
+        if self._doubts and left is not None:
+            self._doubts = self._doubts - 1 if same else DOUBTS
+
+    def doubt(self) -> None:
+        """Note that a record was out of date. Others may be as well: clients may have moved to other workers."""
+        self._doubts = DOUBTS
 
     def keep(self, holders: Sequence[Holder]) -> None:
         """Keep the records of sessions that were committed just now, as what Redis holds."""

@@ -189,19 +189,26 @@ class Transaction:
             return False
         outcomes = self._store.commit(changed, releases)
         ended: list[tuple[str, IdempotencyKey]] = []
-        committed: list[SessionBatch] = []
         for batch, outcome in zip(changed, outcomes, strict=True):
             batch.outcome = outcome
-            if outcome is Outcome.COMMITTED:
-                committed.append(batch)
-                if batch.after is None:
-                    self._metrics.ended.add("sequence_end" if batch.running.end else "deleted")
-            elif outcome is Outcome.GONE and batch.keys is not None:
+            if batch.after is None and outcome is Outcome.COMMITTED:
+                self._metrics.ended.add("sequence_end" if batch.running.end else "deleted")
+            if outcome is Outcome.GONE and batch.keys is not None:
                 ended += [(batch.key, held) for held in batch.keys.all()]
-        self._cache.keep(committed)
+        self._keep(changed)
         if ended:
             self._store.commit([], ended)
         return True
+
+    def _keep(self, batches: Iterable[SessionBatch]) -> None:
+        """Keep the records of the sessions that were committed."""
+        committed: list[SessionBatch] = []
+        for batch in batches:
+            if batch.outcome is Outcome.COMMITTED:
+                committed.append(batch)
+            elif batch.cached:
+                self._cache.doubt()
+        self._cache.keep(committed)
 
     def _count(self, operations: Sequence[Operation], times: _Times) -> None:
         """Count what became of the operations; of those with a forward also how long they took, unless replayed."""
