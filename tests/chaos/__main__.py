@@ -27,7 +27,7 @@ from tests.support.waiting import eventually
 CLIENTS = 12
 OWN = 48
 """Sessions of each kind that a client has to itself."""
-PLAIN = 16
+PLAIN = 10
 """Sessions of each kind that a client steps without a key."""
 SHARED = 2
 """Sessions of each kind that all clients step."""
