@@ -8,8 +8,8 @@ Why no promise changes:
 
 - A record from here takes the place of one that was read, and no more. The commit compares it with what Redis holds, as
   it does with any other: it is written only if that is this very record still, and has not expired.
-- What a step gave is told only once it is committed: then the record was what Redis held. Whatever else comes of it, an
-  error of the model as well, may come of a record that is out of date; it is run again, from Redis, before it is told.
+- What a step gave is told only once it is committed: then the record was what Redis held. An error is told only if a
+  read after it finds this very record. Whatever else comes of a record that is out of date is run again, from Redis.
 - Only plain steps are served: without an idempotency key, a condition or a rate, and not the last one of their session.
 - A record is taken out when a step starts from it, and kept again when that is committed. No step starts from one whose
   commit failed, or of which it is not known what became.

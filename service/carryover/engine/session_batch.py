@@ -168,6 +168,15 @@ class SessionBatch:
         """The responses that are stored with the session."""
         return () if self.keys is None else self.keys.responses()
 
+    def confirm(self, record: Record | StoreUnavailableError | None) -> None:
+        """Take what was read after all operations of a cached record have failed: their errors hold if it is that."""
+        if isinstance(record, StoreUnavailableError):
+            self.cached = False
+            for operation in self.operations:
+                operation.error = record
+        elif record is not None and self.before is not None:
+            self.cached = not (record.live and record.header == self.before.header)
+
     def finish(self) -> None:
         """Mark the operations finished, or make them ready to be run again."""
         committed = not self.changed or self.outcome is Outcome.COMMITTED
@@ -225,10 +234,7 @@ class SessionBatch:
 
     def _in_doubt(self, operation: Operation) -> bool:
         """Whether what came of an operation may come of a record that is out of date."""
-        if self.outcome is Outcome.COMMITTED:
-            return False
-        failed = operation.error is not None and not isinstance(operation.error, ForwardTimeoutError)
-        return failed or self.outcome is Outcome.GONE
+        return self.outcome is not Outcome.COMMITTED and (operation.error is not None or self.outcome is Outcome.GONE)
 
     def _lost(self, operation: Operation) -> None:
         """Say what became of an operation whose batch was not committed, or have it run again."""

@@ -53,6 +53,7 @@ class Transaction:
         ran = time.perf_counter_ns()
         changed = self._commit(batches)
         committed = time.perf_counter_ns()
+        self._confirm(batches)
         for batch in batches:
             batch.finish()
         if batches[0].key:
@@ -209,6 +210,19 @@ class Transaction:
             elif batch.cached:
                 self._cache.doubt()
         self._cache.keep(committed)
+
+    def _confirm(self, batches: Sequence[SessionBatch]) -> None:
+        """Read the sessions that were not read, and of which there is nothing to write, as all of it has failed."""
+        doubtful = [batch for batch in batches if batch.cached and not batch.changed]
+        if not doubtful:
+            return
+        started = time.perf_counter_ns()
+        found, _ = self._store.load([batch.key for batch in doubtful], expiring=range(len(doubtful)))
+        self._metrics.stored(time.perf_counter_ns() - started, None)
+        for batch, record in zip(doubtful, found, strict=True):
+            batch.confirm(record)
+            if batch.cached:
+                self._cache.doubt()
 
     def _count(self, operations: Sequence[Operation], times: _Times) -> None:
         """Count what became of the operations; of those with a forward also how long they took, unless replayed."""

@@ -20,9 +20,10 @@ from tests.support.calls import call, fresh, held, post, put_state, state
 from tests.support.client import Client, Response, problem
 from tests.support.metrics import Scrape, risen
 from tests.support.redis_server import RedisServer
-from tests.support.repository import rnn, write_recurrent
-from tests.support.service import Service
-from tests.support.waiting import together
+from tests.support.repository import rnn, spec, write_model, write_recurrent
+from tests.support.service import Launch, Service
+from tests.support.sources import rejecting, timed
+from tests.support.waiting import eventually, together
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"
@@ -44,14 +45,15 @@ class Workers:
 
     home: Client
     other: Client
+    service: Service
 
-    def steady(self, model: str = "rnn") -> str:
+    def steady(self, model: str = "rnn", instance: Any = ROW) -> str:
         """Return the address of a session that its worker does not read any more."""
         address = self.home.create(model, fresh())
         for _ in range(ENOUGH):
-            self.home.step(address, [ROW])
+            self.home.step(address, [instance])
         with self.unread():
-            self.home.step(address, [ROW])
+            self.home.step(address, [instance])
         return address
 
     def twin(self, address: str) -> str:
@@ -83,12 +85,13 @@ class Unread:
 @pytest.fixture(scope="module")
 def workers(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
     models: Path = write_recurrent(tmp_path_factory.mktemp("few") / "models")
+    write_model(models, "choosy", rejecting.Choosy(), [spec((-1,))])
     folder = tmp_path_factory.mktemp("service")
     with (
         Service(folder, MODEL_REPOSITORY=models, REDIS_URL=server.url) as service,
-        service.one_client_a_worker() as clients,
+        service.one_client_a_worker() as (home, other),
     ):
-        yield Workers(*clients)
+        yield Workers(home, other, service)
 
 
 def key_of(address: str) -> str:
@@ -231,6 +234,30 @@ def test_an_error_is_told_only_if_it_holds_for_what_redis_has(workers: Workers) 
     assert workers.home.post(under, {"values": [-1.0e308]}).expect()["sum"] == 0.5e308
 
 
+def test_an_error_that_holds_comes_of_one_forward_and_of_no_lost_race(workers: Workers) -> None:
+    address = workers.steady("choosy", 0.0)
+    before, lines = Scrape(workers.other), workers.service.err().count("rejects an input")
+    for _ in range(2):
+        assert "below 2" in problem(post(workers.home, f"{address}:predict", {"instances": [2.0]}), 422)
+    assert workers.service.err().count("rejects an input") == lines + 2
+    assert risen(before, Scrape(workers.other), "carryover_step_conflicts_total") == 0
+
+
+def test_a_forward_that_takes_too_long_is_told_only_if_there_is_a_session(
+    launch: Launch, server: RedisServer, tmp_path: Path
+) -> None:
+    write_model(tmp_path / "models", "timed", timed.TimedSum(), [spec((-1,))])
+    service = launch(MODEL_REPOSITORY=tmp_path / "models", REDIS_URL=server.url, WORKERS=1, REQUEST_TIMEOUT=1)
+    with service.client() as client:
+        post(client, "/v1/models/timed:predict", {"instances": [1.5]})  # from now on, its forwards have a limit
+        workers = Workers(client, client, service)
+        kept, deleted = (workers.steady("timed", 0.0) for _ in range(2))
+        server.redis.delete(f"carryover:{{timed/{deleted.rpartition('/')[2]}}}")
+        problem(post(client, f"{deleted}:predict", {"instances": [2.0]}), 404)
+        eventually("the end of its forward", lambda: client.post(f"{kept}:predict", {"instances": [0.0]}).status == 200)
+        problem(post(client, f"{kept}:predict", {"instances": [2.0]}), 504)
+
+
 def test_conditions_and_keys_are_held_against_what_redis_has(workers: Workers) -> None:
     address = workers.steady()
     step = workers.other.step(address, [ROW])["step"]
@@ -271,7 +298,7 @@ def test_whatever_happens_in_whatever_order_it_is_as_its_twin(workers: Workers, 
         client = random.choice([workers.home, workers.other])
         method, path, sent = random.choice([
             ("POST", ":predict", {"instances": [[random.uniform(-2, 2) for _ in ROW]]}),
-            ("POST", ":predict?commit=false", {"instances": [ROW]}),
+            ("GET", "", None),
             ("POST", ":reset", {}),
             ("DELETE", "", None),
             ("POST", None, body),
