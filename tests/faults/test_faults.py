@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from torch.testing import assert_close
 from websockets.sync.client import ClientConnection
 
+from carryover.engine.record_cache import DOUBTS, STEADY
 from models.rnn import RNNClassifier
 from tests.support.client import Client, Response, problem, sentence
 from tests.support.connections import Stream, Wire, line_of
@@ -515,6 +516,22 @@ def test_without_redis_sessions_are_503_and_stateless_prediction_goes_on(pair: P
         unready(pair.service)
     finally:
         pair.redis.start()
+
+
+def test_without_redis_a_step_without_a_key_has_an_unknown_outcome_only_where_it_finds_that_out(pair: Pair) -> None:
+    with pair.service.one_client_a_worker() as (client, *_):
+        addresses = [client.create("digits-rnn") for _ in range(4)]
+        for address in addresses:
+            for _ in range(DOUBTS + STEADY + 1):
+                client.step(address, [ROW])
+        pair.redis.kill()
+        try:
+            answers = [client.post(f"{address}:predict", {"instances": [ROW]}) for address in addresses]
+        finally:
+            pair.redis.start()
+        for answer in answers:
+            pair.says_so(answer)
+        assert not any("not known" in problem(answer, 503) for answer in answers[1:])
 
 
 def test_without_redis_a_streams_lines_are_503_and_the_stream_goes_on(pair: Pair) -> None:
