@@ -78,7 +78,7 @@ class RecordCache:
             self._doubts = self._doubts - 1 if same else DOUBTS
 
     def doubt(self) -> None:
-        """Note that a record was out of date. Others may be as well: clients may have moved to other workers."""
+        """Note that a commit from here has failed: clients may have moved to other workers, or Redis may be lost."""
         self._doubts = DOUBTS
 
     def keep(self, holders: Sequence[Holder]) -> None:
