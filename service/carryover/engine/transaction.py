@@ -80,16 +80,15 @@ class Transaction:
 
         Return whether the store was asked.
         """
-        names = [batch.key for batch in batches if batch.key]  # those without a session come last
-        if not names or self._from_cache(batches):
+        batches = self._not_cached(batches)
+        if not batches:
             return False
         expiring: list[int] = []
         forks: list[Fork] = []
         keyed: list[tuple[SessionBatch, Operation, IdempotencyKey]] = []
         charged: list[Operation] = []
         starved: list[str] = []
-        for position in range(len(names)):
-            batch = batches[position]
+        for position, batch in enumerate(batches):
             for operation in batch.operations:
                 preconditions = operation.preconditions
                 if operation.asks_expiry or preconditions.exists or preconditions.absent:
@@ -104,30 +103,31 @@ class Transaction:
                     starved.append(batch.key)
         if starved:
             self._store.claim(list(dict.fromkeys(starved)))
-        self._read(batches[: len(names)], names, expiring, forks, keyed, charged=charged)
+        self._read(batches, expiring, forks, keyed, charged=charged)
         return True
 
-    def _from_cache(self, batches: Sequence[SessionBatch]) -> bool:
-        """Take the sessions from the cache, if all of them are there for what is asked."""
-        serves = self._cache.serves
+    def _not_cached(self, batches: Sequence[SessionBatch]) -> list[SessionBatch]:
+        """Take sessions from the cache, where that will do, and return those that are to be read."""
+        cache = self._cache
+        found: list[SessionBatch] = []
         for batch in batches:
-            if not serves(batch.key) or not batch.is_plain():
-                return False
-        for batch in batches:
-            batch.cached = True
-            batch.load(self._cache.take(batch))
-        return True
+            if cache.serves(batch.key) and batch.is_plain():
+                batch.cached = True
+                batch.load(cache.take(batch))
+            elif batch.key:
+                found.append(batch)
+        return found
 
-    def _read(  # noqa: PLR0913 - what one round trip reads
+    def _read(
         self,
         batches: Sequence[SessionBatch],
-        names: list[str],
         expiring: list[int],
         forks: list[Fork],
         keyed: list[tuple[SessionBatch, Operation, IdempotencyKey]],
         *,
         charged: list[Operation],
     ) -> None:
+        names = [batch.key for batch in batches]
         for fork in forks:
             expiring.append(len(names))
             names.append(fork.source)
