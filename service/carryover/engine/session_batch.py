@@ -69,7 +69,10 @@ class SessionBatch:
 
     def is_plain(self) -> bool:
         """Whether the operations are steps that ask for nothing else, and run for the first time."""
-        return all(not each.attempts and each.charge is None and _is_plain(each) for each in self.operations)
+        for operation in self.operations:
+            if operation.attempts or operation.charge is not None or not _is_plain(operation):
+                return False
+        return True
 
     def load(self, record: Record | StoreUnavailableError | None) -> None:
         """Start from what was read, or kept."""
