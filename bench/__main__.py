@@ -54,8 +54,13 @@ def _measure_rows(rows: Sequence[Row], generator: Generator, seconds: float) -> 
         if installed is not None:
             servers["triton"] = stack.enter_context(triton.running(installed))
             rows = [*rows, *others]
+        stepped = [service]
+        if any(row.server == "keyed" for row in rows):
+            servers["keyed"] = keyed = stack.enter_context(running())
+            stepped.append(keyed)
         for model, count in sessions_needed(rows).items():
-            fill(service, count, model)
+            for each in stepped:
+                fill(each, count, model)
         return rounds.measure(rows, servers, generator, seconds), memory(service)
 
 

@@ -40,16 +40,16 @@ class Row:
     A request steps `sessions` sessions; where it is one, `{session}` in `path` is its name. With `own` a connection
     steps one session again and again, as a client's does; else it goes round many. With `lines` a connection
     is one request to `path`, and what is counted as requests are its lines, at most `ahead` of them unfinished; with
-    `messages` as well they are those of a WebSocket. With `keyed` each request has an `Idempotency-Key` of its own.
-    `beside` names another row that it is held against, `triton` the one that asks Triton the same. Sessions are of
-    `model`.
+    `messages` as well they are those of a WebSocket. With `keyed` each request has an `Idempotency-Key` of its own,
+    and goes to another service, as the responses that are stored for them make Redis slower. `beside` names another row
+    that it is held against, `triton` the one that asks Triton the same. Sessions are of `model`.
     """
 
     name: str
     title: str
     path: str
     body: Body
-    server: Literal["baseline", "service", "triton"] = "service"
+    server: Literal["baseline", "service", "keyed", "triton"] = "service"
     headers: tuple[tuple[str, str], ...] = (("Content-Type", "application/json"),)
     sessions: int = 0
     own: bool = False
@@ -200,7 +200,15 @@ ROWS = (
     SESSION,
     _OWN,
     _SEQUENCE,
-    replace(SESSION, name="keyed", title="session :predict, with a key", keyed=True, beside=SESSION.name, triton=""),
+    replace(
+        SESSION,
+        name="keyed",
+        title="session :predict, with a key",
+        server="keyed",
+        keyed=True,
+        beside=SESSION.name,
+        triton="",
+    ),
     _LARGER,
     _STREAM,
     _socket(_STREAM, "socket", "session :stream, a WebSocket"),
