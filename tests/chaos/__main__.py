@@ -16,7 +16,7 @@ from tests.chaos.clients import Stepper, Tally
 from tests.chaos.durability import PROMISES, try_policy
 from tests.chaos.faults import LOSSY, Cluster, Failovers, Fault, OneServer, play, schedule
 from tests.chaos.sessions import KINDS, Session, judge
-from tests.support.metrics import Scrape
+from tests.support.metrics import ROUND_TRIPS, Scrape
 from tests.support.paths import CHECKPOINTS
 from tests.support.redis_server import RedisServer
 from tests.support.repository import write_lstm
@@ -33,7 +33,6 @@ SHARED = 2
 """Sessions of each kind that all clients step."""
 WORKERS = 3
 
-ROUND_TRIPS = "carryover_redis_round_trip_seconds_count"
 UNCONFIRMED = "acknowledged steps lost in failovers, as REDIS_MIN_REPLICAS=0 permits"
 
 

@@ -153,12 +153,10 @@ class Stepper(threading.Thread):
 
     def _unkeyed(self, session: Session) -> None:
         """Step a session many times without a key; leave it once it is not known what became of a step."""
-        totals = session.kind.model == "accumulator"
-        path = session.address if totals else f"{session.address}:predict"
         for _ in range(self._rng.randint(20, 80)):
             rows = session.kind.rows(self._rng)
             try:
-                answer = self._connection.post(path, {"values" if totals else "instances": rows})
+                answer = self._connection.post(*session.kind.step(session.name, rows))
             except (OSError, HTTPException):
                 answer = None
             if answer is None or answer.status != HTTPStatus.OK:
@@ -172,10 +170,9 @@ class Stepper(threading.Thread):
 
     def _cut(self, session: Session, rows: list[Any], key: str) -> None:
         """Send a request and go away."""
-        totals = session.kind.model == "accumulator"
-        path = session.address if totals else f"{session.address}:predict"
+        path, asked = session.kind.step(session.name, rows)
         # Byte for byte what the client sends: a key belongs to one body.
-        body = json.dumps({"values" if totals else "instances": rows}, separators=(",", ":")).encode()
+        body = json.dumps(asked, separators=(",", ":")).encode()
         headers = {"Content-Type": JSON, "Idempotency-Key": key, "Content-Length": str(len(body))}
         pause = self._rng.choice((0.0, 0.0, 0.001, 0.01))
         try:

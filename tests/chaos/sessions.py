@@ -41,6 +41,13 @@ class Kind:
         sessions = "/v1/accumulators" if self.model == "accumulator" else f"/v1/models/{self.model}/sessions"
         return f"{sessions}/{name}"
 
+    def step(self, name: str, rows: list[Any]) -> tuple[str, dict[str, Any]]:
+        """The path and the body of a request that steps a session of that name."""
+        address = self.address(name)
+        return (
+            (address, {"values": rows}) if self.model == "accumulator" else (f"{address}:predict", {"instances": rows})
+        )
+
     def rows(self, rng: Random) -> list[Any]:
         """The input of a step."""
         rows: list[Any] = [[rng.randint(*self.values) for _ in range(self.width)] for _ in range(rng.randint(1, 3))]

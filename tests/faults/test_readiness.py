@@ -17,7 +17,7 @@ from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.sweeper import sweep
 from tests.support.calls import call, fresh, post
 from tests.support.client import Client, Response, problem, sentence
-from tests.support.redis_server import RedisServer, documented_rights, free_port
+from tests.support.redis_server import RedisServer, documented_rights, free_port, key_of
 from tests.support.service import Service
 from tests.support.sockets import Events
 from tests.support.topologies import command
@@ -78,10 +78,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
 def client(place: Place) -> Iterator[Client]:
     with place.service.client() as connection:
         yield connection
-
-
-def key_of(address: str) -> str:
-    return f"carryover:{{digits-rnn/{address.rpartition('/')[2]}}}"
 
 
 @pytest.mark.parametrize(

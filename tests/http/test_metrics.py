@@ -12,7 +12,7 @@ from carryover import __version__
 from carryover.api.routes import ROUTES
 from tests.support.client import Client
 from tests.support.connections import Wire
-from tests.support.metrics import Scrape, risen
+from tests.support.metrics import ROUND_TRIPS, Scrape, risen
 from tests.support.paths import ROOT
 from tests.support.redis_server import RedisServer
 from tests.support.service import Launch, Service
@@ -117,6 +117,7 @@ def test_paths_and_methods_that_do_not_exist_make_no_series(service: Service, cl
 
 
 def test_histograms_are_cumulative_and_their_counts_agree(client: Client) -> None:
+    client.step(client.create("digits-rnn"), [[0] * 8])
     scrape = Scrape(client)
     histograms = [family for family in scrape.families.values() if family.type == "histogram"]
     assert len(histograms) == 5
@@ -217,7 +218,7 @@ def test_redis_is_shown_as_lost_and_as_back(launch: Launch, redis_server: RedisS
         scrape = Scrape(client)
         assert scrape.value("carryover_redis_up") == 1
         for operation in ("load", "commit"):
-            assert scrape.value("carryover_redis_round_trip_seconds_count", operation=operation) > 0
+            assert scrape.value(ROUND_TRIPS, operation=operation) > 0
         redis_server.kill()
         client.post(f"{path}:predict", STEP).expect(503)
         assert Scrape(client).value("carryover_redis_up") == 0

@@ -6,6 +6,9 @@ from tests.support.client import Client
 
 Labels = dict[str, str]
 
+ROUND_TRIPS = "carryover_redis_round_trip_seconds_count"
+"""How often Redis was asked, by what for."""
+
 
 class Scrape:
     """The samples of one response."""

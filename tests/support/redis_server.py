@@ -32,6 +32,12 @@ def documented_rights() -> list[str]:
     return str(rights).split()
 
 
+def key_of(address: str) -> str:
+    """Return the key in Redis of the session at this path."""
+    model, _, session = address.removeprefix("/v1/models/").partition("/sessions/")
+    return f"carryover:{{{model}/{session}}}"
+
+
 def servers_on(folder: Path) -> list[psutil.Process]:
     """Return the running Redis servers that keep their data in a folder."""
     found = []

@@ -10,20 +10,13 @@ from carryover.store.record import GRACE, HEADER_BYTES
 from carryover.store.sweeper import sweep
 from tests.support.calls import fresh, post, put_state, state
 from tests.support.client import Client, problem
-from tests.support.redis_server import RedisServer
+from tests.support.redis_server import RedisServer, key_of
 from tests.support.repository import write_recurrent
 from tests.support.service import Service
 from tests.support.waiting import eventually
 
 ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    running = RedisServer().start()
-    yield running
-    running.end()
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +33,6 @@ def swept(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def client(swept: Service) -> Iterator[Client]:
     with swept.client() as connection:
         yield connection
-
-
-def key_of(address: str) -> str:
-    """A session's key in Redis."""
-    return f"carryover:{{rnn/{address.rpartition('/')[2]}}}"
 
 
 def expire(server: RedisServer, address: str) -> None:

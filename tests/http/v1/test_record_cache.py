@@ -18,8 +18,8 @@ from carryover.engine.record_cache import DOUBTS, STEADY
 from carryover.store.record import GRACE
 from tests.support.calls import call, fresh, held, post, put_state, state
 from tests.support.client import Client, Response, problem
-from tests.support.metrics import Scrape, risen
-from tests.support.redis_server import RedisServer
+from tests.support.metrics import ROUND_TRIPS, Scrape, risen
+from tests.support.redis_server import RedisServer, key_of
 from tests.support.repository import rnn, spec, write_model, write_recurrent
 from tests.support.service import Launch, Service
 from tests.support.sources import rejecting, timed
@@ -29,14 +29,6 @@ ROW = [0.5, -1.0, 2.0]
 SESSIONS = "/v1/models/rnn/sessions"
 ENOUGH = DOUBTS + STEADY + 1
 """Steps after which a session is not read, whatever was before."""
-ROUND_TRIPS = "carryover_redis_round_trip_seconds_count"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[RedisServer]:
-    running = RedisServer().start()
-    yield running
-    running.end()
 
 
 @dataclass(frozen=True)
@@ -92,10 +84,6 @@ def workers(server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> It
         service.one_client_a_worker() as (home, other),
     ):
         yield Workers(home, other, service)
-
-
-def key_of(address: str) -> str:
-    return f"carryover:{{rnn/{address.rpartition('/')[2]}}}"
 
 
 def told(response: Response) -> tuple[int, Any]:
@@ -252,7 +240,7 @@ def test_a_forward_that_takes_too_long_is_told_only_if_there_is_a_session(
         post(client, "/v1/models/timed:predict", {"instances": [1.5]})  # from now on, its forwards have a limit
         workers = Workers(client, client, service)
         kept, deleted = (workers.steady("timed", 0.0) for _ in range(2))
-        server.redis.delete(f"carryover:{{timed/{deleted.rpartition('/')[2]}}}")
+        server.redis.delete(key_of(deleted))
         problem(post(client, f"{deleted}:predict", {"instances": [2.0]}), 404)
         eventually("the end of its forward", lambda: client.post(f"{kept}:predict", {"instances": [0.0]}).status == 200)
         problem(post(client, f"{kept}:predict", {"instances": [2.0]}), 504)
